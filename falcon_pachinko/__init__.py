@@ -1,0 +1,74 @@
+"""Real-time applications with Falcon: WebSocket routes, typed messages, rooms and workers.
+
+::
+
+    app = falcon.asgi.App()
+    install(app)
+    app.add_websocket_route("/ws/chat/{room_name}", ChatRoom)
+    app.add_websocket_worker(announce, app.ws_connection_manager)
+"""
+
+from falcon_pachinko.connection import Connection
+from falcon_pachinko.errors import (
+    AlreadyInstalledError,
+    DuplicateConnectionError,
+    DuplicateHandlerError,
+    DuplicateWorkerError,
+    EncodeError,
+    HandlerError,
+    MessageError,
+    NotAllowedError,
+    PachinkoError,
+    ResourceTypeError,
+    RoomLimitError,
+    RoomNameError,
+    RouteConflictError,
+    SetupError,
+    UnknownConnectionError,
+    UnknownRouteError,
+    WorkerError,
+)
+from falcon_pachinko.extension import App, Pachinko, install
+from falcon_pachinko.handlers import handles_message
+from falcon_pachinko.limits import Limits
+from falcon_pachinko.manager import Delivery, WebSocketConnectionManager
+from falcon_pachinko.resource import WebSocketResource
+from falcon_pachinko.targets import Target, connection, everyone, room, tag, user
+from falcon_pachinko.workers import Worker, WorkerController
+
+__all__ = [
+    "AlreadyInstalledError",
+    "App",
+    "Connection",
+    "Delivery",
+    "DuplicateConnectionError",
+    "DuplicateHandlerError",
+    "DuplicateWorkerError",
+    "EncodeError",
+    "HandlerError",
+    "Limits",
+    "MessageError",
+    "NotAllowedError",
+    "Pachinko",
+    "PachinkoError",
+    "ResourceTypeError",
+    "RoomLimitError",
+    "RoomNameError",
+    "RouteConflictError",
+    "SetupError",
+    "Target",
+    "UnknownConnectionError",
+    "UnknownRouteError",
+    "WebSocketConnectionManager",
+    "WebSocketResource",
+    "Worker",
+    "WorkerController",
+    "WorkerError",
+    "connection",
+    "everyone",
+    "handles_message",
+    "install",
+    "room",
+    "tag",
+    "user",
+]

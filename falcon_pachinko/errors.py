@@ -1,0 +1,219 @@
+"""Every exception of the library.
+
+::
+
+    PachinkoError
+    ├── SetupError                 the application is put together wrongly; raised while it is built
+    │   ├── AlreadyInstalledError    install() again, with other options
+    │   ├── RouteConflictError       two resources claim one path
+    │   ├── UnknownRouteError        no WebSocket route has that path
+    │   ├── ResourceTypeError        not a WebSocketResource, nor a factory of one
+    │   ├── HandlerError             a handler or hook that could never be called
+    │   ├── DuplicateHandlerError    two handlers of one resource claim a type
+    │   ├── WorkerError              a worker that could never run
+    │   └── DuplicateWorkerError     two workers of one app share a name
+    ├── MessageError               a handler refuses a message; the client is told
+    ├── EncodeError                a message cannot be put on the wire; nobody gets it
+    ├── NotAllowedError            a verb that the connection's state does not allow
+    ├── UnknownConnectionError     no connection here has that id
+    ├── DuplicateConnectionError   a connection here has that id already
+    ├── RoomNameError              not a room name: not text, empty, or over 200 bytes
+    └── RoomLimitError             one more room than a connection may be in
+
+Each holds its data as attributes first; its text is a sentence that names the
+offending value and the remedy.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+__all__ = [
+    "AlreadyInstalledError",
+    "DuplicateConnectionError",
+    "DuplicateHandlerError",
+    "DuplicateWorkerError",
+    "EncodeError",
+    "HandlerError",
+    "MessageError",
+    "NotAllowedError",
+    "PachinkoError",
+    "ResourceTypeError",
+    "RoomLimitError",
+    "RoomNameError",
+    "RouteConflictError",
+    "SetupError",
+    "UnknownConnectionError",
+    "UnknownRouteError",
+    "WorkerError",
+]
+
+
+class PachinkoError(Exception):
+    """The root of the tree: ``except PachinkoError`` catches all of it."""
+
+
+class SetupError(PachinkoError):
+    """The application is put together wrongly; raised while it is built, never later."""
+
+
+class AlreadyInstalledError(SetupError):
+    """`install` was called again for the same app, with other options."""
+
+    def __init__(self, changed: Iterable[str]) -> None:
+        self.changed = tuple(changed)
+        names = ", ".join(f"{name}=" for name in self.changed)
+        super().__init__(
+            f"falcon_pachinko is installed on this app already, with another {names}; "
+            "call install() once per app, with all its options"
+        )
+
+
+class RouteConflictError(SetupError, ValueError):
+    """Two resources claim one path."""
+
+    def __init__(self, template: str, resource: str, why: str) -> None:
+        self.template, self.resource = template, resource
+        super().__init__(
+            f"cannot route {template!r} to {resource}: {why}; give one of them another path"
+        )
+
+
+class UnknownRouteError(SetupError, LookupError):
+    """No WebSocket route has this path."""
+
+    def __init__(self, path: str, known: Iterable[str]) -> None:
+        self.path, self.known = path, tuple(known)
+        have = ", ".join(self.known) or "none yet; add one with add_websocket_route()"
+        super().__init__(f"no WebSocket route matches {path!r}; the routes are: {have}")
+
+
+class ResourceTypeError(SetupError, TypeError):
+    """What was routed is no `WebSocketResource`, nor a factory of one."""
+
+    def __init__(self, template: str, got: object, why: str) -> None:
+        self.template, self.got = template, got
+        super().__init__(f"cannot route {template!r} to {got!r}: {why}")
+
+
+class HandlerError(SetupError, TypeError):
+    """A handler that could never be called, and what is wrong with it."""
+
+    def __init__(self, handler: str, why: str) -> None:
+        self.handler = handler
+        super().__init__(f"{handler} {why}")
+
+
+class DuplicateHandlerError(SetupError, ValueError):
+    """Two methods of one resource claim the same message type."""
+
+    def __init__(self, resource: str, message_type: str, first: str, second: str) -> None:
+        self.resource, self.message_type = resource, message_type
+        self.first, self.second = first, second
+        super().__init__(
+            f"{resource}.{first} and .{second} both handle {message_type!r}; "
+            "keep one, or give the other its own type"
+        )
+
+
+class WorkerError(SetupError, TypeError):
+    """A worker that could never run, and what is wrong with it."""
+
+    def __init__(self, worker: str, why: str) -> None:
+        self.worker = worker
+        super().__init__(f"worker {worker} {why}")
+
+
+class DuplicateWorkerError(SetupError, ValueError):
+    """Two workers of one app share a name."""
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+        super().__init__(
+            f"a worker named {name!r} is registered already; "
+            "tell the second one apart with name=..."
+        )
+
+
+class MessageError(PachinkoError):
+    """Raise it in a handler to refuse a message: the client gets it as an ``error`` frame.
+
+    Args:
+        code: A word for programs, such as ``"room_full"``.
+        message: A sentence for people. It is sent as it is: put no secrets into it.
+        path: Where in the message the fault is, such as ``"$.payload.text"``.
+        status: An HTTP status to send beside the code, for clients that know those.
+
+    Example::
+
+        if len(self.players) == 2:
+            raise MessageError("room_full", "Two are playing already.")
+    """
+
+    def __init__(
+        self,
+        code: str,
+        message: str = "",
+        *,
+        path: str | None = None,
+        status: int | None = None,
+    ) -> None:
+        self.code, self.message, self.path, self.status = code, message, path, status
+        super().__init__(f"{code}: {message}" if message else code)
+
+
+class EncodeError(PachinkoError, ValueError):
+    """A message cannot be put on the wire; it was sent to nobody."""
+
+    def __init__(self, why: str) -> None:
+        super().__init__(
+            f"the message cannot be encoded, so nobody gets it: {why}. Send msgspec structs, "
+            "dataclasses, dicts, lists, str, numbers, bool, None, datetime, UUID or bytes"
+        )
+
+
+class NotAllowedError(PachinkoError, RuntimeError):
+    """A verb that the connection's state does not allow, such as a second ``accept()``."""
+
+
+class UnknownConnectionError(PachinkoError, LookupError):
+    """No connection of this process has this id; it may have gone in the meantime."""
+
+    def __init__(self, connection_id: str) -> None:
+        self.connection_id = connection_id
+        super().__init__(f"no connection here has the id {connection_id!r}; it may have gone")
+
+
+class DuplicateConnectionError(PachinkoError, ValueError):
+    """A connection of this process has this id already."""
+
+    def __init__(self, connection_id: str) -> None:
+        self.connection_id = connection_id
+        super().__init__(
+            f"a connection with the id {connection_id!r} is known already; remove it first"
+        )
+
+
+class RoomNameError(PachinkoError, ValueError):
+    """A room's name is text of 1 to 200 bytes in UTF-8."""
+
+    def __init__(self, name: object, why: str) -> None:
+        self.name = name
+        shown = ascii(name)
+        shown = shown if len(shown) <= 80 else f"{shown[:77]}..."
+        super().__init__(f"{shown} cannot name a room: {why}")
+
+
+class RoomLimitError(MessageError):
+    """One more room than ``Limits.rooms`` lets a connection be in.
+
+    Raised by ``join_room``; a handler that lets it through tells the client, as
+    ``room_limit``.
+    """
+
+    def __init__(self, limit: int) -> None:
+        self.limit = limit
+        super().__init__(
+            "room_limit",
+            f"A connection may be in {limit} rooms at once (Limits.rooms); leave one first.",
+        )

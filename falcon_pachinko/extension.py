@@ -1,0 +1,283 @@
+"""The way in: `install` gives a Falcon app WebSocket routes, rooms and workers."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Awaitable, Callable
+from typing import Any, cast
+
+import falcon
+import falcon.asgi
+import falcon.inspect
+
+from falcon_pachinko.errors import (
+    AlreadyInstalledError,
+    RouteConflictError,
+    SetupError,
+    UnknownRouteError,
+)
+from falcon_pachinko.handshake import Gate
+from falcon_pachinko.limits import Limits
+from falcon_pachinko.manager import WebSocketConnectionManager
+from falcon_pachinko.resource import WebSocketResource
+from falcon_pachinko.router import ResourceFactory, Route
+from falcon_pachinko.typing import AsgiEvent, AsgiReceive, AsgiSend, Scope
+from falcon_pachinko.workers import Worker, WorkerController
+
+__all__ = ["App", "Pachinko", "install", "installed"]
+
+log = logging.getLogger("falcon_pachinko")
+
+
+class Pachinko:
+    """What `install` returns: the app's WebSocket side, with types.
+
+    The app itself has the same methods; a type checker only knows them here, or
+    on `falcon_pachinko.App`.
+    """
+
+    def __init__(self, app: falcon.asgi.App[Any, Any], limits: Limits) -> None:
+        self.app = app
+        self.limits = limits
+        self.ws_connection_manager = WebSocketConnectionManager(limits)
+        """Who is connected to this app, and the way to send to them."""
+        self.routes: list[Route] = []
+        """The WebSocket routes, in the order in which they were added."""
+        self.controller = WorkerController(
+            self.ws_connection_manager, stop_timeout=limits.shutdown_timeout
+        )
+        self.ws_connection_manager.add_gauge("workers", self.controller.status)
+
+    @property
+    def workers(self) -> list[Worker]:
+        """The workers, in the order in which they were added."""
+        return list(self.controller.workers.values())
+
+    def add_websocket_route(
+        self,
+        template: str,
+        resource: ResourceFactory,
+        *,
+        limits: Limits | None = None,
+        **init_kwargs: Any,
+    ) -> None:
+        """Serve WebSockets at a path.
+
+        The route is one of Falcon's own: converters work, `falcon.inspect` lists
+        it, and middleware runs.
+
+        Args:
+            template: A path as for ``add_route``, such as ``"/ws/chat/{room_name}"``;
+                its fields are arguments of ``on_connect``.
+            resource: A `WebSocketResource` subclass, or a function that returns an
+                instance of one. Each connection gets an instance of its own.
+            limits: Limits for this route, in place of the app's.
+            init_kwargs: What the resource is made with.
+
+        Raises:
+            ResourceTypeError: It is no such class or function, or cannot be made
+                with these arguments.
+            HandlerError: ``on_connect`` does not take the template's fields.
+            RouteConflictError: Another resource has that path.
+        """
+        route = Route(
+            template, resource, init_kwargs, self.ws_connection_manager, limits or self.limits
+        )
+        name = route.resource.__name__
+        for taken in falcon.inspect.inspect_routes(self.app):
+            if taken.path == template:
+                owner = next((r.resource.__name__ for r in self.routes if r.template == template), "")
+                raise RouteConflictError(
+                    template, name, f"{owner or taken.class_name} has that path already"
+                )
+        try:
+            falcon.asgi.App.add_route(self.app, template, route)
+        except (ValueError, TypeError) as error:
+            raise RouteConflictError(template, name, str(error)) from None
+        self.routes.append(route)
+
+    def create_websocket_resource(self, path: str) -> WebSocketResource:
+        """Make a resource as a connection to a path would get it, for a test or a tool.
+
+        Args:
+            path: A template as it was added, or a path that one of them matches.
+
+        Raises:
+            UnknownRouteError: No WebSocket route has it.
+        """
+        for route in self.routes:
+            if route.template == path:
+                return route.create_resource()
+        found = self.app._router.find(path)  # noqa: SLF001  # Falcon has no public look-up
+        if found is not None and isinstance(found[0], Route):
+            return found[0].create_resource()
+        raise UnknownRouteError(path, [route.template for route in self.routes])
+
+    def add_websocket_worker(
+        self,
+        function: Callable[..., Awaitable[Any]],
+        *args: Any,
+        name: str | None = None,
+        **options: Any,
+    ) -> Worker:
+        """Run a coroutine function beside the app, from its startup to its shutdown.
+
+        See `WorkerController.add` for the options. With no arguments of its own it
+        is called with the app's connection manager.
+        """
+        return self.controller.add(function, *args, name=name, **options)
+
+    async def start(self) -> None:
+        """Start the workers; the app's lifespan does it."""
+        await self.controller.start()
+
+    async def stop(self) -> None:
+        """Stop the workers, close who is connected, and wait for all clean-ups."""
+        await self.controller.stop()
+        await self.ws_connection_manager.shut_down()
+
+
+class _Installed:
+    """What an app gains by `install`; stands before the app's own class."""
+
+    __slots__ = ()
+
+    _pachinko: Pachinko
+
+    @property
+    def ws_connection_manager(self) -> WebSocketConnectionManager:
+        """Who is connected to this app, and the way to send to them."""
+        return self._pachinko.ws_connection_manager
+
+    def add_websocket_route(
+        self,
+        template: str,
+        resource: ResourceFactory,
+        *,
+        limits: Limits | None = None,
+        **init_kwargs: Any,
+    ) -> None:
+        """Serve WebSockets at a path; see `Pachinko.add_websocket_route`."""
+        self._pachinko.add_websocket_route(template, resource, limits=limits, **init_kwargs)
+
+    def create_websocket_resource(self, path: str) -> WebSocketResource:
+        """Make a resource as a connection would get it; see `Pachinko`."""
+        return self._pachinko.create_websocket_resource(path)
+
+    def add_websocket_worker(
+        self,
+        function: Callable[..., Awaitable[Any]],
+        *args: Any,
+        name: str | None = None,
+        **options: Any,
+    ) -> Worker:
+        """Run a coroutine function beside the app; see `Pachinko.add_websocket_worker`."""
+        return self._pachinko.add_websocket_worker(function, *args, name=name, **options)
+
+    def add_route(self, uri_template: str, resource: Any, **kwargs: Any) -> None:
+        """Add an HTTP route as Falcon does, but never silently over a WebSocket route."""
+        for route in self._pachinko.routes:
+            if route.template == uri_template:
+                why = f"{route.resource.__name__} serves WebSockets there"
+                raise RouteConflictError(uri_template, type(resource).__name__, why)
+        super().add_route(uri_template, resource, **kwargs)  # type: ignore[misc]  # Falcon's
+
+    async def __call__(self, scope: Scope, receive: AsgiReceive, send: AsgiSend) -> None:
+        """Serve one request, WebSocket or lifespan, as Falcon does."""
+        falcons = super().__call__  # type: ignore[misc]  # Falcon's
+        kind = scope["type"]
+        if kind == "websocket":
+            gate = Gate(scope, receive, send)
+            try:
+                await falcons(scope, receive, gate.send)
+            finally:
+                gate.leave()
+        elif kind == "lifespan":
+            await falcons(scope, *_lifespan(self._pachinko, receive, send))
+        else:
+            await falcons(scope, receive, send)
+
+
+def _lifespan(
+    pachinko: Pachinko, receive: AsgiReceive, send: AsgiSend
+) -> tuple[AsgiReceive, AsgiSend]:
+    """Run the workers within the lifespan: after every startup hook, before every shutdown hook."""
+
+    async def receive_for_falcon() -> AsgiEvent:
+        event = await receive()
+        if event["type"] == "lifespan.shutdown":
+            await pachinko.stop()
+        return event
+
+    async def send_for_falcon(event: AsgiEvent) -> None:
+        if event["type"] == "lifespan.startup.complete":
+            await pachinko.start()
+        await send(event)
+
+    return receive_for_falcon, send_for_falcon
+
+
+class App(_Installed, falcon.asgi.App[Any, Any]):
+    """A `falcon.asgi.App` with everything installed, for people who use a type checker.
+
+    It takes Falcon's own arguments, and those of `install` by name.
+
+    Example::
+
+        app = App(middleware=[Sessions()], limits=Limits(message_bytes=4096))
+        app.add_websocket_route("/ws/chat/{room_name}", ChatRoom)
+    """
+
+    def __init__(self, *args: Any, limits: Limits | None = None, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self._pachinko = Pachinko(self, limits or Limits())
+
+
+def install(app: falcon.asgi.App[Any, Any], *, limits: Limits | None = None) -> Pachinko:
+    """Give a Falcon app WebSocket routes, a connection manager and workers.
+
+    The app gains ``add_websocket_route``, ``create_websocket_resource``,
+    ``add_websocket_worker`` and ``ws_connection_manager``; the handle that is
+    returned has the same, with types. The same call again changes nothing.
+
+    Args:
+        app: A `falcon.asgi.App`, or an instance of a subclass of it.
+        limits: What one client may cost, for all routes that do not say otherwise.
+
+    Raises:
+        SetupError: It is no ASGI app of Falcon's.
+        AlreadyInstalledError: The app has it, with other options.
+
+    Example::
+
+        app = falcon.asgi.App()
+        install(app)
+        app.add_websocket_route("/ws/chat/{room_name}", ChatRoom)
+    """
+    if not isinstance(app, falcon.asgi.App):
+        hint = "; use falcon.asgi.App" if isinstance(app, falcon.App) else ""
+        raise SetupError(f"install() takes a falcon.asgi.App, not {type(app).__name__}{hint}")
+    wanted = limits or Limits()
+    there = installed(app)
+    if there is not None:
+        if there.limits != wanted:
+            raise AlreadyInstalledError(["limits"])
+        return there
+    pachinko = Pachinko(app, wanted)
+    # An App has __slots__ and no __dict__: nothing can be put on it.  So this one
+    # app gets a class of its own, which adds no slots and hence fits the instance.
+    own = type(app)
+    members = {
+        "__slots__": (),
+        "__module__": own.__module__,
+        "__qualname__": own.__qualname__,
+        "__doc__": own.__doc__,
+        "_pachinko": pachinko,
+    }
+    app.__class__ = cast("type[falcon.asgi.App]", type(own.__name__, (_Installed, own), members))
+    return pachinko
+
+
+def installed(app: object) -> Pachinko | None:
+    """Return what `install` returned for an app; None if it has nothing installed."""
+    return app._pachinko if isinstance(app, _Installed) else None

@@ -1,0 +1,140 @@
+"""The class that a route serves: one instance per connection."""
+
+from __future__ import annotations
+
+from typing import Any, ClassVar
+
+import falcon
+import falcon.asgi
+
+from falcon_pachinko.connection import Connection
+from falcon_pachinko.errors import SetupError
+from falcon_pachinko.handlers import HandlerTable, require_coroutine
+from falcon_pachinko.manager import Delivery
+
+__all__ = ["WebSocketResource"]
+
+_OVERRIDABLE = ("on_connect", "on_disconnect", "on_message")
+
+
+class WebSocketResource:
+    """What serves one route: subclass it, and give it handlers.
+
+    Every connection has an instance of its own, so ``self`` is the place for
+    what belongs to one client. The library sets ``ws`` and ``parent`` and needs
+    no ``__init__``; besides the methods here, every other name is yours.
+
+    Example::
+
+        class ChatRoom(WebSocketResource):
+            async def on_connect(self, req, ws, room_name):
+                self.room = f"chat:{room_name}"
+                await self.join_room(self.room)
+                return True
+
+            @handles_message("say")
+            async def say(self, ws, payload: Say):
+                await self.broadcast_to_room(self.room, {"type": "said", "payload": payload})
+    """
+
+    ws: Connection
+    """The connection that this instance serves; there from ``on_connect`` on."""
+
+    parent: WebSocketResource | None = None
+    """The resource this one is nested under; None at the top."""
+
+    __pachinko_table__: ClassVar[HandlerTable] = HandlerTable("WebSocketResource", ())
+    __pachinko_falls_back__: ClassVar[bool] = False  # whether on_message is overridden
+
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        super().__init_subclass__(**kwargs)
+        for name in _OVERRIDABLE:
+            require_coroutine(getattr(cls, name), "is awaited by the library")
+        cls.__pachinko_table__ = HandlerTable.of(cls)
+        cls.__pachinko_falls_back__ = cls.on_message is not WebSocketResource.on_message
+
+    @property
+    def state(self) -> falcon.Context:
+        """The connection's bag of values: attributes or items, shared with the parent."""
+        return self._connection().state
+
+    async def on_connect(self, req: falcon.asgi.Request, ws: Connection, **params: Any) -> bool:
+        """Decide about a handshake; override it, with the route's parameters by name.
+
+        It may join rooms, send and broadcast at once: what is for this client
+        leaves right after the accept, and is discarded on a denial.
+
+        Returns:
+            True to accept (unless ``ws.accept()`` was called), False to deny.
+
+        Raises:
+            falcon.HTTPError: Deny with that status, where the server can send it.
+        """
+        return True
+
+    async def on_disconnect(self, ws: Connection, close_code: int) -> None:
+        """Clean up; override it. Runs exactly once for every connection that was accepted.
+
+        The rooms are left already; broadcasts to them still work.
+
+        Args:
+            ws: The connection; what is sent to it goes nowhere.
+            close_code: The code the connection was closed with; 1006 where there
+                was no close frame.
+        """
+
+    async def on_message(self, ws: Connection, message: str | bytes) -> None:
+        """Take a frame that no handler claims; override it.
+
+        As long as it is not overridden, such a frame is answered with an error.
+        """
+
+    async def join_room(self, room: str) -> None:
+        """Put this connection into a room; one that has gone joins nothing, quietly.
+
+        Raises:
+            RoomNameError: The name cannot name a room.
+            RoomLimitError: It is in as many rooms as it may be; unless caught,
+                the client is told.
+        """
+        connection = self._connection()
+        connection.manager.join(connection, room)
+
+    async def leave_room(self, room: str) -> None:
+        """Take this connection from a room; one it is not in is no error."""
+        connection = self._connection()
+        connection.manager.leave(connection, room)
+
+    async def broadcast_to_room(
+        self, room: str, message: Any, exclude_self: bool = False
+    ) -> Delivery:
+        """Send a message to the members of a room, to this client too if it is one.
+
+        Args:
+            room: The room; this connection need not be in it.
+            message: What can be encoded.
+            exclude_self: Leave this client out.
+
+        Raises:
+            EncodeError: The message cannot be encoded; nobody got it.
+        """
+        connection = self._connection()
+        exclude = (connection.id,) if exclude_self else ()
+        return await connection.manager.broadcast_to_room(room, message, exclude=exclude)
+
+    async def send(self, message: Any) -> None:
+        """Send a message to this client.
+
+        Raises:
+            EncodeError: The message cannot be encoded.
+        """
+        await self._connection().send_media(message)
+
+    def _connection(self) -> Connection:
+        try:
+            return self.ws
+        except AttributeError:
+            raise SetupError(
+                f"{type(self).__name__} has no connection yet: rooms, state and sending are "
+                "there from on_connect on, not in __init__"
+            ) from None

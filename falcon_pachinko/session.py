@@ -1,0 +1,393 @@
+"""One connection's life in the server, from the handshake to the last clean-up."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import types
+from collections import deque
+from collections.abc import Coroutine, Generator
+from http import HTTPStatus
+from typing import TYPE_CHECKING, Any
+
+import falcon
+import falcon.asgi
+import msgspec
+
+from falcon_pachinko.codec import encode_json
+from falcon_pachinko.connection import ABNORMAL, LINGER, Connection, resume
+from falcon_pachinko.errors import EncodeError, MessageError, SetupError
+from falcon_pachinko.handlers import Ref, Refusal
+from falcon_pachinko.resource import WebSocketResource
+from falcon_pachinko.typing import AsgiEvent, Frame
+
+if TYPE_CHECKING:
+    from falcon_pachinko.handshake import Gate
+
+__all__ = ["Session"]
+
+log = logging.getLogger("falcon_pachinko")
+
+BUSY = 0.25
+"""Seconds after which a handler counts as busy, and its client is read ahead of it."""
+
+PATIENCE = 32
+"""How many frames a session handles before it lets other tasks run."""
+
+_GOING_AWAY = (1001, 1012)  # what servers report when it is they who go
+
+
+class _Reply(msgspec.Struct, tag_field="type", tag="reply"):
+    """The answer to a message."""
+
+    payload: Any
+    ref: Ref | msgspec.UnsetType = msgspec.UNSET
+
+
+class _Fault(msgspec.Struct, omit_defaults=True):
+    code: str
+    message: str
+    path: str | None = None
+    status: int | None = None
+
+
+class _Error(msgspec.Struct, tag_field="type", tag="error"):
+    """The answer to a message that was refused, or that its handler failed on."""
+
+    payload: _Fault
+    ref: Ref | msgspec.UnsetType = msgspec.UNSET
+
+
+class Session:
+    """One connection's life in the server.
+
+    It reads one frame after the other, and each is handled before the next. A
+    handler that is busy for long does not stop the reading: from then on frames
+    wait in the inbox, so that pings are answered and a client that goes is noticed.
+    """
+
+    __slots__ = (
+        "_bucket",
+        "_end_timer",
+        "_gate",
+        "_inbox",
+        "_interrupted",
+        "_reader",
+        "_receiving",
+        "_refilled",
+        "_task",
+        "_waiter",
+        "connection",
+        "resource",
+    )
+
+    def __init__(self, connection: Connection, resource: WebSocketResource, gate: Gate) -> None:
+        self.connection = connection
+        self.resource = resource
+        self._gate = gate
+        task = asyncio.current_task()
+        assert task is not None
+        self._task: asyncio.Task[Any] = task
+        # How many messages the client may send now, and when that was true.
+        self._bucket = float(connection.limits.burst)
+        self._refilled = asyncio.get_running_loop().time()
+        # Reading ahead of a busy handler, and ending one.  Most sessions never need it.
+        self._inbox: deque[AsgiEvent] = _NO_EVENTS
+        self._reader: asyncio.Task[None] | None = None
+        self._waiter: asyncio.Future[AsgiEvent] | None = None
+        self._end_timer: asyncio.TimerHandle | None = None
+        self._receiving = self._interrupted = False
+
+    async def serve(self, req: falcon.asgi.Request, params: dict[str, Any]) -> None:
+        """Live the connection's whole life; when this returns or raises, all of it is over."""
+        connection = self.connection
+        connection.task, connection.on_end = self._task, self._settle
+        connection.manager.add(connection)
+        code, going_away = ABNORMAL, False
+        try:
+            await self._shake_hands(req, params)
+            patience = PATIENCE
+            while connection.accepted:
+                frame = await self._next_frame()
+                if connection.close_code is None:
+                    await self._handle(frame)
+                patience -= 1
+                if not patience:
+                    patience = PATIENCE
+                    await asyncio.sleep(0)
+        except falcon.WebSocketDisconnected as gone:
+            code = gone.code or ABNORMAL
+            going_away = code in _GOING_AWAY
+        except asyncio.CancelledError:
+            going_away = True
+            if not self._interrupted or self._task.uncancel():
+                raise
+        finally:
+            connection.on_end = None
+            if connection.close_code is None:
+                connection.close_code = code
+            connection.manager.forget(connection)
+            connection.release(now=going_away)
+            self._stop_reading()
+            if connection.accepted:
+                await self._say_goodbye()
+
+    # The handshake.
+
+    async def _shake_hands(self, req: falcon.asgi.Request, params: dict[str, Any]) -> None:
+        """Ask the resource whether to accept, and answer; ``connection.accepted`` tells."""
+        connection, resource = self.connection, self.resource
+        resource.ws = connection
+        try:
+            decision = await self._attend(resource.on_connect(req, connection, **params))
+            if connection.unaccepted:
+                if decision is True:
+                    await connection.accept()
+                elif decision is False:
+                    raise falcon.HTTPForbidden
+                else:
+                    raise SetupError(
+                        f"{type(resource).__name__}.on_connect returned {decision!r}; "
+                        "return True to accept the connection, or False to deny it"
+                    )
+        except falcon.HTTPError as error:
+            if connection.unaccepted:
+                await self._gate.deny(error)
+            else:
+                connection.begin_close(3000 + error.status_code, error.title or "")
+        except Exception:
+            if connection.unaccepted:
+                raise  # to Falcon's own error handlers, which close; the gate makes that a status
+            log.exception("%s.on_connect failed", type(resource).__name__, extra=self._where())
+            connection.begin_close(1011, "internal error")
+        finally:
+            if not connection.unaccepted:
+                self._gate.answered()
+            tally = connection.manager.tally
+            if connection.accepted:
+                tally.accepted += 1
+            else:
+                tally.denied += 1
+
+    # Reading.
+
+    async def _next_frame(self) -> Frame:
+        """Return the next frame of the client.
+
+        Raises:
+            falcon.WebSocketDisconnected: It is gone; carries the close code.
+        """
+        self._receiving = True
+        if self._end_timer is not None:
+            self._end_in(LINGER)  # the handler that had its grace is done
+        if self._inbox:
+            event = self._inbox.popleft()
+        elif self._reader is not None:
+            self._waiter = asyncio.get_running_loop().create_future()
+            event = await self._waiter
+        else:
+            event = await self._gate.receive()
+        self._receiving = False
+        if event["type"] == "websocket.receive":
+            text = event.get("text")
+            return text if text is not None else event["bytes"]
+        raise falcon.WebSocketDisconnected(_close_code(event))
+
+    def _read_ahead(self) -> None:
+        """Start to read while a handler is busy."""
+        if self._reader is None:
+            if self._inbox is _NO_EVENTS:
+                self._inbox = deque()
+            self._reader = asyncio.get_running_loop().create_task(self._fill_inbox())
+
+    async def _fill_inbox(self) -> None:
+        """Read until the session has time to do so itself, or the client is gone."""
+        limits = self.connection.limits
+        while True:
+            try:
+                event = await self._gate.receive()
+            except Exception:  # noqa: BLE001  # a server that cannot receive has no client any more
+                event = {"type": "websocket.disconnect", "code": ABNORMAL}
+            waiter, self._waiter = self._waiter, None
+            if waiter is not None and not waiter.done():
+                self._reader = None
+                waiter.set_result(event)
+                return
+            self._inbox.append(event)
+            if event["type"] != "websocket.receive":
+                self._reader = None
+                self.connection.lose()
+                self._end_in(limits.handler_grace)
+                return
+            if len(self._inbox) > limits.inbox_messages:
+                self._inbox.clear()
+                full = f"over {limits.inbox_messages} messages wait (inbox_messages)"
+                self.connection.begin_close(1008, full)
+
+    def _stop_reading(self) -> None:
+        for each in (self._reader, self._end_timer):
+            if each is not None:
+                each.cancel()
+
+    # Ending.
+
+    def _settle(self) -> None:
+        """Nothing more can be sent: let the server report the end by itself, or a handler finish."""
+        self._end_in(LINGER if self._receiving else self.connection.limits.handler_grace)
+
+    def _end_in(self, seconds: float) -> None:
+        if self._end_timer is not None:
+            self._end_timer.cancel()
+        self._end_timer = asyncio.get_running_loop().call_later(seconds, self._interrupt)
+
+    def _interrupt(self) -> None:
+        """End what the session waits for: the server, or a handler that had its grace."""
+        self._interrupted = True
+        self._task.cancel()
+        self._end_in(self.connection.limits.handler_grace)  # one that swallowed it hears it again
+
+    async def _say_goodbye(self) -> None:
+        """Run ``on_disconnect``, in a task of its own, so that no cancellation cuts it short."""
+        if type(self.resource).on_disconnect is WebSocketResource.on_disconnect:
+            return
+        goodbye = asyncio.get_running_loop().create_task(self._disconnect())
+        self.connection.manager.expect_end_of(goodbye)
+        await asyncio.shield(goodbye)
+
+    async def _disconnect(self) -> None:
+        connection, resource = self.connection, self.resource
+        try:
+            async with asyncio.timeout(connection.limits.shutdown_timeout):
+                await resource.on_disconnect(connection, connection.close_code or ABNORMAL)
+        except Exception:
+            name = type(resource).__name__
+            log.exception("%s.on_disconnect failed", name, extra=self._where())
+
+    # Handling.
+
+    async def _handle(self, frame: Frame) -> None:
+        """Have one frame handled, and answer where an answer is due."""
+        connection, resource = self.connection, self.resource
+        connection.manager.tally.received += 1
+        if not self._admit(frame):
+            return
+        ref: Ref = None
+        what: object = "on_message"
+        try:
+            try:
+                if not isinstance(frame, str):
+                    raise Refusal("unsupported_frame", "This speaks JSON, in text frames.")
+                handler, payload, ref = resource.__pachinko_table__.open(frame)
+            except Refusal as refusal:
+                ref = refusal.ref
+                if refusal.code == "invalid_payload" or not resource.__pachinko_falls_back__:
+                    raise
+                ref = None
+                await self._attend(resource.on_message(connection, frame))
+                return
+            what = handler.type
+            if handler.takes_payload:
+                answer = await self._attend(handler.function(resource, connection, payload))
+            else:
+                answer = await self._attend(handler.function(resource, connection))
+            if ref is not None:
+                await connection.send_media(_Reply(answer, ref))
+            elif answer is not None:
+                await connection.send_media(_Reply(answer))
+        except MessageError as refusal:
+            await self._refuse(refusal, ref)
+        except falcon.HTTPError as error:
+            await self._refuse(_from_http(error), ref)
+        except asyncio.CancelledError as error:
+            if self._task.cancelling():
+                raise
+            await self._fail(error, what, ref)
+        except Exception as error:  # noqa: BLE001  # whatever a handler raises, the connection lives
+            await self._fail(error, what, ref)
+
+    def _admit(self, frame: Frame) -> bool:
+        """Check a frame against the rate and the size allowed; close where it is over."""
+        limits = self.connection.limits
+        self._bucket -= 1
+        if self._bucket < 0:
+            now = asyncio.get_running_loop().time()
+            earned = (now - self._refilled) * limits.messages_per_second
+            self._bucket = min(self._bucket + earned, limits.burst - 1)
+            self._refilled = now
+            if self._bucket < 0:
+                rate = f"{limits.messages_per_second:g} messages a second (messages_per_second)"
+                self._cut_off(1008, "rate_limited", f"No more than {rate}.")
+                return False
+        size = len(frame)
+        if size * 4 > limits.message_bytes:
+            if isinstance(frame, str) and not frame.isascii():
+                size = len(frame.encode("utf-8", "surrogatepass"))
+            if size > limits.message_bytes:
+                most = f"{limits.message_bytes} bytes (message_bytes)"
+                self._cut_off(1009, "too_large", f"A message has at most {most}.")
+                return False
+        return True
+
+    def _cut_off(self, code: int, error: str, sentence: str) -> None:
+        self.connection.push(encode_json(_Error(_Fault(error, sentence))))
+        self.connection.begin_close(code, sentence)
+
+    async def _refuse(self, error: MessageError, ref: Ref) -> None:
+        """Tell the client that its message was refused."""
+        fault = _Fault(error.code, error.message, error.path, error.status)
+        mark = msgspec.UNSET if ref is None else ref
+        try:
+            await self.connection.send_media(_Error(fault, mark))
+        except EncodeError as unsendable:
+            await self._fail(unsendable, error.code, ref)
+
+    async def _fail(self, error: BaseException, what: object, ref: Ref) -> None:
+        """Log what a handler raised, once, and tell the client no more than that it happened."""
+        self.connection.manager.tally.errors += 1
+        log.error(
+            "%s failed on %.200r", type(self.resource).__name__, what,
+            exc_info=error, extra=self._where(),
+        )  # fmt: skip
+        await self._refuse(MessageError("internal_error", "The server failed on this."), ref)
+
+    def _where(self) -> dict[str, Any]:
+        return {"connection_id": self.connection.id}
+
+    @types.coroutine
+    def _attend(self, handling: Coroutine[Any, Any, Any]) -> Generator[Any, Any, Any]:
+        """Await a coroutine, in this very task; should it be busy for long, read ahead.
+
+        Nearly all finish in their first step, which costs no timer and no task.
+        """
+        try:
+            waiting_for = handling.send(None)
+        except StopIteration as done:
+            return done.value
+        timer = asyncio.get_running_loop().call_later(BUSY, self._read_ahead)
+        try:
+            return (yield from resume(handling, waiting_for))
+        finally:
+            timer.cancel()
+
+
+_NO_EVENTS: deque[AsgiEvent] = deque(maxlen=0)  # shared by all that never read ahead
+
+
+def _close_code(event: AsgiEvent) -> int:
+    """Tell the code of a disconnect: the peer's, or 1006 where there was no close frame.
+
+    uvicorn reports a lost connection as 1005, like a close frame without a code;
+    only the latter comes with a reason, if an empty one.
+    """
+    code: int = event.get("code") or ABNORMAL
+    return ABNORMAL if code == 1005 and "reason" not in event else code
+
+
+def _from_http(error: falcon.HTTPError) -> MessageError:
+    """Turn an HTTP error into a message's error, with the status beside its name."""
+    try:
+        code = HTTPStatus(error.status_code).name.lower()
+    except ValueError:
+        code = f"http_{error.status_code}"
+    sentence = error.description or error.title or ""
+    return MessageError(code, sentence, status=error.status_code)

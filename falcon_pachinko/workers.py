@@ -1,0 +1,206 @@
+"""Background work beside the connections: started with the app, supervised, stopped with it."""
+
+from __future__ import annotations
+
+import asyncio
+import functools
+import inspect
+import logging
+import random
+import signal
+from collections.abc import Awaitable, Callable
+from typing import Any, Literal
+
+from falcon_pachinko.errors import DuplicateWorkerError, WorkerError
+
+__all__ = ["Worker", "WorkerController"]
+
+log = logging.getLogger("falcon_pachinko.workers")
+
+HEALTHY = 60.0
+"""Seconds that a worker must run for its next crash to count as the first again."""
+
+Restart = Literal["on-failure", "never"]
+
+
+class Worker:
+    """One supervised coroutine function, and what has become of it."""
+
+    def __init__(
+        self,
+        run: Callable[[], Awaitable[Any]],
+        name: str,
+        *,
+        restart: Restart = "on-failure",
+        critical: bool = False,
+        backoff: tuple[float, float] = (0.5, 30.0),
+    ) -> None:
+        self.name = name
+        self.restart = restart
+        self.critical = critical
+        self.backoff = backoff
+        self.state: Literal["waiting", "running", "done", "failed", "stopped"] = "waiting"
+        self.restarts = 0
+        self._run = run
+
+    def __repr__(self) -> str:
+        return f"<Worker {self.name} {self.state}>"
+
+    async def supervise(self) -> None:
+        """Run it until it returns, is cancelled, or has failed for good."""
+        loop = asyncio.get_running_loop()
+        first, largest = self.backoff
+        delay = first
+        while True:
+            self.state, began = "running", loop.time()
+            try:
+                await self._run()
+            except asyncio.CancelledError as error:
+                task = asyncio.current_task()
+                if task is not None and task.cancelling():
+                    self.state = "stopped"
+                    raise
+                self._crashed(error)
+            except Exception as error:  # noqa: BLE001  # whatever a worker raises is logged and survived
+                self._crashed(error)
+            else:
+                self.state = "done"
+                return
+            if self.state == "failed":
+                return
+            if loop.time() - began >= HEALTHY:
+                delay = first
+            pause = delay * random.uniform(0.8, 1.2)  # noqa: S311  # apart from each other is all it needs
+            log.warning("worker %s starts again in %.1f s", self.name, pause)
+            self.state = "waiting"
+            await asyncio.sleep(pause)
+            self.restarts += 1
+            delay = min(delay * 2, largest)
+
+    def _crashed(self, error: BaseException) -> None:
+        log.error("worker %s crashed", self.name, exc_info=error)
+        if self.critical:
+            self.state = "failed"
+            log.critical("worker %s is critical: the server stops", self.name)
+            signal.raise_signal(signal.SIGTERM)
+        elif self.restart == "never":
+            self.state = "failed"
+
+
+class WorkerController:
+    """Starts, supervises and stops workers; an app has one, and it works without an app too.
+
+    Example::
+
+        controller = WorkerController()
+        controller.add(poll_prices, manager)
+        await controller.start()
+        ...
+        await controller.stop()
+    """
+
+    def __init__(self, *defaults: Any, stop_timeout: float = 20.0) -> None:
+        self.workers: dict[str, Worker] = {}
+        self.started = False
+        self._defaults = defaults
+        self._stop_timeout = stop_timeout
+        self._tasks: dict[str, asyncio.Task[None]] = {}
+
+    def add(
+        self,
+        function: Callable[..., Awaitable[Any]],
+        *args: Any,
+        name: str | None = None,
+        restart: Restart = "on-failure",
+        critical: bool = False,
+        backoff: tuple[float, float] = (0.5, 30.0),
+        **kwargs: Any,
+    ) -> Worker:
+        """Register a coroutine function; it starts with the others, or at once after `start`.
+
+        It is called with the arguments given here; with none, with the controller's
+        own (an app's manager). One that returns is done. A crash is logged at once
+        with its traceback, and the worker starts again after a pause.
+
+        Args:
+            function: The coroutine function.
+            args: What it is called with.
+            name: How logs and `status` call it; by default the function's name.
+            restart: ``"never"`` leaves it at the first crash.
+            critical: A crash ends the process, through the server's own shutdown.
+            backoff: The first and the largest pause in seconds; it doubles in
+                between, gives or takes a fifth, and starts over after a healthy minute.
+            kwargs: What it is called with, by name.
+
+        Raises:
+            WorkerError: It is not a coroutine function, or cannot take these arguments.
+            DuplicateWorkerError: The name is taken.
+        """
+        called = name or getattr(function, "__name__", None) or type(function).__name__
+        if not inspect.iscoroutinefunction(inspect.unwrap(_callee(function))):
+            raise WorkerError(called, f"is not a coroutine; write `async def {called}(...)`")
+        if restart not in ("on-failure", "never"):
+            raise WorkerError(called, f'has restart={restart!r}; use "on-failure" or "never"')
+        if not 0 < backoff[0] <= backoff[1]:
+            raise WorkerError(called, f"has backoff={backoff!r}; give (first, largest) seconds")
+        if called in self.workers:
+            raise DuplicateWorkerError(called)
+        given = args if args or kwargs else self._defaults
+        try:
+            inspect.signature(function).bind(*given, **kwargs)
+        except TypeError as error:
+            with_what = ", ".join([*(repr(a) for a in given), *(f"{k}=..." for k in kwargs)])
+            raise WorkerError(called, f"cannot be called with ({with_what}): {error}") from None
+        worker = Worker(
+            functools.partial(function, *given, **kwargs),
+            called,
+            restart=restart,
+            critical=critical,
+            backoff=backoff,
+        )
+        self.workers[called] = worker
+        if self.started:
+            self._launch(worker)
+        return worker
+
+    async def start(self) -> None:
+        """Start every worker; once more changes nothing."""
+        if self.started:
+            return
+        self.started = True
+        for worker in self.workers.values():
+            self._launch(worker)
+
+    async def stop(self) -> None:
+        """Cancel every worker and wait for their ends, ``stop_timeout`` seconds at most."""
+        self.started = False
+        tasks, self._tasks = self._tasks, {}
+        for task in tasks.values():
+            task.cancel()
+        if not tasks:
+            return
+        _, late = await asyncio.wait(tasks.values(), timeout=self._stop_timeout)
+        for task in late:
+            log.error("%s did not end within %s s; left behind", task.get_name(), self._stop_timeout)
+
+    def status(self) -> dict[str, dict[str, Any]]:
+        """Return each worker's state and how often it was started again."""
+        return {
+            name: {"state": worker.state, "restarts": worker.restarts}
+            for name, worker in self.workers.items()
+        }
+
+    def _launch(self, worker: Worker) -> None:
+        loop = asyncio.get_running_loop()
+        self._tasks[worker.name] = loop.create_task(
+            worker.supervise(), name=f"worker {worker.name}"
+        )
+
+
+def _callee(function: Any) -> Any:
+    """Return what actually runs: a partial's function, a callable object's ``__call__``."""
+    while isinstance(function, functools.partial):
+        function = function.func
+    if not inspect.isroutine(function) and hasattr(type(function), "__call__"):
+        return type(function).__call__
+    return function
