@@ -306,6 +306,7 @@ class Connection:
             raise falcon.WebSocketDisconnected(self.close_code or ABNORMAL)
         self.subprotocol = subprotocol
         self.accepted = True
+        self.manager.tally.accepted += 1
         self._stage = _OPEN
         self._flush()
 
@@ -413,10 +414,10 @@ class Connection:
         if self._queue is None:
             self._queue = deque()
         budget = self.limits.outbox_bytes
-        if self._queued_bytes and self._queued_bytes + packet.size > budget:
-            if not self._make_room(packet.size):
-                self.manager.tally.dropped += 1
-                return False
+        full = self._queued_bytes and self._queued_bytes + packet.size > budget
+        if full and not self._make_room(packet.size):
+            self.manager.tally.dropped += 1
+            return False
         self._queue.append(packet)
         self._queued_bytes += packet.size
         return True

@@ -86,7 +86,9 @@ class Pachinko:
         name = route.resource.__name__
         for taken in falcon.inspect.inspect_routes(self.app):
             if taken.path == template:
-                owner = next((r.resource.__name__ for r in self.routes if r.template == template), "")
+                owner = next(
+                    (r.resource.__name__ for r in self.routes if r.template == template), ""
+                )
                 raise RouteConflictError(
                     template, name, f"{owner or taken.class_name} has that path already"
                 )
@@ -193,7 +195,10 @@ class _Installed:
             finally:
                 gate.leave()
         elif kind == "lifespan":
-            await falcons(scope, *_lifespan(self._pachinko, receive, send))
+            try:
+                await falcons(scope, *_lifespan(self._pachinko, receive, send))
+            finally:  # a server that is itself cancelled sends no shutdown
+                await self._pachinko.stop()
         else:
             await falcons(scope, receive, send)
 
@@ -217,7 +222,7 @@ def _lifespan(
     return receive_for_falcon, send_for_falcon
 
 
-class App(_Installed, falcon.asgi.App[Any, Any]):
+class App(_Installed, falcon.asgi.App[Any, Any]):  # type: ignore[misc]  # Falcon wraps __call__
     """A `falcon.asgi.App` with everything installed, for people who use a type checker.
 
     It takes Falcon's own arguments, and those of `install` by name.
@@ -274,10 +279,12 @@ def install(app: falcon.asgi.App[Any, Any], *, limits: Limits | None = None) -> 
         "__doc__": own.__doc__,
         "_pachinko": pachinko,
     }
-    app.__class__ = cast("type[falcon.asgi.App]", type(own.__name__, (_Installed, own), members))
+    app.__class__ = cast(
+        "type[falcon.asgi.App[Any, Any]]", type(own.__name__, (_Installed, own), members)
+    )
     return pachinko
 
 
 def installed(app: object) -> Pachinko | None:
     """Return what `install` returned for an app; None if it has nothing installed."""
-    return app._pachinko if isinstance(app, _Installed) else None
+    return app._pachinko if isinstance(app, _Installed) else None  # noqa: SLF001  # this module's own

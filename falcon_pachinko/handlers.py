@@ -10,7 +10,7 @@ from __future__ import annotations
 import dataclasses
 import inspect
 import sys
-from collections.abc import Awaitable, Callable, Iterable, Iterator
+from collections.abc import Callable, Coroutine, Iterable, Iterator
 from types import FrameType, UnionType
 from typing import Any, TypeVar, Union, get_args, get_origin, get_type_hints
 
@@ -28,7 +28,7 @@ Ref = str | int | None
 _MARK = "__pachinko_handles__"
 _SHOWN = 200  # how much of a client's text an error repeats, in characters
 
-F = TypeVar("F", bound=Callable[..., Awaitable[Any]])
+F = TypeVar("F", bound=Callable[..., Coroutine[Any, Any, Any]])
 
 
 class _NoPayload:
@@ -49,7 +49,7 @@ class Handler:
     """One row of the table: a type, and the method that handles it."""
 
     type: str
-    function: Callable[..., Awaitable[Any]]
+    function: Callable[..., Coroutine[Any, Any, Any]]
     payload: Any
     """The type the payload is decoded into; None if the handler takes no payload."""
     strict: bool
@@ -94,7 +94,7 @@ def handles_message(message_type: str, *, strict: bool = True) -> Callable[[F], 
         )
 
     def claim(function: F) -> F:
-        payload = _payload_type(function, message_type, sys._getframe(1))
+        payload = _payload_type(function, message_type, _caller())
         claims = getattr(function, _MARK, ())
         setattr(function, _MARK, (*claims, _Claim(message_type, payload, strict)))
         return function
@@ -138,6 +138,11 @@ def _payload_type(function: Callable[..., Any], message_type: str, frame: FrameT
     if len(takes) == 2:
         return _NoPayload
     return _annotations(function, frame).get(takes[2].name, Any)
+
+
+def _caller() -> FrameType:
+    """Return the frame that called the function that calls this: a class's body, mostly."""
+    return sys._getframe(2)  # noqa: SLF001  # inspect's own way costs a walk through the whole stack
 
 
 def _annotations(function: Callable[..., Any], frame: FrameType) -> dict[str, Any]:
@@ -255,7 +260,7 @@ class HandlerTable:
         return Refusal("invalid_payload", *_split(error), ref=header.ref)
 
 
-class Refusal(MessageError):
+class Refusal(MessageError):  # noqa: N818  # an outcome, not a mistake of ours
     """A message that no handler wants as it is; ``ref`` is the client's mark on it."""
 
     def __init__(self, code: str, why: str, path: str | None = None, ref: Ref = None) -> None:
@@ -281,7 +286,7 @@ def _redefined(claims: Iterable[_Claim], member: object) -> Iterator[_Claim]:
     for claim in claims:
         if not callable(member):
             raise HandlerError(repr(member), f"stands where a handler of {claim.type!r} was")
-        payload = _payload_type(member, claim.type, sys._getframe(1))
+        payload = _payload_type(member, claim.type, _caller())
         yield _Claim(claim.type, payload if payload is not Any else claim.payload, claim.strict)
 
 
@@ -296,7 +301,9 @@ def _envelope(handler: Handler) -> tuple[type, _Opener]:
     fields: list[tuple[str, Any, Any]] = [("ref", Ref, None)]
     opener: _Opener = _nothing
     if handler.takes_payload:
-        wire_type, becoming = _strict(handler.payload) if handler.strict else (handler.payload, None)
+        wire_type, becoming = (
+            _strict(handler.payload) if handler.strict else (handler.payload, None)
+        )
         opener = _filled(handler.payload, becoming)
         fields.append(("payload", Union[wire_type, msgspec.UnsetType], msgspec.UNSET))  # noqa: UP007  # `|` fails on text and on some generics
     envelope = msgspec.defstruct(handler.type, fields, tag=handler.type, tag_field="type")
@@ -310,13 +317,13 @@ def _envelope(handler: Handler) -> tuple[type, _Opener]:
     return envelope, opener
 
 
-def _nothing(envelope: Any, text: str) -> None:
+def _nothing(envelope: Any, text: str) -> None:  # an opener like the others
     """Open the envelope of a handler that takes no payload."""
 
 
 def _filled(payload_type: Any, opener: _Opener | None) -> _Opener:
     """Let a missing payload count as ``{}`` for a struct or dict, and as None otherwise."""
-    empty = {} if _is_object(payload_type) else None
+    empty: dict[str, Any] | None = {} if _is_object(payload_type) else None
 
     def open_envelope(envelope: Any, text: str) -> Any:
         payload = envelope.payload
@@ -366,14 +373,14 @@ def _strict(payload: Any) -> tuple[Any, _Opener | None]:
     if forbidding:
         others = tuple(member for member in members if not _is_open_struct(member))
 
-        def become_users(envelope: Any, text: str) -> Any:
+        def become_users(envelope: Any, text: str) -> Any:  # noqa: ARG001  # an opener
             struct = envelope.payload
             original = forbidding.get(type(struct))
             if original is not None:
                 force_setattr(struct, "__class__", original)
             return struct
 
-        return Union[(*forbidding, *others)], become_users  # noqa: UP007  # known at run time only
+        return Union[(*forbidding, *others)], become_users  # known at run time only
     fields = getattr(msgspec.inspect.type_info(payload), "fields", None)
     if fields is None or isinstance(msgspec.inspect.type_info(payload), msgspec.inspect.StructType):
         return payload, None

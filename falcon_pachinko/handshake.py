@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Awaitable
-from http import HTTPStatus
+from collections.abc import Awaitable, Mapping
 
 import falcon
 
@@ -83,12 +82,10 @@ async def _nothing() -> None:
 def _response(error: falcon.HTTPError | int) -> tuple[int, list[tuple[bytes, bytes]], bytes]:
     """Compose a denial, as Falcon would the HTTP response of the same error."""
     if isinstance(error, int):
-        phrase = HTTPStatus(error).phrase
-        status, given, document = error, None, {"title": f"{error} {phrase}"}
-    else:
-        status, given, document = error.status_code, error.headers, error.to_dict()
-    body = json.dumps(document, ensure_ascii=False).encode("utf-8", "replace")
-    pairs = given.items() if hasattr(given, "items") else (given or ())
+        error = falcon.HTTPError(error)
+    body = json.dumps(error.to_dict(), ensure_ascii=False).encode("utf-8", "replace")
+    given = error.headers or ()
+    pairs = given.items() if isinstance(given, Mapping) else given
     headers = [
         (str(name).lower().encode("latin-1"), str(value).encode("latin-1", "replace"))
         for name, value in pairs
@@ -97,6 +94,4 @@ def _response(error: falcon.HTTPError | int) -> tuple[int, list[tuple[bytes, byt
         (b"content-type", b"application/json"),
         (b"content-length", str(len(body)).encode()),
     ]
-    return status, headers, body
-
-
+    return error.status_code, headers, body

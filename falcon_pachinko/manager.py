@@ -5,7 +5,8 @@ from __future__ import annotations
 import asyncio
 import dataclasses
 import logging
-from collections.abc import AsyncIterator, Callable, Collection, Set
+from collections.abc import AsyncIterator, Callable, Collection
+from collections.abc import Set as AbstractSet
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from falcon_pachinko.codec import encode_json
@@ -229,24 +230,24 @@ class WebSocketConnectionManager:
 
     # The directory that targets look members up in.
 
-    def in_room(self, name: str) -> Set[Connection]:
+    def in_room(self, name: str) -> AbstractSet[Connection]:
         """Return a room's members, as a live view."""
         return self._rooms.members(name)
 
-    def of_user(self, name: str) -> Set[Connection]:
+    def of_user(self, name: str) -> AbstractSet[Connection]:
         """Return a user's connections, as a live view."""
         return self._users.members(name)
 
-    def with_tag(self, name: str) -> Set[Connection]:
+    def with_tag(self, name: str) -> AbstractSet[Connection]:
         """Return who wears a tag, as a live view."""
         return self._tags.members(name)
 
-    def with_id(self, name: str) -> Set[Connection]:
+    def with_id(self, name: str) -> AbstractSet[Connection]:
         """Return the connection of that id, if it is here."""
         connection = self._connections.get(name)
         return {connection} if connection is not None else set()
 
-    def all(self) -> Set[Connection]:
+    def all(self) -> AbstractSet[Connection]:
         """Return every connection."""
         return set(self._connections.values())
 
@@ -345,9 +346,7 @@ class WebSocketConnectionManager:
             raise UnknownConnectionError(connection_id) from None
 
 
-def _adopt(
-    connection_id: str, ws: WebSocket, manager: WebSocketConnectionManager
-) -> Connection:
+def _adopt(connection_id: str, ws: WebSocket, manager: WebSocketConnectionManager) -> Connection:
     """Wrap a plain Falcon WebSocket, so that it can be sent to like any connection."""
 
     async def send(event: AsgiEvent) -> None:

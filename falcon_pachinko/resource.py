@@ -106,7 +106,10 @@ class WebSocketResource:
         connection.manager.leave(connection, room)
 
     async def broadcast_to_room(
-        self, room: str, message: Any, exclude_self: bool = False
+        self,
+        room: str,
+        message: Any,
+        exclude_self: bool = False,  # noqa: FBT001, FBT002  # as it was asked for
     ) -> Delivery:
         """Send a message to the members of a room, to this client too if it is one.
 

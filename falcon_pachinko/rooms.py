@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from bisect import bisect_left, insort
-from collections.abc import Iterator, Set
+from collections.abc import Iterator
+from collections.abc import Set as AbstractSet
 from typing import Generic, TypeVar
 
 from falcon_pachinko.errors import RoomNameError
@@ -28,9 +29,8 @@ def check_room_name(name: str) -> None:
         raise RoomNameError(name, f"it is a {type(name).__name__}, not a str")
     if not name:
         raise RoomNameError(name, "it is empty")
-    if len(name) * 4 <= MAX_NAME_BYTES:  # no character takes more than four bytes
-        if name.isascii():
-            return
+    if name.isascii() and len(name) <= MAX_NAME_BYTES:
+        return
     try:
         size = len(name.encode())
     except UnicodeEncodeError:
@@ -144,7 +144,7 @@ class Index(Generic[T]):
             del self._members[name]
             self._names.remove(name)
 
-    def members(self, name: str) -> Set[T]:
+    def members(self, name: str) -> AbstractSet[T]:
         """Return who is under a name, as a live view: copy it before anything may change."""
         return self._members.get(name, _NOBODY)  # type: ignore[arg-type]  # nobody fits any T
 

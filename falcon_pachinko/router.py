@@ -99,7 +99,9 @@ def _resource_class(template: str, factory: object) -> type[WebSocketResource]:
     if isinstance(factory, WebSocketResource):
         name = type(factory).__name__
         raise ResourceTypeError(
-            template, factory, f"pass the class {name}: every connection gets an instance of its own"
+            template,
+            factory,
+            f"pass the class {name}: every connection gets an instance of its own",
         )
     if not callable(factory) or inspect.iscoroutinefunction(factory):
         raise ResourceTypeError(
@@ -132,7 +134,9 @@ def _check_fields(template: str, resource: type[WebSocketResource]) -> None:
     name = f"{resource.__name__}.on_connect"
     for field in fields:
         if field in _RESERVED:
-            raise HandlerError(name, f"cannot take the field {{{field}}} of {template!r}: rename it")
+            raise HandlerError(
+                name, f"cannot take the field {{{field}}} of {template!r}: rename it"
+            )
     try:
         signature = inspect.signature(resource.on_connect)
         signature.bind(*("self", "req", "ws"), **dict.fromkeys(fields))

@@ -38,10 +38,10 @@ _GOING_AWAY = (1001, 1012)  # what servers report when it is they who go
 
 
 class _Reply(msgspec.Struct, tag_field="type", tag="reply"):
-    """The answer to a message."""
+    """The answer to a message: what its handler returned."""
 
+    ref: Ref | msgspec.UnsetType
     payload: Any
-    ref: Ref | msgspec.UnsetType = msgspec.UNSET
 
 
 class _Fault(msgspec.Struct, omit_defaults=True):
@@ -54,8 +54,8 @@ class _Fault(msgspec.Struct, omit_defaults=True):
 class _Error(msgspec.Struct, tag_field="type", tag="error"):
     """The answer to a message that was refused, or that its handler failed on."""
 
+    ref: Ref | msgspec.UnsetType
     payload: _Fault
-    ref: Ref | msgspec.UnsetType = msgspec.UNSET
 
 
 class Session:
@@ -131,6 +131,8 @@ class Session:
             self._stop_reading()
             if connection.accepted:
                 await self._say_goodbye()
+            else:
+                connection.manager.tally.denied += 1
 
     # The handshake.
 
@@ -141,15 +143,7 @@ class Session:
         try:
             decision = await self._attend(resource.on_connect(req, connection, **params))
             if connection.unaccepted:
-                if decision is True:
-                    await connection.accept()
-                elif decision is False:
-                    raise falcon.HTTPForbidden
-                else:
-                    raise SetupError(
-                        f"{type(resource).__name__}.on_connect returned {decision!r}; "
-                        "return True to accept the connection, or False to deny it"
-                    )
+                await self._answer(decision)
         except falcon.HTTPError as error:
             if connection.unaccepted:
                 await self._gate.deny(error)
@@ -163,11 +157,17 @@ class Session:
         finally:
             if not connection.unaccepted:
                 self._gate.answered()
-            tally = connection.manager.tally
-            if connection.accepted:
-                tally.accepted += 1
-            else:
-                tally.denied += 1
+
+    async def _answer(self, decision: object) -> None:
+        if decision is True:
+            await self.connection.accept()
+        elif decision is False:
+            raise falcon.HTTPForbidden
+        else:
+            raise SetupError(
+                f"{type(self.resource).__name__}.on_connect returned {decision!r}; "
+                "return True to accept the connection, or False to deny it"
+            )
 
     # Reading.
 
@@ -189,8 +189,9 @@ class Session:
             event = await self._gate.receive()
         self._receiving = False
         if event["type"] == "websocket.receive":
-            text = event.get("text")
-            return text if text is not None else event["bytes"]
+            text: str | None = event.get("text")
+            data: bytes = event["bytes"] if text is None else b""
+            return data if text is None else text
         raise falcon.WebSocketDisconnected(_close_code(event))
 
     def _read_ahead(self) -> None:
@@ -232,7 +233,7 @@ class Session:
     # Ending.
 
     def _settle(self) -> None:
-        """Nothing more can be sent: let the server report the end by itself, or a handler finish."""
+        """Nothing more can be sent: let the server report the end, or a handler finish, first."""
         self._end_in(LINGER if self._receiving else self.connection.limits.handler_grace)
 
     def _end_in(self, seconds: float) -> None:
@@ -266,34 +267,35 @@ class Session:
     # Handling.
 
     async def _handle(self, frame: Frame) -> None:
-        """Have one frame handled, and answer where an answer is due."""
+        """Have one frame handled, by its handler or, where there is none, by ``on_message``."""
         connection, resource = self.connection, self.resource
         connection.manager.tally.received += 1
         if not self._admit(frame):
             return
-        ref: Ref = None
-        what: object = "on_message"
         try:
-            try:
-                if not isinstance(frame, str):
-                    raise Refusal("unsupported_frame", "This speaks JSON, in text frames.")
-                handler, payload, ref = resource.__pachinko_table__.open(frame)
-            except Refusal as refusal:
-                ref = refusal.ref
-                if refusal.code == "invalid_payload" or not resource.__pachinko_falls_back__:
-                    raise
-                ref = None
-                await self._attend(resource.on_message(connection, frame))
-                return
-            what = handler.type
-            if handler.takes_payload:
-                answer = await self._attend(handler.function(resource, connection, payload))
+            if not isinstance(frame, str):
+                raise Refusal("unsupported_frame", "This speaks JSON, in text frames.")
+            handler, payload, ref = resource.__pachinko_table__.open(frame)
+        except Refusal as refusal:
+            if refusal.code != "invalid_payload" and resource.__pachinko_falls_back__:
+                await self._run(resource.on_message(connection, frame), "on_message", None)
             else:
-                answer = await self._attend(handler.function(resource, connection))
+                await self._refuse(refusal, refusal.ref)
+            return
+        if handler.takes_payload:
+            handling = handler.function(resource, connection, payload)
+        else:
+            handling = handler.function(resource, connection)
+        await self._run(handling, handler.type, ref)
+
+    async def _run(self, handling: Coroutine[Any, Any, Any], what: str, ref: Ref) -> None:
+        """Run a handler to its end, and answer the client where an answer is due."""
+        try:
+            answer = await self._attend(handling)
             if ref is not None:
-                await connection.send_media(_Reply(answer, ref))
+                await self.connection.send_media(_Reply(ref, answer))
             elif answer is not None:
-                await connection.send_media(_Reply(answer))
+                await self.connection.send_media(_Reply(msgspec.UNSET, answer))
         except MessageError as refusal:
             await self._refuse(refusal, ref)
         except falcon.HTTPError as error:
@@ -329,7 +331,7 @@ class Session:
         return True
 
     def _cut_off(self, code: int, error: str, sentence: str) -> None:
-        self.connection.push(encode_json(_Error(_Fault(error, sentence))))
+        self.connection.push(encode_json(_Error(msgspec.UNSET, _Fault(error, sentence))))
         self.connection.begin_close(code, sentence)
 
     async def _refuse(self, error: MessageError, ref: Ref) -> None:
@@ -337,11 +339,11 @@ class Session:
         fault = _Fault(error.code, error.message, error.path, error.status)
         mark = msgspec.UNSET if ref is None else ref
         try:
-            await self.connection.send_media(_Error(fault, mark))
+            await self.connection.send_media(_Error(mark, fault))
         except EncodeError as unsendable:
             await self._fail(unsendable, error.code, ref)
 
-    async def _fail(self, error: BaseException, what: object, ref: Ref) -> None:
+    async def _fail(self, error: BaseException, what: str, ref: Ref) -> None:
         """Log what a handler raised, once, and tell the client no more than that it happened."""
         self.connection.manager.tally.errors += 1
         log.error(

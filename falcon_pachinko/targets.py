@@ -10,8 +10,8 @@ Python binds ``-`` tighter than ``&``, and ``&`` tighter than ``|``.
 
 from __future__ import annotations
 
-from collections.abc import Set
-from typing import Generic, Protocol, TypeVar
+from collections.abc import Set as AbstractSet
+from typing import Protocol, TypeVar
 
 import msgspec
 
@@ -24,23 +24,23 @@ T_co = TypeVar("T_co", covariant=True)
 class Directory(Protocol[T_co]):
     """Where targets look members up: what the manager of one process knows."""
 
-    def in_room(self, name: str) -> Set[T_co]:
+    def in_room(self, name: str) -> AbstractSet[T_co]:
         """Return who is in a room."""
         ...
 
-    def of_user(self, name: str) -> Set[T_co]:
+    def of_user(self, name: str) -> AbstractSet[T_co]:
         """Return a user's connections."""
         ...
 
-    def with_tag(self, name: str) -> Set[T_co]:
+    def with_tag(self, name: str) -> AbstractSet[T_co]:
         """Return who wears a tag."""
         ...
 
-    def with_id(self, name: str) -> Set[T_co]:
+    def with_id(self, name: str) -> AbstractSet[T_co]:
         """Return the connection of that id, if it is here."""
         ...
 
-    def all(self) -> Set[T_co]:
+    def all(self) -> AbstractSet[T_co]:
         """Return every connection."""
         ...
 
@@ -57,7 +57,7 @@ class Target(msgspec.Struct, frozen=True, tag_field="target"):
     def __sub__(self, other: Target) -> Target:
         return Except(self, other) if isinstance(other, Target) else NotImplemented
 
-    def select(self, directory: Directory[T]) -> Set[T]:
+    def select(self, directory: Directory[T]) -> AbstractSet[T]:
         """Return who is meant, of those the directory knows; maybe a live view."""
         raise TypeError(f"{type(self).__name__} names nobody; use room(), user(), tag() ...")
 
@@ -67,7 +67,7 @@ class Room(Target, frozen=True, tag="room"):
 
     name: str
 
-    def select(self, directory: Directory[T]) -> Set[T]:
+    def select(self, directory: Directory[T]) -> AbstractSet[T]:
         """Look the room up."""
         return directory.in_room(self.name)
 
@@ -77,7 +77,7 @@ class User(Target, frozen=True, tag="user"):
 
     name: str
 
-    def select(self, directory: Directory[T]) -> Set[T]:
+    def select(self, directory: Directory[T]) -> AbstractSet[T]:
         """Look the user up."""
         return directory.of_user(self.name)
 
@@ -87,7 +87,7 @@ class Tag(Target, frozen=True, tag="tag"):
 
     name: str
 
-    def select(self, directory: Directory[T]) -> Set[T]:
+    def select(self, directory: Directory[T]) -> AbstractSet[T]:
         """Look the tag up."""
         return directory.with_tag(self.name)
 
@@ -97,7 +97,7 @@ class ConnectionId(Target, frozen=True, tag="connection"):
 
     name: str
 
-    def select(self, directory: Directory[T]) -> Set[T]:
+    def select(self, directory: Directory[T]) -> AbstractSet[T]:
         """Look the id up."""
         return directory.with_id(self.name)
 
@@ -105,7 +105,7 @@ class ConnectionId(Target, frozen=True, tag="connection"):
 class Everyone(Target, frozen=True, tag="everyone"):
     """Every connection."""
 
-    def select(self, directory: Directory[T]) -> Set[T]:
+    def select(self, directory: Directory[T]) -> AbstractSet[T]:
         """Take them all."""
         return directory.all()
 
@@ -116,7 +116,7 @@ class Union(Target, frozen=True, tag="or"):
     left: Target
     right: Target
 
-    def select(self, directory: Directory[T]) -> Set[T]:
+    def select(self, directory: Directory[T]) -> AbstractSet[T]:
         """Join both, each member once."""
         return self.left.select(directory) | self.right.select(directory)
 
@@ -127,7 +127,7 @@ class Both(Target, frozen=True, tag="and"):
     left: Target
     right: Target
 
-    def select(self, directory: Directory[T]) -> Set[T]:
+    def select(self, directory: Directory[T]) -> AbstractSet[T]:
         """Keep whom both name."""
         return self.left.select(directory) & self.right.select(directory)
 
@@ -138,7 +138,7 @@ class Except(Target, frozen=True, tag="minus"):
     left: Target
     right: Target
 
-    def select(self, directory: Directory[T]) -> Set[T]:
+    def select(self, directory: Directory[T]) -> AbstractSet[T]:
         """Take the second's members away."""
         return self.left.select(directory) - self.right.select(directory)
 

@@ -66,7 +66,8 @@ class Worker:
             else:
                 self.state = "done"
                 return
-            if self.state == "failed":
+            if self._given_up:
+                self.state = "failed"
                 return
             if loop.time() - began >= HEALTHY:
                 delay = first
@@ -80,11 +81,12 @@ class Worker:
     def _crashed(self, error: BaseException) -> None:
         log.error("worker %s crashed", self.name, exc_info=error)
         if self.critical:
-            self.state = "failed"
             log.critical("worker %s is critical: the server stops", self.name)
             signal.raise_signal(signal.SIGTERM)
-        elif self.restart == "never":
-            self.state = "failed"
+
+    @property
+    def _given_up(self) -> bool:
+        return self.critical or self.restart == "never"
 
 
 class WorkerController:
@@ -137,7 +139,7 @@ class WorkerController:
             DuplicateWorkerError: The name is taken.
         """
         called = name or getattr(function, "__name__", None) or type(function).__name__
-        if not inspect.iscoroutinefunction(inspect.unwrap(_callee(function))):
+        if not inspect.iscoroutinefunction(_callee(function)):
             raise WorkerError(called, f"is not a coroutine; write `async def {called}(...)`")
         if restart not in ("on-failure", "never"):
             raise WorkerError(called, f'has restart={restart!r}; use "on-failure" or "never"')
@@ -181,7 +183,9 @@ class WorkerController:
             return
         _, late = await asyncio.wait(tasks.values(), timeout=self._stop_timeout)
         for task in late:
-            log.error("%s did not end within %s s; left behind", task.get_name(), self._stop_timeout)
+            log.error(
+                "%s did not end within %s s; left behind", task.get_name(), self._stop_timeout
+            )
 
     def status(self) -> dict[str, dict[str, Any]]:
         """Return each worker's state and how often it was started again."""
@@ -201,6 +205,4 @@ def _callee(function: Any) -> Any:
     """Return what actually runs: a partial's function, a callable object's ``__call__``."""
     while isinstance(function, functools.partial):
         function = function.func
-    if not inspect.isroutine(function) and hasattr(type(function), "__call__"):
-        return type(function).__call__
-    return function
+    return function if inspect.isroutine(function) else getattr(type(function), "__call__", None)
