@@ -68,6 +68,7 @@ class Session:
 
     __slots__ = (
         "_bucket",
+        "_code",
         "_end_timer",
         "_gate",
         "_inbox",
@@ -97,13 +98,14 @@ class Session:
         self._waiter: asyncio.Future[AsgiEvent] | None = None
         self._end_timer: asyncio.TimerHandle | None = None
         self._receiving = self._interrupted = False
+        self._code = ABNORMAL  # what the server reports of the end, once it does
 
     async def serve(self, req: falcon.asgi.Request, params: dict[str, Any]) -> None:
         """Live the connection's whole life; when this returns or raises, all of it is over."""
         connection = self.connection
         connection.task, connection.on_end = self._task, self._settle
         connection.manager.add(connection)
-        code, going_away = ABNORMAL, False
+        cancelled = False
         try:
             await self._shake_hands(req, params)
             patience = PATIENCE
@@ -115,19 +117,18 @@ class Session:
                 if not patience:
                     patience = PATIENCE
                     await asyncio.sleep(0)
-        except falcon.WebSocketDisconnected as gone:
-            code = gone.code or ABNORMAL
-            going_away = code in _GOING_AWAY
+        except falcon.WebSocketDisconnected:
+            pass
         except asyncio.CancelledError:
-            going_away = True
+            cancelled = True
             if not self._interrupted or self._task.uncancel():
                 raise
         finally:
             connection.on_end = None
             if connection.close_code is None:
-                connection.close_code = code
+                connection.close_code = self._code
             connection.manager.forget(connection)
-            connection.release(now=going_away)
+            connection.release(now=cancelled or self._code in _GOING_AWAY)
             self._stop_reading()
             if connection.accepted:
                 await self._say_goodbye()
@@ -192,7 +193,8 @@ class Session:
             text: str | None = event.get("text")
             data: bytes = event["bytes"] if text is None else b""
             return data if text is None else text
-        raise falcon.WebSocketDisconnected(_close_code(event))
+        self._code = _close_code(event)
+        raise falcon.WebSocketDisconnected(self._code)
 
     def _read_ahead(self) -> None:
         """Start to read while a handler is busy."""
@@ -217,6 +219,7 @@ class Session:
             self._inbox.append(event)
             if event["type"] != "websocket.receive":
                 self._reader = None
+                self._code = _close_code(event)
                 self.connection.lose()
                 self._end_in(limits.handler_grace)
                 return

@@ -139,7 +139,7 @@ class WorkerController:
             DuplicateWorkerError: The name is taken.
         """
         called = name or getattr(function, "__name__", None) or type(function).__name__
-        if not inspect.iscoroutinefunction(_callee(function)):
+        if not (callable(function) and inspect.iscoroutinefunction(_callee(function))):
             raise WorkerError(called, f"is not a coroutine; write `async def {called}(...)`")
         if restart not in ("on-failure", "never"):
             raise WorkerError(called, f'has restart={restart!r}; use "on-failure" or "never"')
@@ -205,4 +205,4 @@ def _callee(function: Any) -> Any:
     """Return what actually runs: a partial's function, a callable object's ``__call__``."""
     while isinstance(function, functools.partial):
         function = function.func
-    return function if inspect.isroutine(function) else getattr(type(function), "__call__", None)
+    return function if inspect.isroutine(function) else type(function).__call__

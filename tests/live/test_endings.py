@@ -1,0 +1,154 @@
+"""However a connection ends, its clean-up runs once, and nothing is left behind."""
+
+import asyncio
+import time
+
+import pytest
+
+
+async def baseline(server, seconds=5):
+    """Wait until the server knows no connection and no room."""
+    deadline = time.monotonic() + seconds
+    while (status := await asyncio.to_thread(server.get, "/status"))["connections"]:
+        assert time.monotonic() < deadline, status
+        await asyncio.sleep(0.02)
+    return status
+
+
+async def close(client):
+    await client.close()
+
+
+async def close_with_code(client):
+    await client.close(4100, "done here")
+
+
+async def drop(client):
+    client.transport.abort()
+
+
+ENDINGS = {"clean": (close, 1000), "code": (close_with_code, 4100), "drop": (drop, 1006)}
+
+
+@pytest.mark.parametrize("ending", ENDINGS)
+async def test_on_disconnect_runs_once(uvicorn, ending):
+    """With the peer's own code, or 1006 where there was no close frame."""
+    end, code = ENDINGS[ending]
+    client = await uvicorn.dial("/ws/chat/tea")
+    await client.recv()
+
+    await end(client)
+
+    assert await uvicorn.printed(f"bye chat:tea {code}") == 1
+    status = await baseline(uvicorn)
+    assert status["rooms"] == 0
+    assert uvicorn.output.count("bye") == 1
+
+
+async def test_on_disconnect_runs_once_after_a_reset(uvicorn, reset):
+    """A reset is an end without a close frame."""
+    client = await uvicorn.dial("/ws/chat/tea")
+    await client.recv()
+
+    reset(client)
+
+    assert await uvicorn.printed("bye chat:tea 1006") == 1
+    await baseline(uvicorn)
+    assert uvicorn.output.count("bye") == 1
+
+
+@pytest.mark.parametrize("end", [close, close_with_code, drop])
+async def test_hypercorn_reports_every_end_as_1006(start, end):
+    """Hypercorn keeps the peer's code to itself; the clean-up runs once all the same."""
+    server = start("hypercorn")
+    client = await server.dial("/ws/chat/tea")
+    await client.recv()
+
+    await end(client)
+
+    assert await server.printed("bye chat:tea 1006") == 1
+    await baseline(server)
+    assert server.output.count("bye") == 1
+
+
+async def test_on_disconnect_runs_once_when_the_server_stops(server):
+    """SIGTERM with clients connected: everyone's clean-up ends before the process does."""
+    clients = [await server.dial("/ws/chat/tea") for _ in range(5)]
+    for client in clients:
+        await client.recv()
+
+    await asyncio.to_thread(server.terminate)
+
+    ends = [line for line in server.output.splitlines() if line.startswith("bye")]
+    assert len(ends) == 5, server.output
+    assert "worker stopped" in server.output
+    # Hypercorn's own streams complain, on 3.11, of the connections that it cancels.
+    assert "Traceback" not in server.output or server.kind == "hypercorn"
+
+
+async def test_a_busy_handler_is_cancelled_after_its_grace(uvicorn):
+    """Its client went; the handler has a second, then the clean-up runs."""
+    client = await uvicorn.dial("/ws/chat/tea")
+    await client.recv()
+    await client.send('{"type": "think", "payload": 60}')
+    await asyncio.to_thread(uvicorn.get, "/status")
+
+    await client.close()
+
+    assert await uvicorn.printed("bye chat:tea 1000") == 1
+    assert "thought" not in uvicorn.output
+
+
+async def test_a_busy_handler_may_finish_within_its_grace(uvicorn):
+    """A client that goes does not cut off what it asked for."""
+    client = await uvicorn.dial("/ws/chat/tea")
+    await client.recv()
+    await client.send('{"type": "think", "payload": 0.6}')
+    await asyncio.to_thread(uvicorn.get, "/status")
+
+    await client.close()
+
+    assert await uvicorn.printed("bye chat:tea 1000") == 1
+    assert "thought" in uvicorn.output
+
+
+async def test_the_server_stops_while_a_handler_is_busy(start):
+    """The handler is cancelled, its client's clean-up runs whole, and the process ends."""
+    server = start("websockets-sansio", "seed_chat:app", "--timeout-graceful-shutdown", "1")
+    client = await server.dial("/ws/chat/tea")
+    await client.recv()
+    await client.send('{"type": "think", "payload": 60}')
+    await asyncio.to_thread(server.get, "/status")
+
+    seconds = await asyncio.to_thread(server.terminate)
+
+    assert server.output.count("bye chat:tea 1012") == 1
+    assert seconds < 4
+
+
+async def test_a_client_that_goes_during_on_connect_was_never_there(start):
+    """No on_disconnect, and its room is left."""
+    server = start("websockets-sansio", "slow_door:app")
+    attempt = asyncio.create_task(server.dial("/ws/slow"))
+    await server.printed("asked")
+
+    attempt.cancel()
+
+    await server.printed("left at the door")
+    await baseline(server)
+    assert "bye" not in server.output
+
+
+async def test_a_storm_of_drops_leaves_nothing(start):
+    """Two hundred clients vanish at once; connections, rooms and tasks are back at their start."""
+    server = start("websockets-sansio")
+    before = await asyncio.to_thread(server.get, "/status")
+    clients = [await server.dial(f"/ws/chat/{n % 20}") for n in range(200)]
+    there = await asyncio.to_thread(server.get, "/status")
+
+    for client in clients:
+        client.transport.abort()
+
+    after = await baseline(server)
+    assert (there["connections"], there["rooms"]) == (200, 20)
+    assert (after["connections"], after["rooms"]) == (before["connections"], before["rooms"])
