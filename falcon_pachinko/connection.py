@@ -461,7 +461,9 @@ class Connection:
         self._sent_at = loop.time()
         timeout = self.limits.send_timeout
         self._deadline = loop.call_later(timeout, self._check_deadline, loop)
-        self._writer = loop.create_task(self._write(step, waiting_for, size))
+        writer = loop.create_task(self._write(step, waiting_for, size))
+        if not writer.done():  # an eager task factory may have run it to its end by now
+            self._writer = writer
 
     async def _write(self, step: Any, waiting_for: Any, size: int) -> None:
         """Finish one frame, then send what waits behind it: the connection's only writer."""

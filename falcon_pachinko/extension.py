@@ -47,6 +47,7 @@ class Pachinko:
             self.ws_connection_manager, stop_timeout=limits.shutdown_timeout
         )
         self.ws_connection_manager.add_gauge("workers", self.controller.status)
+        self._warned = False
 
     @property
     def workers(self) -> list[Worker]:
@@ -84,16 +85,11 @@ class Pachinko:
             template, resource, init_kwargs, self.ws_connection_manager, limits or self.limits
         )
         name = route.resource.__name__
-        for taken in falcon.inspect.inspect_routes(self.app):
-            if taken.path == template:
-                owner = next(
-                    (r.resource.__name__ for r in self.routes if r.template == template), ""
-                )
-                raise RouteConflictError(
-                    template, name, f"{owner or taken.class_name} has that path already"
-                )
+        owner = self._owner_of(template)
+        if owner is not None:
+            raise RouteConflictError(template, name, f"{owner} has that path already")
         try:
-            falcon.asgi.App.add_route(self.app, template, route)
+            super(_Installed, self.app).add_route(template, route)  # type: ignore[misc]  # the app's own
         except (ValueError, TypeError) as error:
             raise RouteConflictError(template, name, str(error)) from None
         self.routes.append(route)
@@ -128,6 +124,26 @@ class Pachinko:
         is called with the app's connection manager.
         """
         return self.controller.add(function, *args, name=name, **options)
+
+    def _owner_of(self, template: str) -> str | None:
+        """Name what serves a path; Falcon itself would silently put a new resource in its place."""
+        for route in self.routes:
+            if route.template == template:
+                return route.resource.__name__
+        try:
+            taken = falcon.inspect.inspect_routes(self.app)
+        except TypeError:  # a router of the user's own, which nobody can look into
+            return None
+        return next((each.class_name for each in taken if each.path == template), None)
+
+    def expect_started(self) -> None:
+        """Warn, once, if clients come although the workers never started."""
+        if self.controller.workers and not self.controller.started and not self._warned:
+            self._warned = True
+            log.warning(
+                "workers are registered but not running: the server did not start the app's "
+                "lifespan; with uvicorn, use --lifespan on"
+            )
 
     async def start(self) -> None:
         """Start the workers; the app's lifespan does it."""
@@ -189,6 +205,7 @@ class _Installed:
         falcons = super().__call__  # type: ignore[misc]  # Falcon's
         kind = scope["type"]
         if kind == "websocket":
+            self._pachinko.expect_started()
             gate = Gate(scope, receive, send)
             try:
                 await falcons(scope, receive, gate.send)
@@ -260,8 +277,8 @@ def install(app: falcon.asgi.App[Any, Any], *, limits: Limits | None = None) -> 
         app.add_websocket_route("/ws/chat/{room_name}", ChatRoom)
     """
     if not isinstance(app, falcon.asgi.App):
-        hint = "; use falcon.asgi.App" if isinstance(app, falcon.App) else ""
-        raise SetupError(f"install() takes a falcon.asgi.App, not {type(app).__name__}{hint}")
+        got = "falcon.App, which is WSGI" if isinstance(app, falcon.App) else repr(app)
+        raise SetupError(f"install() takes a falcon.asgi.App, not {got}")
     wanted = limits or Limits()
     there = installed(app)
     if there is not None:

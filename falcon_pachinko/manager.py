@@ -82,6 +82,9 @@ class WebSocketConnectionManager:
         self._gauges: dict[str, Callable[[], Any]] = {}
         self._endings: set[asyncio.Task[Any]] = set()
 
+    def __len__(self) -> int:
+        return len(self._connections)
+
     # Membership.
 
     async def add_connection(
@@ -143,10 +146,11 @@ class WebSocketConnectionManager:
             EncodeError: The message cannot be encoded; nobody got it.
         """
         packet = encode_json(message)
+        excluded = (exclude,) if isinstance(exclude, str) else exclude
         members = to.select(self)
         queued = dropped = 0
         for count, connection in enumerate(list(members), 1):
-            if exclude and connection.id in exclude:
+            if excluded and connection.id in excluded:
                 continue
             if connection.push(packet):
                 queued += 1

@@ -142,9 +142,15 @@ class Session:
         connection, resource = self.connection, self.resource
         resource.ws = connection
         try:
+            if len(connection.manager) > connection.limits.connections:
+                raise falcon.HTTPServiceUnavailable(
+                    description=f"{connection.limits.connections} are connected (connections)"
+                )
             decision = await self._attend(resource.on_connect(req, connection, **params))
             if connection.unaccepted:
                 await self._answer(decision)
+        except falcon.WebSocketDisconnected:
+            raise  # it went before it was accepted
         except falcon.HTTPError as error:
             if connection.unaccepted:
                 await self._gate.deny(error)
@@ -201,7 +207,9 @@ class Session:
         if self._reader is None:
             if self._inbox is _NO_EVENTS:
                 self._inbox = deque()
-            self._reader = asyncio.get_running_loop().create_task(self._fill_inbox())
+            reader = asyncio.get_running_loop().create_task(self._fill_inbox())
+            if not reader.done():  # an eager task factory may have run it to its end by now
+                self._reader = reader
 
     async def _fill_inbox(self) -> None:
         """Read until the session has time to do so itself, or the client is gone."""
