@@ -30,6 +30,7 @@ from falcon_pachinko.errors import (
 )
 from falcon_pachinko.extension import App, Pachinko, install
 from falcon_pachinko.handlers import handles_message
+from falcon_pachinko.handshake import Principal
 from falcon_pachinko.limits import Limits
 from falcon_pachinko.manager import Delivery, WebSocketConnectionManager
 from falcon_pachinko.resource import WebSocketResource
@@ -51,6 +52,7 @@ __all__ = [
     "NotAllowedError",
     "Pachinko",
     "PachinkoError",
+    "Principal",
     "ResourceTypeError",
     "RoomLimitError",
     "RoomNameError",

@@ -127,9 +127,11 @@ class Connection:
         "_sent_at",
         "_stage",
         "_state",
+        "_user_id",
         "_warned",
         "_writer",
         "accepted",
+        "address",
         "close_code",
         "close_reason",
         "id",
@@ -141,14 +143,13 @@ class Connection:
         "subprotocol",
         "subprotocols",
         "task",
-        "user_id",
         "worn",
     )
 
     id: str
     """A random name, unique among all processes; not a secret."""
-    user_id: str | None
-    """Who it is, once the application knows; None for a stranger."""
+    address: str | None
+    """The client's address, where connections are counted by it; else None."""
     subprotocol: str | None
     """The subprotocol that was agreed on; None before the accept, or if there is none."""
     subprotocols: tuple[str, ...]
@@ -183,7 +184,8 @@ class Connection:
         self.id = connection_id
         self.manager = manager
         self.resource = None
-        self.user_id = None
+        self.address = None
+        self._user_id: str | None = None
         self.subprotocol = None
         self.subprotocols = tuple(subprotocols)
         self.close_code = None
@@ -218,6 +220,16 @@ class Connection:
         if self._state is None:
             self._state = falcon.Context()
         return self._state
+
+    @property
+    def user_id(self) -> str | None:
+        """Who it is; None for a stranger. Set it to have `send_to_user` reach it."""
+        return self._user_id
+
+    @user_id.setter
+    def user_id(self, user_id: str | None) -> None:
+        before, self._user_id = self._user_id, user_id
+        self.manager.identify(self, before)
 
     @property
     def rooms(self) -> frozenset[str]:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import dataclasses
 import logging
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterable
 from typing import Any, cast
 
 import falcon
@@ -16,7 +17,7 @@ from falcon_pachinko.errors import (
     SetupError,
     UnknownRouteError,
 )
-from falcon_pachinko.handshake import Gate
+from falcon_pachinko.handshake import Admission, Authenticate, Gate
 from falcon_pachinko.limits import Limits
 from falcon_pachinko.manager import WebSocketConnectionManager
 from falcon_pachinko.resource import WebSocketResource
@@ -29,6 +30,40 @@ __all__ = ["App", "Pachinko", "install", "installed"]
 log = logging.getLogger("falcon_pachinko")
 
 
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class _Options:
+    """What `install` was called with; two calls are the same if these are equal."""
+
+    limits: Limits
+    origins: tuple[str, ...] | None
+    allowed_hosts: tuple[str, ...] | None
+    authenticate: Authenticate | None
+
+    @classmethod
+    def of(
+        cls,
+        limits: Limits | None = None,
+        origins: Iterable[str] | str | None = None,
+        allowed_hosts: Iterable[str] | str | None = None,
+        authenticate: Authenticate | None = None,
+    ) -> _Options:
+        return cls(
+            limits=limits or Limits(),
+            origins=_names(origins),
+            allowed_hosts=_names(allowed_hosts),
+            authenticate=authenticate,
+        )
+
+    def changed(self, other: _Options) -> list[str]:
+        """Name the options in which another call differs."""
+        names = (field.name for field in dataclasses.fields(self))
+        return [name for name in names if getattr(self, name) != getattr(other, name)]
+
+
+def _names(given: Iterable[str] | str | None) -> tuple[str, ...] | None:
+    return (given,) if isinstance(given, str) else None if given is None else tuple(given)
+
+
 class Pachinko:
     """What `install` returns: the app's WebSocket side, with types.
 
@@ -36,9 +71,11 @@ class Pachinko:
     on `falcon_pachinko.App`.
     """
 
-    def __init__(self, app: falcon.asgi.App[Any, Any], limits: Limits) -> None:
+    def __init__(self, app: falcon.asgi.App[Any, Any], options: _Options) -> None:
         self.app = app
-        self.limits = limits
+        self.options = options
+        self.limits = limits = options.limits
+        self._admission = Admission(options.origins, options.allowed_hosts, options.authenticate)
         self.ws_connection_manager = WebSocketConnectionManager(limits)
         """Who is connected to this app, and the way to send to them."""
         self.routes: list[Route] = []
@@ -82,7 +119,12 @@ class Pachinko:
             RouteConflictError: Another resource has that path.
         """
         route = Route(
-            template, resource, init_kwargs, self.ws_connection_manager, limits or self.limits
+            template,
+            resource,
+            init_kwargs,
+            manager=self.ws_connection_manager,
+            limits=limits or self.limits,
+            admission=self._admission,
         )
         name = route.resource.__name__
         owner = self._owner_of(template)
@@ -250,12 +292,27 @@ class App(_Installed, falcon.asgi.App[Any, Any]):  # type: ignore[misc]  # Falco
         app.add_websocket_route("/ws/chat/{room_name}", ChatRoom)
     """
 
-    def __init__(self, *args: Any, limits: Limits | None = None, **kwargs: Any) -> None:
+    def __init__(
+        self,
+        *args: Any,
+        limits: Limits | None = None,
+        origins: Iterable[str] | str | None = None,
+        allowed_hosts: Iterable[str] | str | None = None,
+        authenticate: Authenticate | None = None,
+        **kwargs: Any,
+    ) -> None:
         super().__init__(*args, **kwargs)
-        self._pachinko = Pachinko(self, limits or Limits())
+        self._pachinko = Pachinko(self, _Options.of(limits, origins, allowed_hosts, authenticate))
 
 
-def install(app: falcon.asgi.App[Any, Any], *, limits: Limits | None = None) -> Pachinko:
+def install(
+    app: falcon.asgi.App[Any, Any],
+    *,
+    limits: Limits | None = None,
+    origins: Iterable[str] | str | None = None,
+    allowed_hosts: Iterable[str] | str | None = None,
+    authenticate: Authenticate | None = None,
+) -> Pachinko:
     """Give a Falcon app WebSocket routes, a connection manager and workers.
 
     The app gains ``add_websocket_route``, ``create_websocket_resource``,
@@ -265,27 +322,36 @@ def install(app: falcon.asgi.App[Any, Any], *, limits: Limits | None = None) -> 
     Args:
         app: A `falcon.asgi.App`, or an instance of a subclass of it.
         limits: What one client may cost, for all routes that do not say otherwise.
+        origins: Web origins whose pages may connect, besides the server's own:
+            ``["https://app.example", "https://*.app.example"]``; ``"*"`` for any.
+            A client that sends no Origin is no browser, and may.
+        allowed_hosts: The names this server goes by, as in a Host header but without
+            the port; None checks nothing. Set it where DNS rebinding matters.
+        authenticate: A coroutine function that gets the request before
+            ``on_connect`` and returns a user id, a `Principal`, or None for a
+            stranger; it denies by raising ``falcon.HTTPUnauthorized``.
 
     Raises:
-        SetupError: It is no ASGI app of Falcon's.
+        SetupError: It is no ASGI app of Falcon's, or an option is not as it should be.
         AlreadyInstalledError: The app has it, with other options.
 
     Example::
 
         app = falcon.asgi.App()
-        install(app)
+        install(app, origins=["https://app.example"])
         app.add_websocket_route("/ws/chat/{room_name}", ChatRoom)
     """
     if not isinstance(app, falcon.asgi.App):
         got = "falcon.App, which is WSGI" if isinstance(app, falcon.App) else repr(app)
         raise SetupError(f"install() takes a falcon.asgi.App, not {got}")
-    wanted = limits or Limits()
+    options = _Options.of(limits, origins, allowed_hosts, authenticate)
     there = installed(app)
     if there is not None:
-        if there.limits != wanted:
-            raise AlreadyInstalledError(["limits"])
+        changed = there.options.changed(options)
+        if changed:
+            raise AlreadyInstalledError(changed)
         return there
-    pachinko = Pachinko(app, wanted)
+    pachinko = Pachinko(app, options)
     # An App has __slots__ and no __dict__: nothing can be put on it.  So this one
     # app gets a class of its own, which adds no slots and hence fits the instance.
     own = type(app)

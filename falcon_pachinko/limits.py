@@ -54,6 +54,12 @@ class Limits:
     connections: int = 100_000
     """How many connections the process takes; one more is answered with 503."""
 
+    connections_per_address: int | None = None
+    """The same per client address, 429; off by default (a proxy makes all one address)."""
+
+    connections_per_user: int | None = None
+    """The same per user id, 429; off by default."""
+
     handler_grace: float = 5.0
     """Seconds that a handler may go on after its client went; then it is cancelled."""
 
@@ -66,6 +72,8 @@ class Limits:
             if field.name == "on_overflow":
                 if value not in _POLICIES:
                     raise ValueError(f"on_overflow={value!r}: choose one of {_POLICIES}")
+            elif value is None and field.default is None:
+                continue
             elif isinstance(value, bool) or not isinstance(value, (int, float)):
                 raise TypeError(f"{field.name}={value!r}: give a number")
             elif not (math.isfinite(value) and value > 0):

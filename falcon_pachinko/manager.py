@@ -79,6 +79,7 @@ class WebSocketConnectionManager:
         self._rooms: Index[Connection] = Index()
         self._users: Index[Connection] = Index()
         self._tags: Index[Connection] = Index()
+        self._addresses: Index[Connection] = Index()
         self._gauges: dict[str, Callable[[], Any]] = {}
         self._endings: set[asyncio.Task[Any]] = set()
 
@@ -242,6 +243,10 @@ class WebSocketConnectionManager:
         """Return a user's connections, as a live view."""
         return self._users.members(name)
 
+    def at_address(self, address: str) -> AbstractSet[Connection]:
+        """Return who comes from an address, where that is counted, as a live view."""
+        return self._addresses.members(address)
+
     def with_tag(self, name: str) -> AbstractSet[Connection]:
         """Return who wears a tag, as a live view."""
         return self._tags.members(name)
@@ -264,8 +269,9 @@ class WebSocketConnectionManager:
             raise DuplicateConnectionError(known_as)
         connection.id = known_as
         self._connections[known_as] = connection
-        if connection.user_id is not None:
-            self._users.add(connection.user_id, connection)
+        if connection.address is not None:
+            self._addresses.add(connection.address, connection)
+        self.identify(connection, None)
 
     def forget(self, connection: Connection) -> None:
         """`remove_connection`, for a connection: costs as much as it has rooms and tags."""
@@ -278,8 +284,17 @@ class WebSocketConnectionManager:
             self._tags.discard(tag, connection)
         connection.joined.clear()
         connection.worn.clear()
+        if connection.address is not None:
+            self._addresses.discard(connection.address, connection)
         if connection.user_id is not None:
             self._users.discard(connection.user_id, connection)
+
+    def identify(self, connection: Connection, before: str | None) -> None:
+        """Note that a connection belongs to another user than before."""
+        if before is not None:
+            self._users.discard(before, connection)
+        if connection.user_id is not None and connection.id in self._connections:
+            self._users.add(connection.user_id, connection)
 
     def join(self, connection: Connection, room: str) -> None:
         """`join_room`, for a connection; one that has gone joins nothing, quietly."""

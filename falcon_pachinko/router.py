@@ -12,7 +12,7 @@ import falcon.asgi
 
 from falcon_pachinko.connection import Connection
 from falcon_pachinko.errors import HandlerError, ResourceTypeError
-from falcon_pachinko.handshake import Gate
+from falcon_pachinko.handshake import Admission, Gate
 from falcon_pachinko.limits import Limits
 from falcon_pachinko.manager import WebSocketConnectionManager
 from falcon_pachinko.resource import WebSocketResource
@@ -34,14 +34,17 @@ class Route:
         template: str,
         factory: ResourceFactory,
         init_kwargs: dict[str, Any],
+        *,
         manager: WebSocketConnectionManager,
         limits: Limits,
+        admission: Admission,
     ) -> None:
         self.template = template
         self.limits = limits
         self._factory = factory
         self._init_kwargs = init_kwargs
         self._manager = manager
+        self._admission = admission
         self.resource = _resource_class(template, factory)
         _check_arguments(template, factory, init_kwargs)
         _check_fields(template, self.resource)
@@ -84,8 +87,10 @@ class Route:
             limits=self.limits,
             subprotocols=ws.subprotocols,
         )
+        if self.limits.connections_per_address is not None:
+            connection.address = req.remote_addr
         connection.resource = resource = self.create_resource()
-        await Session(connection, resource, gate).serve(req, params)
+        await Session(connection, resource, gate, self._admission).serve(req, params)
 
 
 def _resource_class(template: str, factory: object) -> type[WebSocketResource]:

@@ -6,9 +6,9 @@ import asyncio
 import logging
 import types
 from collections import deque
-from collections.abc import Coroutine, Generator
+from collections.abc import Coroutine, Generator, Sized
 from http import HTTPStatus
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import falcon
 import falcon.asgi
@@ -18,11 +18,9 @@ from falcon_pachinko.codec import encode_json
 from falcon_pachinko.connection import ABNORMAL, LINGER, Connection, resume
 from falcon_pachinko.errors import EncodeError, MessageError, SetupError
 from falcon_pachinko.handlers import Ref, Refusal
+from falcon_pachinko.handshake import Admission, Gate
 from falcon_pachinko.resource import WebSocketResource
 from falcon_pachinko.typing import AsgiEvent, Frame
-
-if TYPE_CHECKING:
-    from falcon_pachinko.handshake import Gate
 
 __all__ = ["Session"]
 
@@ -67,9 +65,11 @@ class Session:
     """
 
     __slots__ = (
+        "_admission",
         "_bucket",
         "_code",
         "_end_timer",
+        "_expiry",
         "_gate",
         "_inbox",
         "_interrupted",
@@ -82,7 +82,15 @@ class Session:
         "resource",
     )
 
-    def __init__(self, connection: Connection, resource: WebSocketResource, gate: Gate) -> None:
+    def __init__(
+        self,
+        connection: Connection,
+        resource: WebSocketResource,
+        gate: Gate,
+        admission: Admission,
+    ) -> None:
+        self._admission = admission
+        self._expiry: asyncio.TimerHandle | None = None
         self.connection = connection
         self.resource = resource
         self._gate = gate
@@ -142,10 +150,7 @@ class Session:
         connection, resource = self.connection, self.resource
         resource.ws = connection
         try:
-            if len(connection.manager) > connection.limits.connections:
-                raise falcon.HTTPServiceUnavailable(
-                    description=f"{connection.limits.connections} are connected (connections)"
-                )
+            await self._attend(self._let_in(req))
             decision = await self._attend(resource.on_connect(req, connection, **params))
             if connection.unaccepted:
                 await self._answer(decision)
@@ -164,6 +169,37 @@ class Session:
         finally:
             if not connection.unaccepted:
                 self._gate.answered()
+
+    async def _let_in(self, req: falcon.asgi.Request) -> None:
+        """Check what the app's settings say about a client, before the resource is asked.
+
+        Raises:
+            falcon.HTTPError: It may not come in, or there are too many of its kind.
+        """
+        connection, manager, limits = (
+            self.connection,
+            self.connection.manager,
+            self.connection.limits,
+        )
+        if len(manager) > limits.connections:
+            sentence = f"{limits.connections} are connected already (connections)."
+            raise falcon.HTTPServiceUnavailable(description=sentence)
+        if connection.address is not None:
+            many = manager.at_address(connection.address)
+            _check_count(many, limits.connections_per_address, "connections_per_address")
+        principal = await self._admission.ask(req)
+        if principal is None:
+            return
+        connection.user_id = principal.user_id
+        many = manager.of_user(principal.user_id)
+        _check_count(many, limits.connections_per_user, "connections_per_user")
+        for tag in principal.tags:
+            manager.tag(connection, tag)
+        seconds = principal.seconds_left()
+        if seconds is not None:
+            self._expiry = asyncio.get_running_loop().call_later(
+                max(seconds, 0), connection.begin_close, 4401, "the authentication has expired"
+            )
 
     async def _answer(self, decision: object) -> None:
         if decision is True:
@@ -237,7 +273,7 @@ class Session:
                 self.connection.begin_close(1008, full)
 
     def _stop_reading(self) -> None:
-        for each in (self._reader, self._end_timer):
+        for each in (self._reader, self._end_timer, self._expiry):
             if each is not None:
                 each.cancel()
 
@@ -384,6 +420,12 @@ class Session:
 
 
 _NO_EVENTS: deque[AsgiEvent] = deque(maxlen=0)  # shared by all that never read ahead
+
+
+def _check_count(many: Sized, most: int | None, setting: str) -> None:
+    if most is not None and len(many) > most:
+        sentence = f"{most} such connections are open already ({setting})."
+        raise falcon.HTTPTooManyRequests(description=sentence)
 
 
 def _close_code(event: AsgiEvent) -> int:

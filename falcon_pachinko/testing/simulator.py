@@ -79,6 +79,13 @@ class Simulator:
             spec_version="2.3",
             **scope,
         )
+        pairs = [
+            tuple(pair) for pair in made["headers"]
+        ]  # a server's are lists, Falcon's iterators
+        if any(name.lower() == "host" for name in headers or ()):
+            # The conductor adds a Host of its own, the last, beside the one that was given.
+            pairs.remove([pair for pair in pairs if pair[0] == b"host"][-1])
+        made["headers"] = pairs
         made["extensions"] = {"websocket.http.response": {}}
         return Client(self.app, made, self._timeout if timeout is None else timeout)
 
