@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 
 import falcon
 
-from falcon_pachinko.codec import Packet, encode_json, pack_bytes, pack_text
+from falcon_pachinko.codec import CODECS, JSON, Codec, Packet, pack_bytes, pack_text
 from falcon_pachinko.errors import NotAllowedError
 from falcon_pachinko.limits import Limits
 from falcon_pachinko.typing import AsgiEvent, AsgiSend
@@ -134,12 +134,14 @@ class Connection:
         "address",
         "close_code",
         "close_reason",
+        "codec",
         "id",
         "joined",
         "limits",
         "manager",
         "on_end",
         "resource",
+        "side_tasks",
         "subprotocol",
         "subprotocols",
         "task",
@@ -151,7 +153,7 @@ class Connection:
     address: str | None
     """The client's address, where connections are counted by it; else None."""
     subprotocol: str | None
-    """The subprotocol that was agreed on; None before the accept, or if there is none."""
+    """The subprotocol agreed on: the first the client offers of the codecs' and the resource's."""
     subprotocols: tuple[str, ...]
     """The subprotocols that the client offered, in its order of preference."""
     accepted: bool
@@ -166,6 +168,8 @@ class Connection:
     """The manager that knows this connection."""
     limits: Limits
     """What this client may cost."""
+    codec: Codec
+    """How its messages are written; by its subprotocol."""
     joined: set[str]
     """The rooms it is in, for the manager, which alone changes it; see `rooms`."""
     worn: set[str]
@@ -179,6 +183,7 @@ class Connection:
         *,
         limits: Limits | None = None,
         subprotocols: Iterable[str] = (),
+        understood: Iterable[str] = (),
         is_open: bool = False,
     ) -> None:
         self.id = connection_id
@@ -186,8 +191,10 @@ class Connection:
         self.resource = None
         self.address = None
         self._user_id: str | None = None
-        self.subprotocol = None
         self.subprotocols = tuple(subprotocols)
+        known = {*understood, *filter(None, CODECS)} if self.subprotocols else ()
+        self.subprotocol = next((name for name in self.subprotocols if name in known), None)
+        self.codec = CODECS.get(self.subprotocol, JSON)
         self.close_code = None
         self.close_reason = ""
         self.accepted = is_open
@@ -206,8 +213,9 @@ class Connection:
         self._drained: asyncio.Event | None = None
         self._close: Packet | None = None  # the close frame, once it waits behind others
         self._warned = False
-        # The session's: its task, whose sends keep the client's pace, and what it wants to know.
+        # The session's: its tasks, whose sends keep the client's pace, and what it wants to know.
         self.task: asyncio.Task[Any] | None = None
+        self.side_tasks: set[Any] = set()
         self.on_end: Callable[[], None] | None = None
 
     def __repr__(self) -> str:
@@ -279,25 +287,23 @@ class Connection:
         Frames that were sent before leave right after it, in order.
 
         Args:
-            subprotocol: One of ``subprotocols``.
+            subprotocol: One of ``subprotocols``, in place of the one agreed on.
             headers: HTTP headers for the answer, ASCII only.
 
         Raises:
-            NotAllowedError: The handshake was answered already.
+            NotAllowedError: The handshake was answered already, or messages wait that
+                this subprotocol's codec did not write.
             ValueError: The client did not offer that subprotocol.
             falcon.WebSocketDisconnected: The client went before it was accepted.
         """
         if self._stage != _CONNECTING:
             answer = "accepted" if self._stage == _OPEN else "closed"
             raise NotAllowedError(f"accept() comes once, first; this connection is {answer}")
-        if subprotocol is not None and subprotocol not in self.subprotocols:
-            offered = ", ".join(self.subprotocols) or "none"
-            raise ValueError(
-                f"the client did not offer the subprotocol {subprotocol!r}; it offered: {offered}"
-            )
-        event: AsgiEvent = {"type": "websocket.accept"}
         if subprotocol is not None:
-            event["subprotocol"] = subprotocol
+            self._agree_on(subprotocol)
+        event: AsgiEvent = {"type": "websocket.accept"}
+        if self.subprotocol is not None:
+            event["subprotocol"] = self.subprotocol
         if headers:
             pairs = headers.items() if isinstance(headers, Mapping) else headers
             event["headers"] = [(k.lower().encode("ascii"), v.encode("ascii")) for k, v in pairs]
@@ -316,11 +322,25 @@ class Connection:
             self._send_close()
         if self._stage != _CONNECTING:
             raise falcon.WebSocketDisconnected(self.close_code or ABNORMAL)
-        self.subprotocol = subprotocol
         self.accepted = True
         self.manager.tally.accepted += 1
         self._stage = _OPEN
         self._flush()
+
+    def _agree_on(self, subprotocol: str) -> None:
+        if subprotocol not in self.subprotocols:
+            offered = ", ".join(self.subprotocols) or "none"
+            raise ValueError(
+                f"the client did not offer the subprotocol {subprotocol!r}; it offered: {offered}"
+            )
+        codec = CODECS.get(subprotocol, JSON)
+        if codec is not self.codec and self._queue:
+            raise NotAllowedError(
+                f"what was sent before the accept is {self.codec.name} already, which "
+                f"{subprotocol!r} does not speak; accept first, then send"
+            )
+        before, self.codec, self.subprotocol = self.codec, codec, subprotocol
+        self.manager.recode(self, before)
 
     async def send_media(self, message: Any) -> None:
         """Send a message, encoded as the connection's codec says.
@@ -328,7 +348,7 @@ class Connection:
         Raises:
             EncodeError: It cannot be encoded; nothing was sent.
         """
-        self.push(encode_json(message))
+        self.push(self.codec.encode(message))
         if self._writer is not None:
             await self._keep_pace()
 
@@ -521,8 +541,10 @@ class Connection:
     async def _keep_pace(self) -> None:
         """Let a session that sends to its own client wait for it; nobody else ever waits."""
         behind = self._queued_bytes * 2 > self.limits.outbox_bytes
-        if behind and asyncio.current_task() is self.task:
-            self._drained = asyncio.Event()
+        current = asyncio.current_task()
+        if behind and (current is self.task or current in self.side_tasks):
+            if self._drained is None or self._drained.is_set():
+                self._drained = asyncio.Event()
             await self._drained.wait()
 
     def _end(self) -> None:

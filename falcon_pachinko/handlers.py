@@ -1,8 +1,7 @@
 """Which method handles which message: a table made once per resource class.
 
 Clients reach what is in the table and nothing else: a method's name never
-matters to them. A frame is decoded once, straight into the payload's type:
-all envelopes of a resource are one tagged union of structs, made with the class.
+matters to them.
 """
 
 from __future__ import annotations
@@ -11,67 +10,87 @@ import dataclasses
 import inspect
 import sys
 from collections.abc import Callable, Coroutine, Iterable, Iterator
-from types import FrameType, UnionType
-from typing import Any, TypeVar, Union, get_args, get_origin, get_type_hints
+from types import FrameType
+from typing import Any, TypeAlias, TypeVar, Union, get_type_hints
 
 import msgspec
-from msgspec.structs import force_setattr
 
-from falcon_pachinko.codec import DECODE_ERRORS
-from falcon_pachinko.errors import DuplicateHandlerError, HandlerError, MessageError
+from falcon_pachinko.codec import CODECS, DECODE_ERRORS, JSON, Codec
+from falcon_pachinko.envelopes import (
+    SHOWN,
+    NoPayload,
+    Ref,
+    Refusal,
+    Shape,
+    becoming,
+    derived,
+    envelope_shape,
+    field_names,
+    members_of,
+    names_in,
+    read_header,
+    refusal_of,
+)
+from falcon_pachinko.errors import DuplicateHandlerError, HandlerError
+from falcon_pachinko.typing import Frame
 
-__all__ = ["Handler", "HandlerTable", "Ref", "handles_message", "require_coroutine"]
-
-Ref = str | int | None
-"""A client's own mark on a message; the answer carries it back."""
+__all__ = ["Handler", "HandlerTable", "handles_message", "require_coroutine"]
 
 _MARK = "__pachinko_handles__"
-_SHOWN = 200  # how much of a client's text an error repeats, in characters
+
+Struct: TypeAlias = type[msgspec.Struct]
 
 F = TypeVar("F", bound=Callable[..., Coroutine[Any, Any, Any]])
-
-
-class _NoPayload:
-    """What a handler that takes no payload declares."""
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class _Claim:
     """What `handles_message` leaves on a method."""
 
-    type: str
+    message_type: str
     payload: Any
     strict: bool
+    concurrent: bool
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Handler:
     """One row of the table: a type, and the method that handles it."""
 
-    type: str
+    type: str  # the wire's own word
     function: Callable[..., Coroutine[Any, Any, Any]]
     payload: Any
-    """The type the payload is decoded into; None if the handler takes no payload."""
-    strict: bool
+    """The type that the message or its payload is decoded into; `NoPayload` for none."""
+    strict: bool = True
+    concurrent: bool = False
+    struct: Struct | None = None
+    """In schema style, the struct that the whole message is; None in envelope style."""
+    takes_payload: bool = dataclasses.field(init=False)
+    """Whether the method has a parameter for the payload."""
 
-    @property
-    def takes_payload(self) -> bool:
-        """Whether the method has a parameter for the payload."""
-        return self.payload is not _NoPayload
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "takes_payload", self.payload is not NoPayload)
 
 
-def handles_message(message_type: str, *, strict: bool = True) -> Callable[[F], F]:
+def handles_message(
+    message_type: str | type[msgspec.Struct], *, strict: bool = True, concurrent: bool = False
+) -> Callable[[F], F]:
     """Make a method of a resource the handler of one message type.
 
     The method is a coroutine that takes the connection and, if it wants it, the
     payload; the payload is decoded into the type it is annotated with, and the
-    handler is not called if that fails. What it returns answers the client, as
+    handler is not called if that fails. For a type of the resource's ``schema``
+    it takes the struct itself. What it returns answers the client, as
     ``{"type": "reply", "ref": ..., "payload": ...}``; None answers only a
     message that has a ``ref``.
 
     Args:
-        message_type: The ``type`` of the messages; only these reach the method.
-        strict: Refuse a payload with fields that its type does not have.
+        message_type: The ``type`` of the messages, or a struct of the schema,
+            whose tag it is; only these reach the method.
+        strict: Refuse fields that the type does not have.
+        concurrent: Do not let the next message wait for this one. At most
+            ``Limits.concurrency`` of a connection's handlers run at once; their
+            order, and that of their answers, is then open.
 
     Raises:
         HandlerError: The method is not a coroutine, or has parameters that
@@ -87,16 +106,17 @@ def handles_message(message_type: str, *, strict: bool = True) -> Callable[[F], 
             async def say(self, ws, payload: Say):
                 await self.broadcast_to_room("lobby", {"type": "said", "payload": payload})
     """
-    if not isinstance(message_type, str) or not message_type:
+    tag = _tag_of(message_type) if isinstance(message_type, type) else message_type
+    if not isinstance(tag, str) or not tag:
         raise HandlerError(
             f"handles_message({message_type!r})",
             'needs the message type first, as text: @handles_message("say")',
         )
 
     def claim(function: F) -> F:
-        payload = _payload_type(function, message_type, _caller())
+        payload = _payload_type(function, tag, _caller())
         claims = getattr(function, _MARK, ())
-        setattr(function, _MARK, (*claims, _Claim(message_type, payload, strict)))
+        setattr(function, _MARK, (*claims, _Claim(tag, payload, strict, concurrent)))
         return function
 
     return claim
@@ -115,6 +135,10 @@ def require_coroutine(function: object, what: str) -> None:
         raise HandlerError(name, f"{what} but has a `yield`; return a value instead")
     plain = getattr(function, "__name__", "handler")
     raise HandlerError(name, f"{what} but is not a coroutine; write `async def {plain}(...)`")
+
+
+def _tag_of(struct: type) -> object:
+    return struct.__struct_config__.tag if issubclass(struct, msgspec.Struct) else None
 
 
 def _payload_type(function: Callable[..., Any], message_type: str, frame: FrameType) -> Any:
@@ -136,7 +160,7 @@ def _payload_type(function: Callable[..., Any], message_type: str, frame: FrameT
             f"it is written as {function.__name__}{inspect.signature(function)}",
         )
     if len(takes) == 2:
-        return _NoPayload
+        return NoPayload
     return _annotations(function, frame).get(takes[2].name, Any)
 
 
@@ -168,24 +192,29 @@ def _annotations(function: Callable[..., Any], frame: FrameType) -> dict[str, An
 class HandlerTable:
     """The message types of one resource class, and what opens their frames."""
 
-    __slots__ = ("_decode", "_open", "handlers")
+    __slots__ = ("_decode", "_lenient", "_shapes", "_structs", "handlers")
 
-    def __init__(self, resource: str, handlers: Iterable[Handler]) -> None:
+    def __init__(self, resource: str, handlers: Iterable[Handler], schema: Any = None) -> None:
+        structs = _schema_structs(resource, schema)
         self.handlers: dict[str, Handler] = {}
-        for handler in handlers:
-            twin = self.handlers.get(handler.type)
+        self._shapes: dict[type, tuple[Handler, Shape]] = {}
+        for claimed in handlers:
+            twin = self.handlers.get(claimed.type)
             if twin is not None:
-                first, second = twin.function.__name__, handler.function.__name__
-                raise DuplicateHandlerError(resource, handler.type, first, second)
+                first, second = twin.function.__name__, claimed.function.__name__
+                raise DuplicateHandlerError(resource, claimed.type, first, second)
+            handler = _in_style(claimed, structs.get(claimed.type))
+            shape = _shape(handler)
             self.handlers[handler.type] = handler
-        self._open: dict[type, tuple[Handler, _Opener]] = {}
-        for handler in self.handlers.values():
-            envelope, opener = _envelope(handler)
-            self._open[envelope] = (handler, opener)
-        self._decode = msgspec.json.Decoder(Union[tuple(self._open)]).decode if self._open else None  # noqa: UP007  # a union of types known at run time only
+            self._shapes[shape.struct] = (handler, shape)
+        self._decode = _decoders(self._shapes)
+        # In schema style a ref is one field too many for the first pass; a second one knows it.
+        own = (handler.struct for handler in self.handlers.values())
+        self._structs = {derived(each, forbid=False): each for each in own if each is not None}
+        self._lenient = _decoders(self._structs)
 
     @classmethod
-    def of(cls, resource: type) -> HandlerTable:
+    def of(cls, resource: type, schema: Any = None) -> HandlerTable:
         """Collect what a class and its bases claim with `handles_message`.
 
         A subclass that redefines a handler's method redefines the handler, with
@@ -193,7 +222,7 @@ class HandlerTable:
 
         Raises:
             DuplicateHandlerError: Two methods claim one type.
-            HandlerError: A method could not be called.
+            HandlerError: A method could not be called, or the schema is none.
         """
         claims: dict[str, tuple[_Claim, ...]] = {}
         for owner in reversed(resource.__mro__):
@@ -203,80 +232,75 @@ class HandlerTable:
                     claims[name] = own
                 elif name in claims:
                     claims[name] = tuple(_redefined(claims[name], member))
-        return cls(
-            resource.__name__,
-            (
-                Handler(claim.type, getattr(resource, name), claim.payload, claim.strict)
-                for name, of_method in claims.items()
-                for claim in of_method
-            ),
+        handlers = (
+            Handler(
+                each.message_type,
+                getattr(resource, name),
+                each.payload,
+                each.strict,
+                each.concurrent,
+            )
+            for name, of_method in claims.items()
+            for each in of_method
         )
+        return cls(resource.__name__, handlers, schema)
 
     @property
     def types(self) -> tuple[str, ...]:
         """The message types, in the order in which the class defines them."""
         return tuple(self.handlers)
 
-    def open(self, text: str) -> tuple[Handler, Any, Ref]:
-        """Decode a text frame: its handler, its payload in the declared type, its ref.
+    def open(self, frame: Frame, codec: Codec = JSON) -> tuple[Handler, Any, Ref]:
+        """Decode a frame: its handler, its payload in the declared type, its ref.
 
         Raises:
-            MessageError: No handler wants it as it is; see `explain`. It carries the
-                message's ``ref``, where that could be read.
+            Refusal: No handler wants it as it is. The code is the codec's own
+                (``invalid_json``), ``invalid_message`` (no object with a text
+                ``type``), ``unknown_type``, ``invalid_payload`` or
+                ``unsupported_frame``; the ref is that of the message, where it
+                could be read.
         """
+        if type(frame) is not codec.frame_type:
+            kind = "text" if codec.frame_type is str else "binary"
+            raise Refusal("unsupported_frame", f"This speaks {codec.name}, in {kind} frames.")
         try:
-            envelope = self._decode(text)  # type: ignore[misc]  # None raises TypeError, below
-            handler, opener = self._open[type(envelope)]
-            return handler, opener(envelope, text), envelope.ref
+            decoded = self._decode[codec](frame)
+            handler, shape = self._shapes[type(decoded)]
+            return handler, shape.open(decoded, frame, codec), getattr(decoded, "ref", None)
         except DECODE_ERRORS as error:
-            raise self.explain(text, error) from None
-        except TypeError:
-            if self._decode is not None:
-                raise
-            raise self.explain(text, None) from None
+            return self._open_slowly(frame, codec, error)
 
-    def explain(self, text: str, error: Exception | None) -> Refusal:
-        """Tell a client why its frame reached no handler, off the fast path.
-
-        The code is ``invalid_json``, ``invalid_message`` (no object with a text
-        ``type``), ``unknown_type`` or ``invalid_payload``.
-        """
+    def _open_slowly(
+        self, frame: Frame, codec: Codec, error: Exception
+    ) -> tuple[Handler, Any, Ref]:
+        """Look again at a frame that the first pass refused: for a ref, or for what is wrong."""
+        header = read_header(frame, codec)
+        handler = self.handlers.get(header.type)
+        if handler is None:
+            shown = header.type[:SHOWN]
+            raise Refusal("unknown_type", f"Nothing here handles {shown!r}.", "$.type", header.ref)
+        if handler.struct is None:
+            raise refusal_of("invalid_payload", error, header.ref) from None
         try:
-            header = _decode_header(text)
-        except msgspec.ValidationError as not_an_object:
-            return Refusal("invalid_message", *_split(not_an_object))
-        except RecursionError:
-            return Refusal("invalid_json", "The message is nested too deeply.")
-        except DECODE_ERRORS as no_json:
-            return Refusal("invalid_json", *_split(no_json))
-        if not isinstance(header.ref, (str, int, type(None))) or isinstance(header.ref, bool):
-            return Refusal("invalid_message", "A ref is text or a whole number.", "$.ref")
-        if not isinstance(header.type, str):
-            why = "A message is an object with a text `type`."
-            return Refusal("invalid_message", why, "$.type", ref=header.ref)
-        if header.type not in self.handlers or error is None:
-            shown = header.type[:_SHOWN]
-            return Refusal("unknown_type", f"Nothing here handles {shown!r}.", "$.type", header.ref)
-        return Refusal("invalid_payload", *_split(error), ref=header.ref)
+            message = self._lenient[codec](frame)
+            becoming(self._structs[type(message)])(message)
+            if handler.strict:
+                _check_names(names_in(frame, codec), handler.struct)
+        except DECODE_ERRORS as wrong:
+            raise refusal_of("invalid_payload", wrong, header.ref) from None
+        return handler, message if handler.takes_payload else None, header.ref
 
 
-class Refusal(MessageError):  # noqa: N818  # an outcome, not a mistake of ours
-    """A message that no handler wants as it is; ``ref`` is the client's mark on it."""
-
-    def __init__(self, code: str, why: str, path: str | None = None, ref: Ref = None) -> None:
-        self.ref = ref
-        super().__init__(code, why, path=path)
+def _decoders(structs: Iterable[type]) -> dict[Codec, Callable[[Any], Any]]:
+    """Make a decoder of the union of these structs, for each codec."""
+    union: Any = Union[tuple(structs) or (_Nothing,)]  # noqa: UP007  # known at run time only
+    return {codec: codec.decoder(union) for codec in CODECS.values()}
 
 
-class _Header(msgspec.Struct):
-    type: Any = None
-    ref: Any = None
+class _Nothing(msgspec.Struct, tag=""):
+    """What a resource without handlers decodes: no message has an empty type and nothing else."""
 
-
-_decode_header = msgspec.json.Decoder(_Header).decode
-
-_Opener = Callable[[Any, str], Any]
-"""Takes a decoded envelope and its text, gives the payload."""
+    nothing: None
 
 
 def _redefined(claims: Iterable[_Claim], member: object) -> Iterator[_Claim]:
@@ -285,131 +309,76 @@ def _redefined(claims: Iterable[_Claim], member: object) -> Iterator[_Claim]:
         return
     for claim in claims:
         if not callable(member):
-            raise HandlerError(repr(member), f"stands where a handler of {claim.type!r} was")
-        payload = _payload_type(member, claim.type, _caller())
-        yield _Claim(claim.type, payload if payload is not Any else claim.payload, claim.strict)
+            raise HandlerError(
+                repr(member), f"stands where a handler of {claim.message_type!r} was"
+            )
+        payload = _payload_type(member, claim.message_type, _caller())
+        yield dataclasses.replace(claim, payload=claim.payload if payload is Any else payload)
 
 
-def _split(error: Exception) -> tuple[str, str | None]:
-    """Part msgspec's sentence from the path at its end: ``... - at `$.payload.text```."""
-    sentence, _, path = str(error).partition(" - at `")
-    return sentence[:_SHOWN], path.removesuffix("`")[:_SHOWN] or None
+def _schema_structs(resource: str, schema: Any) -> dict[str, type[msgspec.Struct]]:
+    """Return the structs of a ``schema`` by their tags.
+
+    Raises:
+        HandlerError: One is no struct, has no tag, or has fields that the wire needs.
+    """
+    structs: dict[str, type[msgspec.Struct]] = {}
+    for member in members_of(schema) if schema is not None else ():
+        name = f"{resource}.schema"
+        if not (isinstance(member, type) and issubclass(member, msgspec.Struct)):
+            raise HandlerError(name, f"has {member!r}, which is no msgspec.Struct")
+        config = member.__struct_config__
+        if not isinstance(config.tag, str) or config.tag_field != "type" or config.array_like:
+            raise HandlerError(
+                name,
+                f"has {member.__name__} without a `type` on the wire; write "
+                f'class {member.__name__}(msgspec.Struct, tag="{member.__name__.lower()}")',
+            )
+        if "ref" in field_names(member):
+            raise HandlerError(
+                name, f"has {member.__name__}.ref, but `ref` is the client's mark; rename the field"
+            )
+        if config.tag in structs:
+            first = structs[config.tag].__name__
+            raise HandlerError(name, f"has two structs tagged {config.tag!r}: {first} and {member}")
+        structs[config.tag] = member
+    return structs
 
 
-def _envelope(handler: Handler) -> tuple[type, _Opener]:
-    """Make the struct that a handler's frames decode into, and what opens it."""
-    fields: list[tuple[str, Any, Any]] = [("ref", Ref, None)]
-    opener: _Opener = _nothing
-    if handler.takes_payload:
-        wire_type, becoming = (
-            _strict(handler.payload) if handler.strict else (handler.payload, None)
+def _in_style(handler: Handler, struct: type[msgspec.Struct] | None) -> Handler:
+    """Make a handler of a type that the schema has one of the schema's style."""
+    if struct is None:
+        return handler
+    if handler.takes_payload and handler.payload not in (Any, struct):
+        raise HandlerError(
+            handler.function.__qualname__,
+            f"handles {handler.type!r}, which the schema says is {struct.__name__}, "
+            f"but takes {handler.payload!r}; annotate it with {struct.__name__}",
         )
-        opener = _filled(handler.payload, becoming)
-        fields.append(("payload", Union[wire_type, msgspec.UnsetType], msgspec.UNSET))  # noqa: UP007  # `|` fails on text and on some generics
-    envelope = msgspec.defstruct(handler.type, fields, tag=handler.type, tag_field="type")
+    return dataclasses.replace(handler, struct=struct)
+
+
+def _shape(handler: Handler) -> Shape:
+    """Make what the handler's messages decode into."""
+    if handler.struct is not None:
+        become = becoming(handler.struct)
+
+        def open_struct(message: Any, frame: Frame, codec: Codec) -> Any:
+            become(message)
+            return message
+
+        return Shape(derived(handler.struct, forbid=True), open_struct)
     try:
-        msgspec.json.Decoder(envelope)
+        return envelope_shape(handler.type, handler.payload, strict=handler.strict)
     except (TypeError, NotImplementedError) as error:
         raise HandlerError(
             handler.function.__qualname__,
             f"takes a payload of {handler.payload!r}, which msgspec cannot decode: {error}",
         ) from None
-    return envelope, opener
 
 
-def _nothing(envelope: Any, text: str) -> None:  # an opener like the others
-    """Open the envelope of a handler that takes no payload."""
-
-
-def _filled(payload_type: Any, opener: _Opener | None) -> _Opener:
-    """Let a missing payload count as ``{}`` for a struct or dict, and as None otherwise."""
-    empty: dict[str, Any] | None = {} if _is_object(payload_type) else None
-
-    def open_envelope(envelope: Any, text: str) -> Any:
-        payload = envelope.payload
-        if payload is msgspec.UNSET:
-            try:
-                return msgspec.convert(empty, payload_type)
-            except msgspec.ValidationError as error:
-                raise _below_payload(error) from None
-        return payload if opener is None else opener(envelope, text)
-
-    return open_envelope
-
-
-def _below_payload(error: msgspec.ValidationError) -> msgspec.ValidationError:
-    """Say of an error that it happened within the payload."""
-    sentence, path = _split(error)
-    return msgspec.ValidationError(f"{sentence} - at `$.payload{(path or '$')[1:]}`")
-
-
-def _is_object(payload_type: Any) -> bool:
-    try:
-        known = msgspec.inspect.type_info(payload_type)
-    except TypeError:
-        return False  # said better where the decoder is made
-    objects = (
-        msgspec.inspect.StructType,
-        msgspec.inspect.DictType,
-        msgspec.inspect.DataclassType,
-        msgspec.inspect.TypedDictType,
-    )
-    if isinstance(known, msgspec.inspect.UnionType):
-        return not known.includes_none and any(isinstance(t, objects) for t in known.types)
-    return isinstance(known, objects)
-
-
-def _strict(payload: Any) -> tuple[Any, _Opener | None]:
-    """Return what to decode in a payload's stead so that unknown fields are refused.
-
-    A struct ignores unknown fields unless its class says otherwise, and that
-    class is the user's. So the frame is decoded into a subclass that forbids
-    them, in the same pass, and the instance then becomes one of the user's class,
-    which has the same layout. The field names of a dataclass or TypedDict are
-    compared in a second, shallow pass.
-    """
-    members = get_args(payload) if get_origin(payload) in (Union, UnionType) else (payload,)
-    forbidding = {_forbidding(member): member for member in members if _is_open_struct(member)}
-    if forbidding:
-        others = tuple(member for member in members if not _is_open_struct(member))
-
-        def become_users(envelope: Any, text: str) -> Any:  # noqa: ARG001  # an opener
-            struct = envelope.payload
-            original = forbidding.get(type(struct))
-            if original is not None:
-                force_setattr(struct, "__class__", original)
-            return struct
-
-        return Union[(*forbidding, *others)], become_users  # known at run time only
-    fields = getattr(msgspec.inspect.type_info(payload), "fields", None)
-    if fields is None or isinstance(msgspec.inspect.type_info(payload), msgspec.inspect.StructType):
-        return payload, None
-    known = frozenset(field.encode_name for field in fields)
-
-    def compare_names(envelope: Any, text: str) -> Any:
-        for name in _decode_names(text).payload:
-            if name not in known:
-                sentence = f"Object contains unknown field `{name[:_SHOWN]}`"
-                raise msgspec.ValidationError(f"{sentence} - at `$.payload`")
-        return envelope.payload
-
-    return payload, compare_names
-
-
-def _is_open_struct(payload: Any) -> bool:
-    """Whether a type is a struct class that would ignore unknown fields."""
-    if not (isinstance(payload, type) and issubclass(payload, msgspec.Struct)):
-        return False
-    config = payload.__struct_config__
-    return not (config.forbid_unknown_fields or config.array_like)
-
-
-def _forbidding(struct: type[msgspec.Struct]) -> type[msgspec.Struct]:
-    return msgspec.defstruct(struct.__name__, [], bases=(struct,), forbid_unknown_fields=True)
-
-
-class _Names(msgspec.Struct):
-    payload: dict[str, msgspec.Raw]
-
-
-_decode_names = msgspec.json.Decoder(_Names).decode
+def _check_names(given: Iterable[str], struct: type[msgspec.Struct]) -> None:
+    known = field_names(struct)
+    for name in given:
+        if name not in known and name not in ("type", "ref"):
+            raise msgspec.ValidationError(f"Object contains unknown field `{name[:SHOWN]}`")

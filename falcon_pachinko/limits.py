@@ -48,6 +48,9 @@ class Limits:
     burst: int = 2_000
     """How many messages a client may send at once, before the rate counts."""
 
+    concurrency: int = 8
+    """How many of a connection's concurrent handlers may run at once; the next one waits."""
+
     rooms: int = 128
     """How many rooms a connection may be in at once."""
 

@@ -5,11 +5,12 @@ from __future__ import annotations
 import asyncio
 import dataclasses
 import logging
+from collections import Counter
 from collections.abc import AsyncIterator, Callable, Collection
 from collections.abc import Set as AbstractSet
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from falcon_pachinko.codec import encode_json
+from falcon_pachinko.codec import JSON, Codec
 from falcon_pachinko.connection import LINGER, Connection, check_close_code
 from falcon_pachinko.errors import (
     DuplicateConnectionError,
@@ -81,6 +82,7 @@ class WebSocketConnectionManager:
         self._tags: Index[Connection] = Index()
         self._addresses: Index[Connection] = Index()
         self._gauges: dict[str, Callable[[], Any]] = {}
+        self._codecs: Counter[Codec] = Counter()  # how many connections speak which
         self._endings: set[asyncio.Task[Any]] = set()
 
     def __len__(self) -> int:
@@ -146,14 +148,14 @@ class WebSocketConnectionManager:
         Raises:
             EncodeError: The message cannot be encoded; nobody got it.
         """
-        packet = encode_json(message)
+        packets = {codec: codec.encode(message) for codec in (self._codecs or (JSON,))}
         excluded = (exclude,) if isinstance(exclude, str) else exclude
         members = to.select(self)
         queued = dropped = 0
         for count, connection in enumerate(list(members), 1):
             if excluded and connection.id in excluded:
                 continue
-            if connection.push(packet):
+            if connection.push(packets.get(connection.codec) or connection.codec.encode(message)):
                 queued += 1
             else:
                 dropped += 1
@@ -269,6 +271,7 @@ class WebSocketConnectionManager:
             raise DuplicateConnectionError(known_as)
         connection.id = known_as
         self._connections[known_as] = connection
+        self._codecs[connection.codec] += 1
         if connection.address is not None:
             self._addresses.add(connection.address, connection)
         self.identify(connection, None)
@@ -278,6 +281,7 @@ class WebSocketConnectionManager:
         if self._connections.get(connection.id) is not connection:
             return
         del self._connections[connection.id]
+        self._count_codec(connection.codec, -1)
         for room in connection.joined:
             self._rooms.discard(room, connection)
         for tag in connection.worn:
@@ -288,6 +292,17 @@ class WebSocketConnectionManager:
             self._addresses.discard(connection.address, connection)
         if connection.user_id is not None:
             self._users.discard(connection.user_id, connection)
+
+    def recode(self, connection: Connection, before: Codec) -> None:
+        """Note that a connection speaks another codec than before."""
+        if connection.id in self._connections:
+            self._count_codec(before, -1)
+            self._count_codec(connection.codec, 1)
+
+    def _count_codec(self, codec: Codec, by: int) -> None:
+        self._codecs[codec] += by
+        if not self._codecs[codec]:
+            del self._codecs[codec]
 
     def identify(self, connection: Connection, before: str | None) -> None:
         """Note that a connection belongs to another user than before."""

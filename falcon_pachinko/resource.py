@@ -43,6 +43,15 @@ class WebSocketResource:
     parent: WebSocketResource | None = None
     """The resource this one is nested under; None at the top."""
 
+    schema: ClassVar[Any] = None
+    """Tagged structs, ``Join | Say``, whose fields stand beside ``type`` on the wire."""
+
+    subprotocols: ClassVar[tuple[str, ...]] = ()
+    """The application's own subprotocols; the first that a client offers is agreed on."""
+
+    close_on_error: ClassVar[bool] = False
+    """Close with 1011 when a handler fails, instead of going on after the error frame."""
+
     __pachinko_table__: ClassVar[HandlerTable] = HandlerTable("WebSocketResource", ())
     __pachinko_falls_back__: ClassVar[bool] = False  # whether on_message is overridden
 
@@ -50,7 +59,7 @@ class WebSocketResource:
         super().__init_subclass__(**kwargs)
         for name in _OVERRIDABLE:
             require_coroutine(getattr(cls, name), "is awaited by the library")
-        cls.__pachinko_table__ = HandlerTable.of(cls)
+        cls.__pachinko_table__ = HandlerTable.of(cls, cls.schema)
         cls.__pachinko_falls_back__ = cls.on_message is not WebSocketResource.on_message
 
     @property

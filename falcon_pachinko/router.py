@@ -80,16 +80,18 @@ class Route:
                 f"a middleware answered the handshake of {self.template!r} itself; "
                 "leave that to the resource's on_connect"
             )
+        resource = self.create_resource()
         connection = Connection(
             secrets.token_hex(12),
             gate.take_over(),
             self._manager,
             limits=self.limits,
             subprotocols=ws.subprotocols,
+            understood=resource.subprotocols,
         )
+        connection.resource = resource
         if self.limits.connections_per_address is not None:
             connection.address = req.remote_addr
-        connection.resource = resource = self.create_resource()
         await Session(connection, resource, gate, self._admission).serve(req, params)
 
 

@@ -14,10 +14,10 @@ import falcon
 import falcon.asgi
 import msgspec
 
-from falcon_pachinko.codec import encode_json
 from falcon_pachinko.connection import ABNORMAL, LINGER, Connection, resume
+from falcon_pachinko.envelopes import Ref, Refusal
 from falcon_pachinko.errors import EncodeError, MessageError, SetupError
-from falcon_pachinko.handlers import Ref, Refusal
+from falcon_pachinko.handlers import Handler
 from falcon_pachinko.handshake import Admission, Gate
 from falcon_pachinko.resource import WebSocketResource
 from falcon_pachinko.typing import AsgiEvent, Frame
@@ -296,7 +296,8 @@ class Session:
 
     async def _say_goodbye(self) -> None:
         """Run ``on_disconnect``, in a task of its own, so that no cancellation cuts it short."""
-        if type(self.resource).on_disconnect is WebSocketResource.on_disconnect:
+        silent = type(self.resource).on_disconnect is WebSocketResource.on_disconnect
+        if silent and not self.connection.side_tasks:
             return
         goodbye = asyncio.get_running_loop().create_task(self._disconnect())
         self.connection.manager.expect_end_of(goodbye)
@@ -304,6 +305,14 @@ class Session:
 
     async def _disconnect(self) -> None:
         connection, resource = self.connection, self.resource
+        if connection.side_tasks:
+            _, late = await asyncio.wait(
+                connection.side_tasks, timeout=connection.limits.handler_grace
+            )
+            for task in late:
+                task.cancel()
+            if late:
+                await asyncio.wait(late, timeout=LINGER)
         try:
             async with asyncio.timeout(connection.limits.shutdown_timeout):
                 await resource.on_disconnect(connection, connection.close_code or ABNORMAL)
@@ -320,9 +329,7 @@ class Session:
         if not self._admit(frame):
             return
         try:
-            if not isinstance(frame, str):
-                raise Refusal("unsupported_frame", "This speaks JSON, in text frames.")
-            handler, payload, ref = resource.__pachinko_table__.open(frame)
+            handler, payload, ref = resource.__pachinko_table__.open(frame, connection.codec)
         except Refusal as refusal:
             if refusal.code != "invalid_payload" and resource.__pachinko_falls_back__:
                 await self._run(resource.on_message(connection, frame), "on_message", None)
@@ -333,7 +340,10 @@ class Session:
             handling = handler.function(resource, connection, payload)
         else:
             handling = handler.function(resource, connection)
-        await self._run(handling, handler.type, ref)
+        if handler.concurrent:
+            await self._run_beside(handling, handler, ref)
+        else:
+            await self._run(handling, handler.type, ref)
 
     async def _run(self, handling: Coroutine[Any, Any, Any], what: str, ref: Ref) -> None:
         """Run a handler to its end, and answer the client where an answer is due."""
@@ -348,11 +358,25 @@ class Session:
         except falcon.HTTPError as error:
             await self._refuse(_from_http(error), ref)
         except asyncio.CancelledError as error:
-            if self._task.cancelling():
+            task = asyncio.current_task()
+            if task is None or task.cancelling():
+                handling.close()
                 raise
             await self._fail(error, what, ref)
         except Exception as error:  # noqa: BLE001  # whatever a handler raises, the connection lives
             await self._fail(error, what, ref)
+
+    async def _run_beside(
+        self, handling: Coroutine[Any, Any, Any], handler: Handler, ref: Ref
+    ) -> None:
+        """Run a concurrent handler in a task of its own, as soon as one more may run."""
+        connection = self.connection
+        if len(connection.side_tasks) >= connection.limits.concurrency:
+            waiting = asyncio.wait(connection.side_tasks, return_when=asyncio.FIRST_COMPLETED)
+            await self._attend(waiting)
+        task = asyncio.get_running_loop().create_task(self._run(handling, handler.type, ref))
+        connection.side_tasks.add(task)
+        task.add_done_callback(connection.side_tasks.discard)
 
     def _admit(self, frame: Frame) -> bool:
         """Check a frame against the rate and the size allowed; close where it is over."""
@@ -378,8 +402,9 @@ class Session:
         return True
 
     def _cut_off(self, code: int, error: str, sentence: str) -> None:
-        self.connection.push(encode_json(_Error(msgspec.UNSET, _Fault(error, sentence))))
-        self.connection.begin_close(code, sentence)
+        connection = self.connection
+        connection.push(connection.codec.encode(_Error(msgspec.UNSET, _Fault(error, sentence))))
+        connection.begin_close(code, sentence)
 
     async def _refuse(self, error: MessageError, ref: Ref) -> None:
         """Tell the client that its message was refused."""
@@ -398,6 +423,8 @@ class Session:
             exc_info=error, extra=self._where(),
         )  # fmt: skip
         await self._refuse(MessageError("internal_error", "The server failed on this."), ref)
+        if self.resource.close_on_error:
+            self.connection.begin_close(1011, "internal error")
 
     def _where(self) -> dict[str, Any]:
         return {"connection_id": self.connection.id}

@@ -62,7 +62,7 @@ class Server:
     def sockets(self) -> int:
         """Count the sockets it holds."""
         held = Path(f"/proc/{self.process.pid}/fd").iterdir()
-        return sum(os.readlink(each).startswith("socket:") for each in held)
+        return sum(str(each.readlink()).startswith("socket:") for each in held)
 
     async def dial(self, path: str, **options):
         """Connect a client that is gone after the test, whatever the test does with it."""
