@@ -8,6 +8,7 @@
     app.add_websocket_worker(announce, app.ws_connection_manager)
 """
 
+from falcon_pachinko.admission import Principal
 from falcon_pachinko.connection import Connection
 from falcon_pachinko.errors import (
     AlreadyInstalledError,
@@ -30,10 +31,11 @@ from falcon_pachinko.errors import (
 )
 from falcon_pachinko.extension import App, Pachinko, install
 from falcon_pachinko.handlers import handles_message
-from falcon_pachinko.handshake import Principal
+from falcon_pachinko.hooks import Hook, Message
 from falcon_pachinko.limits import Limits
 from falcon_pachinko.manager import Delivery, WebSocketConnectionManager
 from falcon_pachinko.resource import WebSocketResource
+from falcon_pachinko.router import WebSocketRouter
 from falcon_pachinko.targets import Target, connection, everyone, room, tag, user
 from falcon_pachinko.workers import Worker, WorkerController
 
@@ -47,7 +49,9 @@ __all__ = [
     "DuplicateWorkerError",
     "EncodeError",
     "HandlerError",
+    "Hook",
     "Limits",
+    "Message",
     "MessageError",
     "NotAllowedError",
     "Pachinko",
@@ -63,6 +67,7 @@ __all__ = [
     "UnknownRouteError",
     "WebSocketConnectionManager",
     "WebSocketResource",
+    "WebSocketRouter",
     "Worker",
     "WorkerController",
     "WorkerError",

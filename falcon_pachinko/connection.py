@@ -121,6 +121,7 @@ class Connection:
         "_close",
         "_deadline",
         "_drained",
+        "_expiry",
         "_queue",
         "_queued_bytes",
         "_send",
@@ -213,6 +214,7 @@ class Connection:
         self._drained: asyncio.Event | None = None
         self._close: Packet | None = None  # the close frame, once it waits behind others
         self._warned = False
+        self._expiry: asyncio.TimerHandle | None = None
         # The session's: its tasks, whose sends keep the client's pace, and what it wants to know.
         self.task: asyncio.Task[Any] | None = None
         self.side_tasks: set[Any] = set()
@@ -424,6 +426,12 @@ class Connection:
         if self._writer is None:
             self._send_close()
 
+    def expire_in(self, seconds: float) -> None:
+        """Close with 4401 after some seconds: whoever let it in did so only for a while."""
+        self._expiry = asyncio.get_running_loop().call_later(
+            max(seconds, 0), self.begin_close, 4401, "the authentication has expired"
+        )
+
     def _send_close(self) -> None:
         """Give the close frame to the server; what it cannot do at once, the writer does."""
         packet, self._close = self._close, None
@@ -586,6 +594,8 @@ class Connection:
                 ``send_timeout`` seconds to take what is left.
         """
         self.lose()
+        if self._expiry is not None:
+            self._expiry.cancel()
         if self._writer is not None:
             self.abort()
             return

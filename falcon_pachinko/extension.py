@@ -11,17 +11,26 @@ import falcon
 import falcon.asgi
 import falcon.inspect
 
+from falcon_pachinko.admission import Admission, Authenticate
 from falcon_pachinko.errors import (
     AlreadyInstalledError,
     RouteConflictError,
     SetupError,
     UnknownRouteError,
 )
-from falcon_pachinko.handshake import Admission, Authenticate, Gate
+from falcon_pachinko.handshake import Gate
 from falcon_pachinko.limits import Limits
 from falcon_pachinko.manager import WebSocketConnectionManager
 from falcon_pachinko.resource import WebSocketResource
-from falcon_pachinko.router import ResourceFactory, Route
+from falcon_pachinko.router import (
+    Declaration,
+    Line,
+    ResourceFactory,
+    Route,
+    Site,
+    WebSocketRouter,
+    find_named,
+)
 from falcon_pachinko.typing import AsgiEvent, AsgiReceive, AsgiSend, Scope
 from falcon_pachinko.workers import Worker, WorkerController
 
@@ -38,20 +47,27 @@ class _Options:
     origins: tuple[str, ...] | None
     allowed_hosts: tuple[str, ...] | None
     authenticate: Authenticate | None
+    hooks: tuple[object, ...]
+    resource_factory: Callable[..., Any] | None
 
     @classmethod
     def of(
         cls,
+        *,
         limits: Limits | None = None,
         origins: Iterable[str] | str | None = None,
         allowed_hosts: Iterable[str] | str | None = None,
         authenticate: Authenticate | None = None,
+        hooks: Iterable[object] = (),
+        resource_factory: Callable[..., Any] | None = None,
     ) -> _Options:
         return cls(
             limits=limits or Limits(),
             origins=_names(origins),
             allowed_hosts=_names(allowed_hosts),
             authenticate=authenticate,
+            hooks=tuple(hooks),
+            resource_factory=resource_factory,
         )
 
     def changed(self, other: _Options) -> list[str]:
@@ -75,7 +91,6 @@ class Pachinko:
         self.app = app
         self.options = options
         self.limits = limits = options.limits
-        self._admission = Admission(options.origins, options.allowed_hosts, options.authenticate)
         self.ws_connection_manager = WebSocketConnectionManager(limits)
         """Who is connected to this app, and the way to send to them."""
         self.routes: list[Route] = []
@@ -85,6 +100,15 @@ class Pachinko:
         )
         self.ws_connection_manager.add_gauge("workers", self.controller.status)
         self._warned = False
+        self._site = Site(
+            self.ws_connection_manager,
+            limits,
+            Admission(options.origins, options.allowed_hosts, options.authenticate),
+            hooks=options.hooks,
+            resource_factory=options.resource_factory,
+        )
+        self._root = WebSocketRouter()
+        self._root.mount("", (), self._site.hooks, self._add_route)
 
     @property
     def workers(self) -> list[Worker]:
@@ -94,11 +118,12 @@ class Pachinko:
     def add_websocket_route(
         self,
         template: str,
-        resource: ResourceFactory,
+        resource: ResourceFactory | WebSocketRouter,
         *,
+        name: str | None = None,
         limits: Limits | None = None,
         **init_kwargs: Any,
-    ) -> None:
+    ) -> Declaration | WebSocketRouter:
         """Serve WebSockets at a path.
 
         The route is one of Falcon's own: converters work, `falcon.inspect` lists
@@ -106,11 +131,16 @@ class Pachinko:
 
         Args:
             template: A path as for ``add_route``, such as ``"/ws/chat/{room_name}"``;
-                its fields are arguments of ``on_connect``.
+                its fields are arguments of ``on_connect``. For a router, a prefix.
             resource: A `WebSocketResource` subclass, or a function that returns an
-                instance of one. Each connection gets an instance of its own.
+                instance of one, so that each connection gets an instance of its own;
+                or a `WebSocketRouter`.
+            name: What `url_for` calls it; by default the name of the class.
             limits: Limits for this route, in place of the app's.
             init_kwargs: What the resource is made with.
+
+        Returns:
+            The declaration, to nest routes under it with ``add_route``; or the router.
 
         Raises:
             ResourceTypeError: It is no such class or function, or cannot be made
@@ -118,15 +148,11 @@ class Pachinko:
             HandlerError: ``on_connect`` does not take the template's fields.
             RouteConflictError: Another resource has that path.
         """
-        route = Route(
-            template,
-            resource,
-            init_kwargs,
-            manager=self.ws_connection_manager,
-            limits=limits or self.limits,
-            admission=self._admission,
-        )
-        name = route.resource.__name__
+        return self._root.add_route(template, resource, name=name, limits=limits, **init_kwargs)
+
+    def _add_route(self, line: Line, hooks: tuple[object, ...]) -> None:
+        route = Route(line, hooks, self._site)
+        template, name = route.template, route.resource.__name__
         owner = self._owner_of(template)
         if owner is not None:
             raise RouteConflictError(template, name, f"{owner} has that path already")
@@ -135,6 +161,20 @@ class Pachinko:
         except (ValueError, TypeError) as error:
             raise RouteConflictError(template, name, str(error)) from None
         self.routes.append(route)
+
+    def url_for(self, name: str, /, **params: object) -> str:
+        """Return the path of a route, with its fields filled in and quoted.
+
+        Args:
+            name: The route's ``name``, or the name of its resource's class.
+            params: The fields of its template, all of them.
+
+        Raises:
+            UnknownRouteError: No WebSocket route has that name.
+            SetupError: Several have it.
+            TypeError: A field is missing, or one too many.
+        """
+        return find_named(self.routes, name).path(**params)
 
     def create_websocket_resource(self, path: str) -> WebSocketResource:
         """Make a resource as a connection to a path would get it, for a test or a tool.
@@ -212,13 +252,20 @@ class _Installed:
     def add_websocket_route(
         self,
         template: str,
-        resource: ResourceFactory,
+        resource: ResourceFactory | WebSocketRouter,
         *,
+        name: str | None = None,
         limits: Limits | None = None,
         **init_kwargs: Any,
-    ) -> None:
+    ) -> Declaration | WebSocketRouter:
         """Serve WebSockets at a path; see `Pachinko.add_websocket_route`."""
-        self._pachinko.add_websocket_route(template, resource, limits=limits, **init_kwargs)
+        return self._pachinko.add_websocket_route(
+            template, resource, name=name, limits=limits, **init_kwargs
+        )
+
+    def url_for(self, name: str, /, **params: object) -> str:
+        """Return the path of a WebSocket route; see `Pachinko.url_for`."""
+        return self._pachinko.url_for(name, **params)
 
     def create_websocket_resource(self, path: str) -> WebSocketResource:
         """Make a resource as a connection would get it; see `Pachinko`."""
@@ -299,10 +346,20 @@ class App(_Installed, falcon.asgi.App[Any, Any]):  # type: ignore[misc]  # Falco
         origins: Iterable[str] | str | None = None,
         allowed_hosts: Iterable[str] | str | None = None,
         authenticate: Authenticate | None = None,
+        hooks: Iterable[object] = (),
+        resource_factory: Callable[..., Any] | None = None,
         **kwargs: Any,
     ) -> None:
         super().__init__(*args, **kwargs)
-        self._pachinko = Pachinko(self, _Options.of(limits, origins, allowed_hosts, authenticate))
+        options = _Options.of(
+            limits=limits,
+            origins=origins,
+            allowed_hosts=allowed_hosts,
+            authenticate=authenticate,
+            hooks=hooks,
+            resource_factory=resource_factory,
+        )
+        self._pachinko = Pachinko(self, options)
 
 
 def install(
@@ -312,6 +369,8 @@ def install(
     origins: Iterable[str] | str | None = None,
     allowed_hosts: Iterable[str] | str | None = None,
     authenticate: Authenticate | None = None,
+    hooks: Iterable[object] = (),
+    resource_factory: Callable[..., Any] | None = None,
 ) -> Pachinko:
     """Give a Falcon app WebSocket routes, a connection manager and workers.
 
@@ -330,6 +389,9 @@ def install(
         authenticate: A coroutine function that gets the request before
             ``on_connect`` and returns a user id, a `Principal`, or None for a
             stranger; it denies by raising ``falcon.HTTPUnauthorized``.
+        hooks: Layers around every connection's life; see `Hook`.
+        resource_factory: What makes the resources, for those who use a container:
+            called with the class and its arguments, ``resource_factory(cls, **kwargs)``.
 
     Raises:
         SetupError: It is no ASGI app of Falcon's, or an option is not as it should be.
@@ -344,7 +406,14 @@ def install(
     if not isinstance(app, falcon.asgi.App):
         got = "falcon.App, which is WSGI" if isinstance(app, falcon.App) else repr(app)
         raise SetupError(f"install() takes a falcon.asgi.App, not {got}")
-    options = _Options.of(limits, origins, allowed_hosts, authenticate)
+    options = _Options.of(
+        limits=limits,
+        origins=origins,
+        allowed_hosts=allowed_hosts,
+        authenticate=authenticate,
+        hooks=hooks,
+        resource_factory=resource_factory,
+    )
     there = installed(app)
     if there is not None:
         changed = there.options.changed(options)

@@ -1,24 +1,23 @@
-"""How a handshake is answered: who may come in, and the status that tells the others why not."""
+"""How a handshake is asked about and answered: accepted, or denied with a status that says why."""
 
 from __future__ import annotations
 
-import dataclasses
-import inspect
 import json
 import logging
-import time
-from collections.abc import Awaitable, Callable, Collection, Iterable, Mapping
-from datetime import datetime
+from collections.abc import Awaitable, Callable, Collection, Coroutine, Mapping, Sequence, Sized
 from typing import Any
-from urllib.parse import urlsplit
 
 import falcon
 import falcon.asgi
 
+from falcon_pachinko.admission import Admission
+from falcon_pachinko.connection import Connection
 from falcon_pachinko.errors import SetupError
+from falcon_pachinko.hooks import HookChain
+from falcon_pachinko.resource import WebSocketResource
 from falcon_pachinko.typing import AsgiEvent, AsgiReceive, AsgiSend, Scope
 
-__all__ = ["Admission", "Authenticate", "Gate", "Principal"]
+__all__ = ["Gate", "Handshake"]
 
 log = logging.getLogger("falcon_pachinko")
 
@@ -28,168 +27,121 @@ _RESPONSE = "websocket.http.response"  # the ASGI extension that lets a denial h
 _FALCONS, _SESSIONS, _ANSWERED = range(3)  # whose word counts
 
 
-@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
-class Principal:
-    """Who a client is, as an ``authenticate`` function tells it."""
-
-    user_id: str
-    """What all connections of the person share; `send_to_user` reaches them."""
-    tags: Collection[str] = ()
-    """Tags that the connection wears from the start."""
-    expires_at: datetime | float | None = None
-    """When the connection closes with 4401: an aware datetime, or seconds since the epoch."""
-
-    def seconds_left(self) -> float | None:
-        """Return how long it may stay; None if for ever."""
-        ends = self.expires_at
-        if ends is None:
-            return None
-        return (ends.timestamp() if isinstance(ends, datetime) else ends) - time.time()
+Attend = Callable[[Coroutine[Any, Any, Any]], Awaitable[Any]]
+"""How a session awaits what may take long."""
 
 
-Authenticate = Callable[[Any], Awaitable["Principal | str | None"]]
-"""Takes the request; returns a `Principal`, a user id, or None for a stranger."""
-
-_DEFAULT_PORTS = {"http": 80, "ws": 80, "https": 443, "wss": 443}
-
-
-class Admission:
-    """Who may come in at all: hosts, origins, identity; asked before ``on_connect``.
+class Handshake:
+    """One handshake: who is asked about it, in which order, and what the client is told.
 
     Args:
-        origins: Origins besides the server's own, such as ``https://app.example`` or
-            ``https://*.app.example`` (sub-domains of any depth); ``"*"`` for any.
-        allowed_hosts: The names this server goes by, without ports, ``*.`` included;
-            None checks nothing.
-        authenticate: A coroutine function that tells who a client is, or denies.
-
-    Raises:
-        SetupError: An origin or a host is not written like one, or ``authenticate``
-            is not a coroutine function.
+        req: The request.
+        params: The fields of its path.
+        arguments: Which of them each ``on_connect`` gets, outermost parent first.
+        gate: What answers it.
+        admission: What the app's settings say.
+        hooks: The route's hooks.
     """
-
-    __slots__ = ("_any_origin", "_authenticate", "_hosts", "_origins")
 
     def __init__(
         self,
-        origins: Iterable[str] | str | None = None,
-        allowed_hosts: Iterable[str] | str | None = None,
-        authenticate: Authenticate | None = None,
+        req: falcon.asgi.Request,
+        params: Mapping[str, Any],
+        arguments: Sequence[Collection[str]],
+        *,
+        gate: Gate,
+        admission: Admission,
+        hooks: HookChain,
     ) -> None:
-        given = [origins] if isinstance(origins, str) else list(origins or ())
-        self._any_origin = "*" in given
-        self._origins = [_origin_pattern(each) for each in given if each != "*"]
-        hosts = [allowed_hosts] if isinstance(allowed_hosts, str) else allowed_hosts
-        self._hosts = None if hosts is None else [_host_pattern(each) for each in hosts]
-        if authenticate is not None and not inspect.iscoroutinefunction(authenticate):
-            raise SetupError(
-                f"authenticate={authenticate!r} is not a coroutine function; "
-                "write `async def authenticate(req): ...`"
-            )
-        self._authenticate = authenticate
+        self.req, self.params, self.arguments = req, params, arguments
+        self.gate, self.admission, self.hooks = gate, admission, hooks
 
-    async def ask(self, req: falcon.asgi.Request) -> Principal | None:
-        """Let a request in, and tell who it is if that is known.
+    async def settle(
+        self, connection: Connection, line: Sequence[WebSocketResource], attend: Attend
+    ) -> None:
+        """Ask everybody and answer; ``connection.accepted`` tells the outcome.
+
+        Args:
+            connection: The connection that it would open.
+            line: The resource and its parents, outermost first.
+            attend: What awaits their decisions.
 
         Raises:
-            falcon.HTTPForbidden: Its host or its origin is not allowed.
-            falcon.HTTPError: What ``authenticate`` raised to deny it.
+            falcon.WebSocketDisconnected: The client went before it was accepted.
+            Exception: What an ``on_connect`` raised that has no answer of its own:
+                for Falcon's error handlers, which close; the gate makes that a status.
         """
-        host = req.get_header("Host") or ""
-        if not self._knows_host(host):
-            _refuse("host", host, "allowed_hosts")
-        origin = req.get_header("Origin")
-        if origin is not None and not self._knows_origin(origin, host):
-            _refuse("origin", origin, "origins")
-        if self._authenticate is None:
-            return None
-        who = await self._authenticate(req)
-        if isinstance(who, str):
-            return Principal(user_id=who)
-        if who is None or isinstance(who, Principal):
-            return who
-        raise SetupError(
-            f"authenticate returned {who!r}; return a user id, a Principal, or None "
-            "for a stranger, and raise falcon.HTTPUnauthorized to deny"
-        )
+        try:
+            await self._ask(connection, line, attend)
+        except falcon.WebSocketDisconnected:
+            raise
+        except falcon.HTTPError as error:
+            if connection.unaccepted:
+                await self.gate.deny(error)
+            else:
+                connection.begin_close(3000 + error.status_code, error.title or "")
+        except Exception:
+            if connection.unaccepted:
+                raise
+            name, where = type(line[-1]).__name__, {"connection_id": connection.id}
+            log.exception("%s failed after it was accepted", name, extra=where)
+            connection.begin_close(1011, "internal error")
+        finally:
+            if not connection.unaccepted:
+                self.gate.answered()
 
-    def _knows_host(self, header: str) -> bool:
-        if self._hosts is None:
-            return True
-        name, _ = _parse_host(header)
-        return any(_matches(name, pattern) for pattern in self._hosts)
+    async def _ask(
+        self, connection: Connection, line: Sequence[WebSocketResource], attend: Attend
+    ) -> None:
+        await attend(self._let_in(connection))
+        for hook in self.hooks.before_connect:
+            await attend(hook(self.req, connection, self.params))
+        for resource, names in zip(line, self.arguments, strict=True):
+            resource.ws = connection
+            given = {name: self.params[name] for name in names}
+            decision = await attend(resource.on_connect(self.req, connection, **given))
+            if decision is False:
+                raise falcon.HTTPForbidden
+            if decision is not True and connection.unaccepted:
+                raise SetupError(
+                    f"{type(resource).__name__}.on_connect returned {decision!r}; "
+                    "return True to accept the connection, or False to deny it"
+                )
+        if connection.unaccepted:
+            await connection.accept()
+        for hook in self.hooks.after_connect:
+            await attend(hook(self.req, connection))
 
-    def _knows_origin(self, header: str, host: str) -> bool:
-        if self._any_origin:
-            return True
-        origin = _parse_origin(header)
-        if origin is None:
-            return False
-        scheme, name, port = origin
-        own_name, own_port = _parse_host(host)
-        if name == own_name and port == (own_port or _DEFAULT_PORTS.get(scheme)):
-            return True
-        return any(
-            scheme == their_scheme and port == their_port and _matches(name, their_name)
-            for their_scheme, their_name, their_port in self._origins
-        )
+    async def _let_in(self, connection: Connection) -> None:
+        """Check what the app's settings say about a client, before a resource is asked.
 
-
-def _refuse(what: str, value: str, setting: str) -> None:
-    log.warning("denied a handshake: the %s %.200r is not in %s", what, value, setting)
-    raise falcon.HTTPForbidden(description=f"This {what} is not allowed here ({setting}).")
-
-
-def _matches(name: str, pattern: str) -> bool:
-    """Compare a host name with a pattern; ``*.example`` is every sub-domain, not itself."""
-    if pattern.startswith("*."):
-        return name.endswith(pattern[1:]) and len(name) > len(pattern) - 1
-    return name == pattern
-
-
-def _parse_host(header: str) -> tuple[str, int | None]:
-    """Part a Host header into its name, in lower case, and its port, if it names one."""
-    try:
-        parts = urlsplit(f"//{header}")
-        name, port = parts.hostname, parts.port
-    except ValueError:
-        return "", None
-    more = parts.path or parts.query or parts.fragment or parts.username is not None
-    return ("", None) if more or name is None else (name, port)
-
-
-def _parse_origin(header: str) -> tuple[str, str, int | None] | None:
-    """Part an Origin header into scheme, name and port; None if it is no origin (``null``)."""
-    try:
-        parts = urlsplit(header)
-        port = parts.port
-    except ValueError:
-        return None
-    if not parts.scheme or not parts.hostname or parts.username is not None:
-        return None
-    if parts.path or parts.query or parts.fragment:
-        return None
-    return parts.scheme, parts.hostname, port or _DEFAULT_PORTS.get(parts.scheme)
+        Raises:
+            falcon.HTTPError: It may not come in, or there are too many of its kind.
+        """
+        manager, limits = connection.manager, connection.limits
+        if len(manager) > limits.connections:
+            sentence = f"{limits.connections} are connected already (connections)."
+            raise falcon.HTTPServiceUnavailable(description=sentence)
+        if connection.address is not None:
+            many = manager.at_address(connection.address)
+            _check_count(many, limits.connections_per_address, "connections_per_address")
+        principal = await self.admission.ask(self.req)
+        if principal is None:
+            return
+        connection.user_id = principal.user_id
+        many = manager.of_user(principal.user_id)
+        _check_count(many, limits.connections_per_user, "connections_per_user")
+        for tag in principal.tags:
+            manager.tag(connection, tag)
+        seconds = principal.seconds_left()
+        if seconds is not None:
+            connection.expire_in(seconds)
 
 
-def _origin_pattern(text: str) -> tuple[str, str, int | None]:
-    origin = _parse_origin(text.removesuffix("/"))
-    if origin is None or "*" in origin[1].removeprefix("*."):
-        raise SetupError(
-            f"origins: {text!r} is no origin; write it as https://app.example, with a port "
-            'if it is unusual, https://*.app.example for sub-domains, or "*" for any'
-        )
-    return origin
-
-
-def _host_pattern(text: str) -> str:
-    name, port = _parse_host(text)
-    if not name or port is not None or "*" in name.removeprefix("*."):
-        raise SetupError(
-            f"allowed_hosts: {text!r} is no host name; write it as app.example, without "
-            "scheme and port, or *.app.example for sub-domains"
-        )
-    return name
+def _check_count(many: Sized, most: int | None, setting: str) -> None:
+    if most is not None and len(many) > most:
+        sentence = f"{most} such connections are open already ({setting})."
+        raise falcon.HTTPTooManyRequests(description=sentence)
 
 
 class Gate:

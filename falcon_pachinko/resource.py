@@ -41,13 +41,16 @@ class WebSocketResource:
     """The connection that this instance serves; there from ``on_connect`` on."""
 
     parent: WebSocketResource | None = None
-    """The resource this one is nested under; None at the top."""
+    """The resource this one's route is nested under, of the same connection; None at the top."""
 
     schema: ClassVar[Any] = None
     """Tagged structs, ``Join | Say``, whose fields stand beside ``type`` on the wire."""
 
     subprotocols: ClassVar[tuple[str, ...]] = ()
     """The application's own subprotocols; the first that a client offers is agreed on."""
+
+    hooks: ClassVar[tuple[object, ...]] = ()
+    """Hooks for this resource, inside of its routers' and the app's; see `Hook`."""
 
     close_on_error: ClassVar[bool] = False
     """Close with 1011 when a handler fails, instead of going on after the error frame."""

@@ -5,22 +5,22 @@ from __future__ import annotations
 import asyncio
 import logging
 import types
-from collections import deque
-from collections.abc import Coroutine, Generator, Sized
+from collections.abc import Awaitable, Coroutine, Generator
 from http import HTTPStatus
 from typing import Any
 
 import falcon
-import falcon.asgi
 import msgspec
 
 from falcon_pachinko.connection import ABNORMAL, LINGER, Connection, resume
 from falcon_pachinko.envelopes import Ref, Refusal
-from falcon_pachinko.errors import EncodeError, MessageError, SetupError
+from falcon_pachinko.errors import EncodeError, MessageError
 from falcon_pachinko.handlers import Handler
-from falcon_pachinko.handshake import Admission, Gate
+from falcon_pachinko.handshake import Handshake
+from falcon_pachinko.hooks import HookChain, Message
+from falcon_pachinko.inbox import Inbox
 from falcon_pachinko.resource import WebSocketResource
-from falcon_pachinko.typing import AsgiEvent, Frame
+from falcon_pachinko.typing import AsgiReceive, Frame
 
 __all__ = ["Session"]
 
@@ -59,25 +59,16 @@ class _Error(msgspec.Struct, tag_field="type", tag="error"):
 class Session:
     """One connection's life in the server.
 
-    It reads one frame after the other, and each is handled before the next. A
-    handler that is busy for long does not stop the reading: from then on frames
-    wait in the inbox, so that pings are answered and a client that goes is noticed.
+    It takes one frame after the other, and each is handled before the next. A
+    handler that is busy for long does not stop the reading; see `Inbox`.
     """
 
     __slots__ = (
-        "_admission",
-        "_bucket",
-        "_code",
         "_end_timer",
-        "_expiry",
-        "_gate",
+        "_hooks",
         "_inbox",
         "_interrupted",
-        "_reader",
-        "_receiving",
-        "_refilled",
         "_task",
-        "_waiter",
         "connection",
         "resource",
     )
@@ -86,41 +77,33 @@ class Session:
         self,
         connection: Connection,
         resource: WebSocketResource,
-        gate: Gate,
-        admission: Admission,
+        receive: AsgiReceive,
+        hooks: HookChain,
     ) -> None:
-        self._admission = admission
-        self._expiry: asyncio.TimerHandle | None = None
-        self.connection = connection
-        self.resource = resource
-        self._gate = gate
+        self.connection, self.resource = connection, resource
+        self._hooks = hooks
+        self._inbox = Inbox(receive, connection, self._client_gone)
         task = asyncio.current_task()
         assert task is not None
         self._task: asyncio.Task[Any] = task
-        # How many messages the client may send now, and when that was true.
-        self._bucket = float(connection.limits.burst)
-        self._refilled = asyncio.get_running_loop().time()
-        # Reading ahead of a busy handler, and ending one.  Most sessions never need it.
-        self._inbox: deque[AsgiEvent] = _NO_EVENTS
-        self._reader: asyncio.Task[None] | None = None
-        self._waiter: asyncio.Future[AsgiEvent] | None = None
         self._end_timer: asyncio.TimerHandle | None = None
-        self._receiving = self._interrupted = False
-        self._code = ABNORMAL  # what the server reports of the end, once it does
+        self._interrupted = False
 
-    async def serve(self, req: falcon.asgi.Request, params: dict[str, Any]) -> None:
+    async def serve(self, handshake: Handshake) -> None:
         """Live the connection's whole life; when this returns or raises, all of it is over."""
-        connection = self.connection
+        connection, inbox = self.connection, self._inbox
         connection.task, connection.on_end = self._task, self._settle
         connection.manager.add(connection)
         cancelled = False
         try:
-            await self._shake_hands(req, params)
+            await handshake.settle(connection, self._line()[::-1], self._attend)
             patience = PATIENCE
             while connection.accepted:
-                frame = await self._next_frame()
+                frame = await inbox.take()
                 if connection.close_code is None:
                     await self._handle(frame)
+                if self._end_timer is not None:
+                    self._end_in(LINGER)  # a handler that had its grace is done
                 patience -= 1
                 if not patience:
                     patience = PATIENCE
@@ -132,156 +115,43 @@ class Session:
             if not self._interrupted or self._task.uncancel():
                 raise
         finally:
-            connection.on_end = None
-            if connection.close_code is None:
-                connection.close_code = self._code
-            connection.manager.forget(connection)
-            connection.release(now=cancelled or self._code in _GOING_AWAY)
-            self._stop_reading()
-            if connection.accepted:
-                await self._say_goodbye()
-            else:
-                connection.manager.tally.denied += 1
+            await self._leave(cancelled)
 
-    # The handshake.
-
-    async def _shake_hands(self, req: falcon.asgi.Request, params: dict[str, Any]) -> None:
-        """Ask the resource whether to accept, and answer; ``connection.accepted`` tells."""
-        connection, resource = self.connection, self.resource
-        resource.ws = connection
-        try:
-            await self._attend(self._let_in(req))
-            decision = await self._attend(resource.on_connect(req, connection, **params))
-            if connection.unaccepted:
-                await self._answer(decision)
-        except falcon.WebSocketDisconnected:
-            raise  # it went before it was accepted
-        except falcon.HTTPError as error:
-            if connection.unaccepted:
-                await self._gate.deny(error)
-            else:
-                connection.begin_close(3000 + error.status_code, error.title or "")
-        except Exception:
-            if connection.unaccepted:
-                raise  # to Falcon's own error handlers, which close; the gate makes that a status
-            log.exception("%s.on_connect failed", type(resource).__name__, extra=self._where())
-            connection.begin_close(1011, "internal error")
-        finally:
-            if not connection.unaccepted:
-                self._gate.answered()
-
-    async def _let_in(self, req: falcon.asgi.Request) -> None:
-        """Check what the app's settings say about a client, before the resource is asked.
-
-        Raises:
-            falcon.HTTPError: It may not come in, or there are too many of its kind.
-        """
-        connection, manager, limits = (
-            self.connection,
-            self.connection.manager,
-            self.connection.limits,
-        )
-        if len(manager) > limits.connections:
-            sentence = f"{limits.connections} are connected already (connections)."
-            raise falcon.HTTPServiceUnavailable(description=sentence)
-        if connection.address is not None:
-            many = manager.at_address(connection.address)
-            _check_count(many, limits.connections_per_address, "connections_per_address")
-        principal = await self._admission.ask(req)
-        if principal is None:
-            return
-        connection.user_id = principal.user_id
-        many = manager.of_user(principal.user_id)
-        _check_count(many, limits.connections_per_user, "connections_per_user")
-        for tag in principal.tags:
-            manager.tag(connection, tag)
-        seconds = principal.seconds_left()
-        if seconds is not None:
-            self._expiry = asyncio.get_running_loop().call_later(
-                max(seconds, 0), connection.begin_close, 4401, "the authentication has expired"
-            )
-
-    async def _answer(self, decision: object) -> None:
-        if decision is True:
-            await self.connection.accept()
-        elif decision is False:
-            raise falcon.HTTPForbidden
-        else:
-            raise SetupError(
-                f"{type(self.resource).__name__}.on_connect returned {decision!r}; "
-                "return True to accept the connection, or False to deny it"
-            )
-
-    # Reading.
-
-    async def _next_frame(self) -> Frame:
-        """Return the next frame of the client.
-
-        Raises:
-            falcon.WebSocketDisconnected: It is gone; carries the close code.
-        """
-        self._receiving = True
-        if self._end_timer is not None:
-            self._end_in(LINGER)  # the handler that had its grace is done
-        if self._inbox:
-            event = self._inbox.popleft()
-        elif self._reader is not None:
-            self._waiter = asyncio.get_running_loop().create_future()
-            event = await self._waiter
-        else:
-            event = await self._gate.receive()
-        self._receiving = False
-        if event["type"] == "websocket.receive":
-            text: str | None = event.get("text")
-            data: bytes = event["bytes"] if text is None else b""
-            return data if text is None else text
-        self._code = _close_code(event)
-        raise falcon.WebSocketDisconnected(self._code)
-
-    def _read_ahead(self) -> None:
-        """Start to read while a handler is busy."""
-        if self._reader is None:
-            if self._inbox is _NO_EVENTS:
-                self._inbox = deque()
-            reader = asyncio.get_running_loop().create_task(self._fill_inbox())
-            if not reader.done():  # an eager task factory may have run it to its end by now
-                self._reader = reader
-
-    async def _fill_inbox(self) -> None:
-        """Read until the session has time to do so itself, or the client is gone."""
-        limits = self.connection.limits
-        while True:
-            try:
-                event = await self._gate.receive()
-            except Exception:  # noqa: BLE001  # a server that cannot receive has no client any more
-                event = {"type": "websocket.disconnect", "code": ABNORMAL}
-            waiter, self._waiter = self._waiter, None
-            if waiter is not None and not waiter.done():
-                self._reader = None
-                waiter.set_result(event)
-                return
-            self._inbox.append(event)
-            if event["type"] != "websocket.receive":
-                self._reader = None
-                self._code = _close_code(event)
-                self.connection.lose()
-                self._end_in(limits.handler_grace)
-                return
-            if len(self._inbox) > limits.inbox_messages:
-                self._inbox.clear()
-                full = f"over {limits.inbox_messages} messages wait (inbox_messages)"
-                self.connection.begin_close(1008, full)
-
-    def _stop_reading(self) -> None:
-        for each in (self._reader, self._end_timer, self._expiry):
-            if each is not None:
-                each.cancel()
+    def _line(self) -> list[WebSocketResource]:
+        """Return the resource and its parents, innermost first."""
+        line: list[WebSocketResource] = []
+        resource: WebSocketResource | None = self.resource
+        while resource is not None:
+            line.append(resource)
+            resource = resource.parent
+        return line
 
     # Ending.
 
+    async def _leave(self, cancelled: bool) -> None:  # noqa: FBT001  # what the loop has found out
+        """Forget the connection everywhere, then let the resource say goodbye."""
+        connection, inbox = self.connection, self._inbox
+        connection.on_end = None
+        if connection.close_code is None:
+            connection.close_code = inbox.code
+        connection.manager.forget(connection)
+        connection.release(now=cancelled or inbox.code in _GOING_AWAY)
+        inbox.stop()
+        if self._end_timer is not None:
+            self._end_timer.cancel()
+        if connection.accepted:
+            await self._say_goodbye()
+        else:
+            connection.manager.tally.denied += 1
+
     def _settle(self) -> None:
         """Nothing more can be sent: let the server report the end, or a handler finish, first."""
-        self._end_in(LINGER if self._receiving else self.connection.limits.handler_grace)
+        self._end_in(LINGER if self._inbox.waiting else self.connection.limits.handler_grace)
+
+    def _client_gone(self) -> None:
+        """The client went while a handler is busy: it may finish, for a while."""
+        self.connection.lose()
+        self._end_in(self.connection.limits.handler_grace)
 
     def _end_in(self, seconds: float) -> None:
         if self._end_timer is not None:
@@ -296,15 +166,15 @@ class Session:
 
     async def _say_goodbye(self) -> None:
         """Run ``on_disconnect``, in a task of its own, so that no cancellation cuts it short."""
-        silent = type(self.resource).on_disconnect is WebSocketResource.on_disconnect
-        if silent and not self.connection.side_tasks:
+        silent = all(type(each).on_disconnect is _ON_DISCONNECT for each in self._line())
+        if silent and not (self._hooks.before_disconnect or self.connection.side_tasks):
             return
         goodbye = asyncio.get_running_loop().create_task(self._disconnect())
         self.connection.manager.expect_end_of(goodbye)
         await asyncio.shield(goodbye)
 
     async def _disconnect(self) -> None:
-        connection, resource = self.connection, self.resource
+        connection = self.connection
         if connection.side_tasks:
             _, late = await asyncio.wait(
                 connection.side_tasks, timeout=connection.limits.handler_grace
@@ -313,12 +183,20 @@ class Session:
                 task.cancel()
             if late:
                 await asyncio.wait(late, timeout=LINGER)
+        code = connection.close_code or ABNORMAL
+        for hook in self._hooks.before_disconnect:
+            await self._clean_up(hook(connection, code), "before_disconnect")
+        for resource in self._line():
+            await self._clean_up(resource.on_disconnect(connection, code), "on_disconnect")
+
+    async def _clean_up(self, cleaning: Awaitable[Any], what: str) -> None:
+        """Run one step of the end; the others follow, whatever it raises."""
         try:
-            async with asyncio.timeout(connection.limits.shutdown_timeout):
-                await resource.on_disconnect(connection, connection.close_code or ABNORMAL)
+            async with asyncio.timeout(self.connection.limits.shutdown_timeout):
+                await cleaning
         except Exception:
-            name = type(resource).__name__
-            log.exception("%s.on_disconnect failed", name, extra=self._where())
+            name = type(self.resource).__name__
+            log.exception("%s failed for %s", what, name, extra=self._where())
 
     # Handling.
 
@@ -326,13 +204,16 @@ class Session:
         """Have one frame handled, by its handler or, where there is none, by ``on_message``."""
         connection, resource = self.connection, self.resource
         connection.manager.tally.received += 1
-        if not self._admit(frame):
+        excess = self._inbox.excess(frame)
+        if excess is not None:
+            self._cut_off(*excess)
             return
         try:
             handler, payload, ref = resource.__pachinko_table__.open(frame, connection.codec)
         except Refusal as refusal:
             if refusal.code != "invalid_payload" and resource.__pachinko_falls_back__:
-                await self._run(resource.on_message(connection, frame), "on_message", None)
+                handling = resource.on_message(connection, frame)
+                await self._run(self._within(handling, Message(None, frame, None)), "on_message")
             else:
                 await self._refuse(refusal, refusal.ref)
             return
@@ -340,12 +221,21 @@ class Session:
             handling = handler.function(resource, connection, payload)
         else:
             handling = handler.function(resource, connection)
+        if self._hooks.layers:
+            handling = self._within(handling, Message(handler.type, payload, ref))
         if handler.concurrent:
             await self._run_beside(handling, handler, ref)
         else:
             await self._run(handling, handler.type, ref)
 
-    async def _run(self, handling: Coroutine[Any, Any, Any], what: str, ref: Ref) -> None:
+    async def _within(self, handling: Coroutine[Any, Any, Any], message: Message) -> Any:
+        """Run a handler within the hooks around messages."""
+        try:
+            return await self._hooks.around(self.connection, message, lambda: handling)
+        finally:
+            handling.close()  # a hook that refused the message has left it unstarted
+
+    async def _run(self, handling: Coroutine[Any, Any, Any], what: str, ref: Ref = None) -> None:
         """Run a handler to its end, and answer the client where an answer is due."""
         try:
             answer = await self._attend(handling)
@@ -378,30 +268,8 @@ class Session:
         connection.side_tasks.add(task)
         task.add_done_callback(connection.side_tasks.discard)
 
-    def _admit(self, frame: Frame) -> bool:
-        """Check a frame against the rate and the size allowed; close where it is over."""
-        limits = self.connection.limits
-        self._bucket -= 1
-        if self._bucket < 0:
-            now = asyncio.get_running_loop().time()
-            earned = (now - self._refilled) * limits.messages_per_second
-            self._bucket = min(self._bucket + earned, limits.burst - 1)
-            self._refilled = now
-            if self._bucket < 0:
-                rate = f"{limits.messages_per_second:g} messages a second (messages_per_second)"
-                self._cut_off(1008, "rate_limited", f"No more than {rate}.")
-                return False
-        size = len(frame)
-        if size * 4 > limits.message_bytes:
-            if isinstance(frame, str) and not frame.isascii():
-                size = len(frame.encode("utf-8", "surrogatepass"))
-            if size > limits.message_bytes:
-                most = f"{limits.message_bytes} bytes (message_bytes)"
-                self._cut_off(1009, "too_large", f"A message has at most {most}.")
-                return False
-        return True
-
     def _cut_off(self, code: int, error: str, sentence: str) -> None:
+        """Tell a client what it does too much of, and close."""
         connection = self.connection
         connection.push(connection.codec.encode(_Error(msgspec.UNSET, _Fault(error, sentence))))
         connection.begin_close(code, sentence)
@@ -439,30 +307,14 @@ class Session:
             waiting_for = handling.send(None)
         except StopIteration as done:
             return done.value
-        timer = asyncio.get_running_loop().call_later(BUSY, self._read_ahead)
+        timer = asyncio.get_running_loop().call_later(BUSY, self._inbox.read_ahead)
         try:
             return (yield from resume(handling, waiting_for))
         finally:
             timer.cancel()
 
 
-_NO_EVENTS: deque[AsgiEvent] = deque(maxlen=0)  # shared by all that never read ahead
-
-
-def _check_count(many: Sized, most: int | None, setting: str) -> None:
-    if most is not None and len(many) > most:
-        sentence = f"{most} such connections are open already ({setting})."
-        raise falcon.HTTPTooManyRequests(description=sentence)
-
-
-def _close_code(event: AsgiEvent) -> int:
-    """Tell the code of a disconnect: the peer's, or 1006 where there was no close frame.
-
-    uvicorn reports a lost connection as 1005, like a close frame without a code;
-    only the latter comes with a reason, if an empty one.
-    """
-    code: int = event.get("code") or ABNORMAL
-    return ABNORMAL if code == 1005 and "reason" not in event else code
+_ON_DISCONNECT = WebSocketResource.on_disconnect
 
 
 def _from_http(error: falcon.HTTPError) -> MessageError:
