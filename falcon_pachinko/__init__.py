@@ -37,7 +37,7 @@ from falcon_pachinko.manager import Delivery, WebSocketConnectionManager
 from falcon_pachinko.resource import WebSocketResource
 from falcon_pachinko.router import WebSocketRouter
 from falcon_pachinko.targets import Target, connection, everyone, room, tag, user
-from falcon_pachinko.workers import Worker, WorkerController
+from falcon_pachinko.workers import Worker, WorkerController, worker
 
 __all__ = [
     "AlreadyInstalledError",
@@ -78,4 +78,5 @@ __all__ = [
     "room",
     "tag",
     "user",
+    "worker",
 ]

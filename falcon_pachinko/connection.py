@@ -142,6 +142,7 @@ class Connection:
         "manager",
         "on_end",
         "resource",
+        "route",
         "side_tasks",
         "subprotocol",
         "subprotocols",
@@ -163,6 +164,8 @@ class Connection:
     """Why it ended: the code that was sent or received, 1006 without a close frame."""
     close_reason: str
     """The reason beside the close code; often empty."""
+    route: str
+    """The template of the route it came by; empty for one that was adopted."""
     resource: Any
     """The resource instance that serves this connection."""
     manager: WebSocketConnectionManager
@@ -185,11 +188,13 @@ class Connection:
         limits: Limits | None = None,
         subprotocols: Iterable[str] = (),
         understood: Iterable[str] = (),
+        route: str = "",
         is_open: bool = False,
     ) -> None:
         self.id = connection_id
         self.manager = manager
         self.resource = None
+        self.route = route
         self.address = None
         self._user_id: str | None = None
         self.subprotocols = tuple(subprotocols)
@@ -350,7 +355,8 @@ class Connection:
         Raises:
             EncodeError: It cannot be encoded; nothing was sent.
         """
-        self.push(self.codec.encode(message))
+        if self.push(self.codec.encode(message)):
+            self.manager.tally.count_sent(message)
         if self._writer is not None:
             await self._keep_pace()
 
@@ -391,6 +397,10 @@ class Connection:
         self.begin_close(code, reason)
 
     # What follows is for the manager and the session.
+
+    def where(self) -> dict[str, str]:
+        """Return what a log record says beside its text: the connection and its route."""
+        return {"connection_id": self.id, "route": self.route}
 
     def push(self, packet: Packet) -> bool:
         """Send a frame, or let it wait if the client is behind; never waits itself.
@@ -456,7 +466,7 @@ class Connection:
         budget = self.limits.outbox_bytes
         full = self._queued_bytes and self._queued_bytes + packet.size > budget
         if full and not self._make_room(packet.size):
-            self.manager.tally.dropped += 1
+            self.manager.tally.dropped["overflow"] += 1
             return False
         self._queue.append(packet)
         self._queued_bytes += packet.size
@@ -470,7 +480,7 @@ class Connection:
             log.warning(
                 "%r reads too slowly: %d bytes wait (outbox_bytes=%d), on_overflow=%s",
                 self, self._queued_bytes, budget, policy,
-                extra={"connection_id": self.id},
+                extra=self.where(),
             )  # fmt: skip
         assert self._queue is not None
         if policy == "drop_newest":
@@ -478,9 +488,9 @@ class Connection:
         if policy == "drop_oldest":
             while self._queue and self._queued_bytes + size > budget:
                 self._queued_bytes -= self._queue.popleft().size
-                self.manager.tally.dropped += 1
+                self.manager.tally.dropped["overflow"] += 1
             return self._queued_bytes + size <= budget or not self._queued_bytes
-        self.manager.tally.dropped += len(self._queue)
+        self.manager.tally.dropped["overflow"] += len(self._queue)
         self._queued_bytes -= sum(packet.size for packet in self._queue)
         self._queue.clear()
         self.begin_close(1013, f"too slow: over {budget} bytes wait (outbox_bytes)")
@@ -542,7 +552,7 @@ class Connection:
         log.warning(
             "%r took nothing for %s s (send_timeout); cut, with %d bytes waiting",
             self, self.limits.send_timeout, self._queued_bytes,
-            extra={"connection_id": self.id},
+            extra=self.where(),
         )  # fmt: skip
         self.abort()
 
@@ -563,6 +573,8 @@ class Connection:
 
     def lose(self) -> None:
         """Note that the client is gone; what waits for it is forgotten."""
+        if self._queue:
+            self.manager.tally.dropped["gone"] += len(self._queue)
         self._queue = self._close = None
         if self._stage != _CLOSED:
             self._end()

@@ -229,6 +229,7 @@ class Pachinko:
 
     async def start(self) -> None:
         """Start the workers; the app's lifespan does it."""
+        self.ws_connection_manager.draining = False
         await self.controller.start()
 
     async def stop(self) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import logging
 from collections.abc import Awaitable, Callable, Collection, Coroutine, Mapping, Sequence, Sized
@@ -24,7 +25,9 @@ log = logging.getLogger("falcon_pachinko")
 _KEY = "falcon_pachinko.gate"
 _RESPONSE = "websocket.http.response"  # the ASGI extension that lets a denial have a status
 
-_FALCONS, _SESSIONS, _ANSWERED = range(3)  # whose word counts
+_MOMENT = 0.01  # seconds
+
+_FALCONS, _SESSIONS, _ANSWERED, _PASSING = range(4)  # whose word counts
 
 
 Attend = Callable[[Coroutine[Any, Any, Any]], Awaitable[Any]]
@@ -83,8 +86,8 @@ class Handshake:
         except Exception:
             if connection.unaccepted:
                 raise
-            name, where = type(line[-1]).__name__, {"connection_id": connection.id}
-            log.exception("%s failed after it was accepted", name, extra=where)
+            name = type(line[-1]).__name__
+            log.exception("%s failed after it was accepted", name, extra=connection.where())
             connection.begin_close(1011, "internal error")
         finally:
             if not connection.unaccepted:
@@ -119,6 +122,8 @@ class Handshake:
             falcon.HTTPError: It may not come in, or there are too many of its kind.
         """
         manager, limits = connection.manager, connection.limits
+        if manager.draining:
+            raise falcon.HTTPServiceUnavailable(description="The server is going down.")
         if len(manager) > limits.connections:
             sentence = f"{limits.connections} are connected already (connections)."
             raise falcon.HTTPServiceUnavailable(description=sentence)
@@ -149,9 +154,10 @@ class Gate:
 
     A session talks to the server directly. Falcon, which routes to it, closes
     every WebSocket itself once the responder is done; the gate lets that pass
-    only where the handshake is still unanswered, and turns the close codes that
-    Falcon gives its errors (1011, or 3000 and the HTTP status) into that very
-    status, which a client can see, where the server knows how to send one.
+    only where nobody has answered the handshake. The close codes that Falcon
+    gives its errors (3000 and the HTTP status: a path without a route, a
+    middleware that refuses) it turns into that very status, which a client can
+    see, where the server knows how to send one.
     """
 
     __slots__ = ("_scope", "_send", "_stage", "receive")
@@ -184,22 +190,33 @@ class Gate:
 
     def send(self, event: AsgiEvent) -> Awaitable[None]:
         """Stand in as the ``send`` that Falcon gets."""
-        if self._stage == _FALCONS or event["type"] != "websocket.close":
+        kind = event["type"]
+        if kind == "websocket.accept":  # an on_websocket of the application's own
+            self._stage = _PASSING
+        if kind != "websocket.close" or self._stage == _PASSING:
             return self._send(event)
         if self._stage == _ANSWERED:
             return _nothing()
         code = event.get("code", 1011)
-        return self.deny(code - 3000 if 3400 <= code <= 3599 else 500)
+        if 3400 <= code <= 3599 and self._knows_statuses:
+            return self.deny(code - 3000)
+        return self._send(event) if self._stage == _FALCONS else self.deny(500)
+
+    @property
+    def _knows_statuses(self) -> bool:
+        return _RESPONSE in (self._scope.get("extensions") or {})
 
     async def deny(self, error: falcon.HTTPError | int) -> None:
         """Deny the handshake with an HTTP status, or with 403 where the server has no other."""
         self._stage = _ANSWERED
-        if _RESPONSE not in (self._scope.get("extensions") or {}):
+        if not self._knows_statuses:
             await self._send({"type": "websocket.close", "code": 1008, "reason": ""})
             return
         status, headers, body = _response(error)
         await self._send({"type": f"{_RESPONSE}.start", "status": status, "headers": headers})
         await self._send({"type": f"{_RESPONSE}.body", "body": body, "more_body": False})
+        # uvicorn's sansio back end logs an error if the app returns before the socket is closed.
+        await asyncio.sleep(_MOMENT)
 
 
 async def _nothing() -> None:

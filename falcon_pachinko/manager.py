@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import dataclasses
 import logging
 from collections import Counter
 from collections.abc import AsyncIterator, Callable, Collection
@@ -19,6 +18,7 @@ from falcon_pachinko.errors import (
 )
 from falcon_pachinko.limits import Limits
 from falcon_pachinko.rooms import Index, check_room_name
+from falcon_pachinko.tally import Tally
 from falcon_pachinko.targets import ConnectionId, Everyone, Room, Target, User
 
 if TYPE_CHECKING:
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
     from falcon_pachinko.typing import AsgiEvent
 
-__all__ = ["Delivery", "Tally", "WebSocketConnectionManager"]
+__all__ = ["Delivery", "WebSocketConnectionManager"]
 
 log = logging.getLogger("falcon_pachinko")
 
@@ -45,22 +45,6 @@ class Delivery(NamedTuple):
     """Whether it went to other processes too."""
 
 
-@dataclasses.dataclass(slots=True)
-class Tally:
-    """What has happened since the process began."""
-
-    accepted: int = 0
-    """Connections that were accepted."""
-    denied: int = 0
-    """Handshakes that were denied."""
-    received: int = 0
-    """Frames that clients sent."""
-    dropped: int = 0
-    """Frames that a full outbox dropped."""
-    errors: int = 0
-    """Handlers that raised what they should not have."""
-
-
 class WebSocketConnectionManager:
     """Knows this process's connections and their rooms, and sends to any set of them.
 
@@ -76,6 +60,9 @@ class WebSocketConnectionManager:
     def __init__(self, limits: Limits | None = None) -> None:
         self.limits = limits or Limits()
         self.tally = Tally()
+        """What has happened so far; see `status`."""
+        self.draining = False
+        """Whether the server is going down: nobody new is accepted."""
         self._connections: dict[str, Connection] = {}
         self._rooms: Index[Connection] = Index()
         self._users: Index[Connection] = Index()
@@ -161,6 +148,7 @@ class WebSocketConnectionManager:
                 dropped += 1
             if not count % STRIDE:
                 await asyncio.sleep(0)
+        self.tally.count_sent(message, queued)
         return Delivery(queued, dropped)
 
     async def broadcast_to_room(
@@ -225,13 +213,24 @@ class WebSocketConnectionManager:
             yield connection
 
     def status(self) -> dict[str, Any]:
-        """Return what there is and what has happened, as plain data for ``/health`` or a log."""
+        """Return what there is and what has happened, as plain data for ``/health`` or a log.
+
+        Gauges (``connections``, ``rooms``, ``users``, ``outbox_bytes``, ``workers``) tell
+        the moment; counters (see `Tally`) have grown since the process began.
+
+        Example::
+
+            class Health:
+                async def on_get(self, req, resp):
+                    resp.media = app.ws_connection_manager.status()
+        """
         return {
+            "state": "draining" if self.draining else "serving",
             "connections": len(self._connections),
             "rooms": len(self._rooms),
             "users": len(self._users),
             "outbox_bytes": sum(each.outbox_bytes for each in self._connections.values()),
-            **dataclasses.asdict(self.tally),
+            **self.tally.status(),
             **{name: read() for name, read in self._gauges.items()},
         }
 
@@ -354,6 +353,7 @@ class WebSocketConnectionManager:
 
         What takes longer than ``Limits.shutdown_timeout`` seconds is cancelled, and logged.
         """
+        self.draining = True
         sessions = set()
         for connection in self.all():
             connection.begin_close(1012, "the server restarts; come back")

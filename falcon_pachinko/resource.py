@@ -70,14 +70,16 @@ class WebSocketResource:
         """The connection's bag of values: attributes or items, shared with the parent."""
         return self._connection().state
 
-    async def on_connect(self, req: falcon.asgi.Request, ws: Connection, **params: Any) -> bool:
+    async def on_connect(
+        self, req: falcon.asgi.Request, ws: Connection, *args: Any, **params: Any
+    ) -> bool | None:
         """Decide about a handshake; override it, with the route's parameters by name.
 
         It may join rooms, send and broadcast at once: what is for this client
         leaves right after the accept, and is discarded on a denial.
 
         Returns:
-            True to accept (unless ``ws.accept()`` was called), False to deny.
+            True to accept, False to deny; None only after ``ws.accept()`` or ``ws.close()``.
 
         Raises:
             falcon.HTTPError: Deny with that status, where the server can send it.

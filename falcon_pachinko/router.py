@@ -270,14 +270,16 @@ class Route:
                 f"a middleware answered the handshake of {self.template!r} itself; "
                 "leave that to the resource's on_connect"
             )
+        send = gate.take_over()
         resource = self.create_resource()
         connection = Connection(
             secrets.token_hex(12),
-            gate.take_over(),
+            send,
             self._site.manager,
             limits=self.limits,
             subprotocols=ws.subprotocols,
             understood=resource.subprotocols,
+            route=self.template,
         )
         connection.resource = resource
         if self.limits.connections_per_address is not None:
@@ -356,8 +358,7 @@ def _fields_for(
     for field in own & _RESERVED:
         raise HandlerError(name, f"cannot take the field {{{field}}} of {path!r}: rename it")
     signature = inspect.signature(resource.on_connect)
-    kinds = {each.kind for each in signature.parameters.values()}
-    takes_all = inspect.Parameter.VAR_KEYWORD in kinds
+    takes_all = any(each.kind is each.VAR_KEYWORD for each in signature.parameters.values())
     given = own | (parents if takes_all else parents & signature.parameters.keys())
     try:
         signature.bind("self", "req", "ws", **dict.fromkeys(given))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import time
 import types
 from collections.abc import Awaitable, Coroutine, Generator
 from http import HTTPStatus
@@ -134,6 +135,10 @@ class Session:
         connection.on_end = None
         if connection.close_code is None:
             connection.close_code = inbox.code
+        if connection.accepted:
+            connection.manager.tally.closed[connection.close_code] += 1
+        else:
+            connection.manager.tally.denied += 1
         connection.manager.forget(connection)
         connection.release(now=cancelled or inbox.code in _GOING_AWAY)
         inbox.stop()
@@ -141,8 +146,6 @@ class Session:
             self._end_timer.cancel()
         if connection.accepted:
             await self._say_goodbye()
-        else:
-            connection.manager.tally.denied += 1
 
     def _settle(self) -> None:
         """Nothing more can be sent: let the server report the end, or a handler finish, first."""
@@ -196,14 +199,13 @@ class Session:
                 await cleaning
         except Exception:
             name = type(self.resource).__name__
-            log.exception("%s failed for %s", what, name, extra=self._where())
+            log.exception("%s failed for %s", what, name, extra=self.connection.where())
 
     # Handling.
 
     async def _handle(self, frame: Frame) -> None:
         """Have one frame handled, by its handler or, where there is none, by ``on_message``."""
         connection, resource = self.connection, self.resource
-        connection.manager.tally.received += 1
         excess = self._inbox.excess(frame)
         if excess is not None:
             self._cut_off(*excess)
@@ -237,8 +239,13 @@ class Session:
 
     async def _run(self, handling: Coroutine[Any, Any, Any], what: str, ref: Ref = None) -> None:
         """Run a handler to its end, and answer the client where an answer is due."""
+        tally, began = self.connection.manager.tally, time.perf_counter()
+        tally.received[what] += 1
         try:
-            answer = await self._attend(handling)
+            try:
+                answer = await self._attend(handling)
+            finally:
+                tally.count_handled(what, time.perf_counter() - began)
             if ref is not None:
                 await self.connection.send_media(_Reply(ref, answer))
             elif answer is not None:
@@ -285,17 +292,14 @@ class Session:
 
     async def _fail(self, error: BaseException, what: str, ref: Ref) -> None:
         """Log what a handler raised, once, and tell the client no more than that it happened."""
-        self.connection.manager.tally.errors += 1
+        self.connection.manager.tally.errors[what] += 1
         log.error(
             "%s failed on %.200r", type(self.resource).__name__, what,
-            exc_info=error, extra=self._where(),
+            exc_info=error, extra=self.connection.where(),
         )  # fmt: skip
         await self._refuse(MessageError("internal_error", "The server failed on this."), ref)
         if self.resource.close_on_error:
             self.connection.begin_close(1011, "internal error")
-
-    def _where(self) -> dict[str, Any]:
-        return {"connection_id": self.connection.id}
 
     @types.coroutine
     def _attend(self, handling: Coroutine[Any, Any, Any]) -> Generator[Any, Any, Any]:

@@ -8,12 +8,12 @@ import inspect
 import logging
 import random
 import signal
-from collections.abc import Awaitable, Callable
-from typing import Any, Literal
+from collections.abc import Awaitable, Callable, Coroutine
+from typing import Any, Literal, TypeVar
 
 from falcon_pachinko.errors import DuplicateWorkerError, WorkerError
 
-__all__ = ["Worker", "WorkerController"]
+__all__ = ["Worker", "WorkerController", "worker"]
 
 log = logging.getLogger("falcon_pachinko.workers")
 
@@ -21,6 +21,38 @@ HEALTHY = 60.0
 """Seconds that a worker must run for its next crash to count as the first again."""
 
 Restart = Literal["on-failure", "never"]
+
+
+_DEFAULTS = "__pachinko_worker__"
+
+F = TypeVar("F", bound=Callable[..., Coroutine[Any, Any, Any]])
+
+
+def worker(
+    *,
+    name: str | None = None,
+    restart: Restart | None = None,
+    critical: bool | None = None,
+    backoff: tuple[float, float] | None = None,
+) -> Callable[[F], F]:
+    """Write a worker's options beside its function; what `WorkerController.add` is given wins.
+
+    Example::
+
+        @worker(name="prices", restart="never")
+        async def poll_prices(manager):
+            ...
+
+        app.add_websocket_worker(poll_prices)
+    """
+    given = {"name": name, "restart": restart, "critical": critical, "backoff": backoff}
+    options = {key: value for key, value in given.items() if value is not None}
+
+    def mark(function: F) -> F:
+        setattr(function, _DEFAULTS, options)
+        return function
+
+    return mark
 
 
 class Worker:
@@ -113,9 +145,9 @@ class WorkerController:
         function: Callable[..., Awaitable[Any]],
         *args: Any,
         name: str | None = None,
-        restart: Restart = "on-failure",
-        critical: bool = False,
-        backoff: tuple[float, float] = (0.5, 30.0),
+        restart: Restart | None = None,
+        critical: bool | None = None,
+        backoff: tuple[float, float] | None = None,
         **kwargs: Any,
     ) -> Worker:
         """Register a coroutine function; it starts with the others, or at once after `start`.
@@ -128,17 +160,21 @@ class WorkerController:
             function: The coroutine function.
             args: What it is called with.
             name: How logs and `status` call it; by default the function's name.
-            restart: ``"never"`` leaves it at the first crash.
+            restart: ``"never"`` leaves it at the first crash; the default is ``"on-failure"``.
             critical: A crash ends the process, through the server's own shutdown.
-            backoff: The first and the largest pause in seconds; it doubles in
-                between, gives or takes a fifth, and starts over after a healthy minute.
+            backoff: The first and the largest pause in seconds, by default 0.5 and 30; it
+                doubles in between, gives or takes a fifth, and starts over after a healthy minute.
             kwargs: What it is called with, by name.
 
         Raises:
             WorkerError: It is not a coroutine function, or cannot take these arguments.
             DuplicateWorkerError: The name is taken.
         """
-        called = name or getattr(function, "__name__", None) or type(function).__name__
+        own: dict[str, Any] = getattr(_callee(function), _DEFAULTS, {})
+        called = name or own.get("name") or _name_of(function)
+        restart = restart or own.get("restart", "on-failure")
+        critical = own.get("critical", False) if critical is None else critical
+        backoff = backoff or own.get("backoff", (0.5, 30.0))
         if not (callable(function) and inspect.iscoroutinefunction(_callee(function))):
             raise WorkerError(called, f"is not a coroutine; write `async def {called}(...)`")
         if restart not in ("on-failure", "never"):
@@ -201,8 +237,16 @@ class WorkerController:
         )
 
 
+def _name_of(function: Any) -> str:
+    callee = _callee(function)
+    name: str = getattr(callee, "__name__", "")
+    return name if name not in ("", "__call__") else type(function).__name__
+
+
 def _callee(function: Any) -> Any:
     """Return what actually runs: a partial's function, a callable object's ``__call__``."""
     while isinstance(function, functools.partial):
         function = function.func
-    return function if inspect.isroutine(function) else type(function).__call__
+    if inspect.isroutine(function) or not callable(function):
+        return function
+    return type(function).__call__

@@ -1,0 +1,96 @@
+"""The manager's figures for Prometheus; needs the extra ``[metrics]``."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Any
+
+import falcon.asgi
+
+from falcon_pachinko.extension import installed
+
+if TYPE_CHECKING:
+    from prometheus_client.core import Metric
+
+__all__ = ["MetricsResource"]
+
+_GAUGES = {
+    "connections": "Connections that are open.",
+    "rooms": "Rooms that have members.",
+    "users": "Users that are connected.",
+    "outbox_bytes": "Bytes that wait for clients to read.",
+}
+_COUNTERS = {
+    "received": ("type", "Messages from clients."),
+    "sent": ("type", "Messages to clients, one per client."),
+    "dropped": ("reason", "Frames that did not reach their client."),
+    "errors": ("type", "Handlers that failed."),
+    "closed": ("code", "Connections that ended."),
+}
+
+
+class MetricsResource:
+    """A Falcon resource that serves an app's WebSocket figures in Prometheus' text format.
+
+    Args:
+        app: An app with `install` done.
+
+    Raises:
+        ImportError: prometheus-client is not installed; says the pip line.
+
+    Example::
+
+        app.add_route("/metrics", MetricsResource(app))
+    """
+
+    def __init__(self, app: falcon.asgi.App[Any, Any]) -> None:
+        try:
+            import prometheus_client  # noqa: PLC0415  # an extra, needed here only
+        except ImportError:
+            raise ImportError(
+                "MetricsResource needs prometheus-client: pip install 'falcon-pachinko[metrics]'"
+            ) from None
+        pachinko = installed(app)
+        if pachinko is None:
+            raise TypeError("the app has no connection manager: install(app) first")
+        self._status = pachinko.ws_connection_manager.status
+        self._registry = prometheus_client.CollectorRegistry()
+        self._registry.register(self)
+        self._expose = prometheus_client.generate_latest
+        self._content_type = prometheus_client.CONTENT_TYPE_LATEST
+
+    async def on_get(self, req: falcon.asgi.Request, resp: falcon.asgi.Response) -> None:
+        """Answer a scrape."""
+        resp.content_type = self._content_type
+        resp.data = self._expose(self._registry)
+
+    def collect(self) -> Iterator[Metric]:
+        """Yield the figures as they are now; Prometheus' registry calls it."""
+        from prometheus_client.core import (  # noqa: PLC0415  # see __init__
+            CounterMetricFamily,
+            GaugeMetricFamily,
+            SummaryMetricFamily,
+        )
+
+        status = self._status()
+        for name, text in _GAUGES.items():
+            yield GaugeMetricFamily(f"pachinko_{name}", text, value=status[name])
+        for name, text in (("accepted", "Connections accepted."), ("denied", "Handshakes denied.")):
+            yield CounterMetricFamily(f"pachinko_{name}", text, value=status[name])
+        for name, (label, text) in _COUNTERS.items():
+            counter = CounterMetricFamily(f"pachinko_{name}", text, labels=[label])
+            for value, count in status[name].items():
+                counter.add_metric([value], count)
+            yield counter
+        seconds = SummaryMetricFamily(
+            "pachinko_handler_seconds", "How long handlers took, waiting included.", labels=["type"]
+        )
+        for message_type, ran in status["handlers"].items():
+            seconds.add_metric([message_type], ran["count"], ran["seconds"])
+        yield seconds
+        restarts = CounterMetricFamily(
+            "pachinko_worker_restarts", "Workers that crashed and began again.", labels=["worker"]
+        )
+        for name, each in status["workers"].items():
+            restarts.add_metric([name], each["restarts"])
+        yield restarts
