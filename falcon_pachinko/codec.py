@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any
 
 import msgspec
 
@@ -27,10 +27,11 @@ DECODE_ERRORS = (msgspec.MsgspecError, UnicodeError, RecursionError)
 _ENCODE_ERRORS = (TypeError, ValueError, OverflowError, RecursionError, msgspec.MsgspecError)
 
 
-class Packet(NamedTuple):
+class Packet(msgspec.Struct, gc=False):
     """One frame, ready for the ASGI server, and what it weighs.
 
-    The event is shared by all who get the frame: nobody may change it.
+    The event is shared by all who get the frame: nobody may change it. A struct,
+    because one is made for every message, and a named tuple costs ten times as much.
     """
 
     event: AsgiEvent

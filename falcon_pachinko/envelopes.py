@@ -22,6 +22,7 @@ from falcon_pachinko.typing import Frame
 __all__ = [
     "Header",
     "NoPayload",
+    "Opener",
     "Ref",
     "Refusal",
     "Shape",
@@ -42,7 +43,7 @@ SHOWN = 200
 """How much of a client's text an error repeats, in characters."""
 
 Opener = Callable[[Any, Frame, Codec], Any]
-"""Takes a decoded struct, its frame and the codec; gives the payload."""
+"""Takes what was decoded, its frame and the codec; gives the payload."""
 
 
 class NoPayload:
@@ -158,8 +159,8 @@ def envelope_shape(message_type: str, payload: Any, *, strict: bool) -> Shape:
     fields: list[tuple[str, Any, Any]] = [("ref", Ref, None)]
     opener: Opener = _nothing
     if payload is not NoPayload:
-        wire_type, checked = _strict(payload) if strict else (payload, None)
-        opener = _filled(payload, checked)
+        wire_type, finish = _strict(payload) if strict else (payload, None)
+        opener = _payload_opener(payload, finish)
         fields.append(("payload", Union[wire_type, msgspec.UnsetType], msgspec.UNSET))  # noqa: UP007  # `|` fails on some generics
     struct = msgspec.defstruct(message_type, fields, tag=message_type, tag_field="type")
     for codec in CODECS.values():
@@ -171,8 +172,15 @@ def _nothing(envelope: Any, frame: Frame, codec: Codec) -> None:
     """Open the envelope of a handler that takes no payload."""
 
 
-def _filled(payload_type: Any, opener: Opener | None) -> Opener:
-    """Let a missing payload count as ``{}`` for a struct or dict, and as None otherwise."""
+def _payload_opener(payload_type: Any, finish: Opener | None) -> Opener:
+    """Make what opens an envelope with a payload.
+
+    A missing payload counts as ``{}`` for a struct or dict, and as None otherwise.
+
+    Args:
+        payload_type: What the payload is.
+        finish: What is left to do to a payload that was decoded, if anything.
+    """
     empty: dict[str, Any] | None = {} if _is_object(payload_type) else None
 
     def open_envelope(envelope: Any, frame: Frame, codec: Codec) -> Any:
@@ -184,7 +192,7 @@ def _filled(payload_type: Any, opener: Opener | None) -> Opener:
                 sentence, path = _part(error)
                 within = f"$.payload{(path or '$')[1:]}"
                 raise msgspec.ValidationError(f"{sentence} - at `{within}`") from None
-        return payload if opener is None else opener(envelope, frame, codec)
+        return payload if finish is None else finish(payload, frame, codec)
 
     return open_envelope
 
@@ -216,8 +224,7 @@ def _strict(payload: Any) -> tuple[Any, Opener | None]:
     originals = {derived(m, forbid=True): m for m in members if _is_open_struct(m)}
     if originals:
 
-        def become_original(envelope: Any, frame: Frame, codec: Codec) -> Any:
-            struct = envelope.payload
+        def become_original(struct: Any, frame: Frame, codec: Codec) -> Any:
             original = originals.get(type(struct))
             if original is not None:
                 force_setattr(struct, "__class__", original)
@@ -230,12 +237,12 @@ def _strict(payload: Any) -> tuple[Any, Opener | None]:
         return payload, None
     allowed = field_names(payload)
 
-    def compare_names(envelope: Any, frame: Frame, codec: Codec) -> Any:
+    def compare_names(fields: Any, frame: Frame, codec: Codec) -> Any:
         for name in _payload_names[codec](frame).payload:
             if name not in allowed:
                 sentence = f"Object contains unknown field `{name[:SHOWN]}`"
                 raise msgspec.ValidationError(f"{sentence} - at `$.payload`")
-        return envelope.payload
+        return fields
 
     return payload, compare_names
 

@@ -19,6 +19,7 @@ from falcon_pachinko.codec import CODECS, DECODE_ERRORS, JSON, Codec
 from falcon_pachinko.envelopes import (
     SHOWN,
     NoPayload,
+    Opener,
     Ref,
     Refusal,
     Shape,
@@ -197,7 +198,7 @@ class HandlerTable:
     def __init__(self, resource: str, handlers: Iterable[Handler], schema: Any = None) -> None:
         structs = _schema_structs(resource, schema)
         self.handlers: dict[str, Handler] = {}
-        self._shapes: dict[type, tuple[Handler, Shape]] = {}
+        self._shapes: dict[type, tuple[Handler, Opener]] = {}
         for claimed in handlers:
             twin = self.handlers.get(claimed.type)
             if twin is not None:
@@ -206,7 +207,7 @@ class HandlerTable:
             handler = _in_style(claimed, structs.get(claimed.type))
             shape = _shape(handler)
             self.handlers[handler.type] = handler
-            self._shapes[shape.struct] = (handler, shape)
+            self._shapes[shape.struct] = (handler, shape.open)
         self._decode = _decoders(self._shapes)
         # In schema style a ref is one field too many for the first pass; a second one knows it.
         own = (handler.struct for handler in self.handlers.values())
@@ -265,8 +266,9 @@ class HandlerTable:
             raise Refusal("unsupported_frame", f"This speaks {codec.name}, in {kind} frames.")
         try:
             decoded = self._decode[codec](frame)
-            handler, shape = self._shapes[type(decoded)]
-            return handler, shape.open(decoded, frame, codec), getattr(decoded, "ref", None)
+            handler, opener = self._shapes[type(decoded)]
+            ref = decoded.ref if handler.struct is None else None
+            return handler, opener(decoded, frame, codec), ref
         except DECODE_ERRORS as error:
             return self._open_slowly(frame, codec, error)
 

@@ -85,8 +85,8 @@ class MetricsResource:
         seconds = SummaryMetricFamily(
             "pachinko_handler_seconds", "How long handlers took, waiting included.", labels=["type"]
         )
-        for message_type, ran in status["handlers"].items():
-            seconds.add_metric([message_type], ran["count"], ran["seconds"])
+        for message_type, total in status["handler_seconds"].items():
+            seconds.add_metric([message_type], status["received"][message_type], total)
         yield seconds
         restarts = CounterMetricFamily(
             "pachinko_worker_restarts", "Workers that crashed and began again.", labels=["worker"]

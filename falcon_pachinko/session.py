@@ -239,13 +239,12 @@ class Session:
 
     async def _run(self, handling: Coroutine[Any, Any, Any], what: str, ref: Ref = None) -> None:
         """Run a handler to its end, and answer the client where an answer is due."""
-        tally, began = self.connection.manager.tally, time.perf_counter()
-        tally.received[what] += 1
+        handled, began = self.connection.manager.tally.handling(what), time.perf_counter()
         try:
             try:
                 answer = await self._attend(handling)
             finally:
-                tally.count_handled(what, time.perf_counter() - began)
+                handled.seconds += time.perf_counter() - began
             if ref is not None:
                 await self.connection.send_media(_Reply(ref, answer))
             elif answer is not None:

@@ -7,7 +7,7 @@ from typing import Any
 
 import msgspec
 
-__all__ = ["MOST_TYPES", "Tally", "type_of"]
+__all__ = ["MOST_TYPES", "Handled", "Tally", "type_of"]
 
 MOST_TYPES = 500
 """How many message types are counted apart; more, which only a mistake makes, count as one."""
@@ -22,13 +22,20 @@ def type_of(message: Any) -> str:
     >>> type_of({"type": "said"})
     'said'
     """
-    if isinstance(message, dict):
+    if type(message) is dict:
         name = message.get("type")
     elif isinstance(message, msgspec.Struct):
         name = message.__struct_config__.tag
     else:
         name = None
     return name if isinstance(name, str) else UNTYPED
+
+
+class Handled(msgspec.Struct):
+    """How many messages of a type were handled, and how long that took."""
+
+    count: int = 0
+    seconds: float = 0.0
 
 
 class Tally:
@@ -38,13 +45,12 @@ class Tally:
         accepted: Connections that were accepted.
         denied: Handshakes that were denied, or left before an answer.
         closed: Connections that ended, by close code.
-        received: Messages from clients, by type.
+        received: Messages from clients that a handler took, by type: how many, and
+            how many seconds their handlers took in total, waiting included.
         sent: Messages to clients, by type; one per client.
         dropped: Frames that did not reach their client, by reason: ``overflow``
             of an outbox, or ``gone`` (they waited when the connection was cut).
         errors: Handlers that raised what they should not have, by message type.
-        handled: How often handlers of each type have run.
-        handler_seconds: How many seconds they took in total, waiting included.
     """
 
     __slots__ = (
@@ -53,8 +59,6 @@ class Tally:
         "denied",
         "dropped",
         "errors",
-        "handled",
-        "handler_seconds",
         "received",
         "sent",
     )
@@ -63,24 +67,25 @@ class Tally:
         self.accepted = 0
         self.denied = 0
         self.closed: Counter[int] = Counter()
-        self.received: Counter[str] = Counter()
+        self.received: dict[str, Handled] = {}
         self.sent: Counter[str] = Counter()
         self.dropped: Counter[str] = Counter()
         self.errors: Counter[str] = Counter()
-        self.handled: Counter[str] = Counter()
-        self.handler_seconds: Counter[str] = Counter()
 
     def count_sent(self, message: Any, times: int = 1) -> None:
         """Count a message that went, or waits to go, to so many clients."""
-        name = type_of(message)
-        if name not in self.sent and len(self.sent) >= MOST_TYPES:
+        name, sent = type_of(message), self.sent
+        if name not in sent and len(sent) >= MOST_TYPES:
             name = OTHER
-        self.sent[name] += times
+        sent[name] += times
 
-    def count_handled(self, message_type: str, seconds: float) -> None:
-        """Count a handler's run."""
-        self.handled[message_type] += 1
-        self.handler_seconds[message_type] += seconds  # type: ignore[assignment]  # seconds add up too
+    def handling(self, message_type: str) -> Handled:
+        """Count a message that a handler takes; the caller adds the seconds."""
+        handled = self.received.get(message_type)
+        if handled is None:
+            handled = self.received[message_type] = Handled()
+        handled.count += 1
+        return handled
 
     def status(self) -> dict[str, Any]:
         """Return all of it as plain data."""
@@ -88,12 +93,9 @@ class Tally:
             "accepted": self.accepted,
             "denied": self.denied,
             "closed": {str(code): count for code, count in self.closed.items()},
-            "received": dict(self.received),
+            "received": {name: handled.count for name, handled in self.received.items()},
             "sent": dict(self.sent),
             "dropped": dict(self.dropped),
             "errors": dict(self.errors),
-            "handlers": {
-                name: {"count": count, "seconds": self.handler_seconds[name]}
-                for name, count in self.handled.items()
-            },
+            "handler_seconds": {name: each.seconds for name, each in self.received.items()},
         }
