@@ -1,0 +1,161 @@
+"""`pachinko serve`: runs the project's app, and runs it again when it is saved."""
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from pachinko_cli import project
+from pachinko_cli.console import Console
+from pachinko_cli.errors import USAGE, CliError
+
+# uvicorn's options that `serve` decides: the socket, the processes, the reload.
+_OURS = {
+    *("host", "port", "uds", "fd", "workers", "app_dir"),
+    *("reload", "reload_dirs", "reload_includes", "reload_excludes", "reload_delay"),
+}
+
+
+def serve(
+    app: Annotated[
+        str | None,
+        typer.Argument(
+            metavar="APP", help="What to serve: tea_room.asgi:app.  [default: the project's]"
+        ),
+    ] = None,
+    uvicorn_options: Annotated[
+        list[str] | None,
+        typer.Argument(
+            metavar="-- UVICORN OPTIONS",
+            help="uvicorn's own: -- --log-level debug; -- --help lists them.",
+        ),
+    ] = None,
+    *,
+    host: Annotated[
+        str, typer.Option(help="The address to listen on; 0.0.0.0 is every interface.")
+    ] = "127.0.0.1",
+    port: Annotated[
+        int | None,
+        typer.Option(min=0, max=65535, help="The port.  [default: the first free one from 8000]"),
+    ] = None,
+    reload: Annotated[
+        bool, typer.Option("--reload/--no-reload", help="Start again when a .py file is saved.")
+    ] = True,
+    open_page: Annotated[bool, typer.Option("--open", help="Open the page in a browser.")] = False,
+    as_json: Annotated[
+        bool, typer.Option("--json", help="Print one JSON event a line on stdout.")
+    ] = False,
+    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Print only what failed.")] = False,
+    verbose: Annotated[
+        bool,
+        typer.Option("--verbose", "-v", help="Print what uvicorn prints, and whole tracebacks."),
+    ] = False,
+) -> None:
+    """Serve the project's app on this machine, and reload it when its code is saved.
+
+    The project is found from any folder inside it.  Ctrl-C ends it, with exit code 0.
+
+    \b
+    Examples:
+      pachinko serve
+      pachinko serve --port 8080 --open
+      pachinko serve tea_room.asgi:app --no-reload -- --proxy-headers --ws wsproto
+    """  # noqa: D301 - a raw string would show Click's mark for "keep these lines"
+    options = uvicorn_options or []
+    if app is not None and app.startswith("-"):  # `serve -- --log-level debug`: no APP at all
+        options, app = [app, *options], None
+    root, app = _what_to_serve(app)
+    given = _uvicorn_arguments(app, options)
+
+    from pachinko_cli.server.listener import FIRST_PORT, listen  # noqa: PLC0415 - not for `--help`
+    from pachinko_cli.server.plan import Plan  # noqa: PLC0415
+
+    plan = Plan(
+        root=root,
+        app=app,
+        host=host,
+        console=Console(quiet=quiet, verbose=verbose, as_json=as_json),
+        reload=reload,
+        open_page=open_page,
+        uvicorn=given,
+    )
+    with listen(host, port) as listener:
+        found = listener.getsockname()[1]
+        if port is None and found != FIRST_PORT:
+            plan.console.line(f"Port {FIRST_PORT} is taken; this is {found}")
+        if reload:
+            from pachinko_cli.server.reloading import supervise  # noqa: PLC0415
+
+            supervise(plan, listener)
+        else:
+            from pachinko_cli.server.running import run  # noqa: PLC0415
+
+            run(plan, listener)
+    plan.console.event("stopped")
+
+
+def _what_to_serve(app: str | None) -> tuple[Path, str]:
+    """The folder to import from, and the app: the project's unless another was named."""
+    here = Path.cwd()
+    if app is None:
+        found = project.find(here)
+        return found.root, found.app
+    app = project.checked_app(app, "APP")
+    try:
+        return project.find(here).root, app
+    except project.OutsideProjectError:
+        return here.resolve(), app
+
+
+def _uvicorn_arguments(app: str, options: list[str]) -> dict[str, Any]:
+    """What `options` mean to uvicorn, as arguments for its `Config`.
+
+    Raises:
+        CliError: uvicorn does not know one, or cannot start like that (exit 2).
+    """
+    if not options:
+        return {}  # without importing uvicorn
+    from uvicorn.config import Config  # noqa: PLC0415
+    from uvicorn.main import main as uvicorn_command  # noqa: PLC0415
+
+    try:
+        context = uvicorn_command.make_context("uvicorn", [app, *options])
+    except Exception as stopped:
+        # Click's exceptions, known by what they have: its name is not ours to import.
+        if hasattr(stopped, "format_message"):
+            raise _refused(stopped.format_message()) from None
+        if hasattr(stopped, "exit_code"):  # --help and --version have answered
+            raise typer.Exit(stopped.exit_code) from None
+        raise
+    given = {
+        name: value
+        for name, value in context.params.items()
+        if (source := context.get_parameter_source(name)) and source.name == "COMMANDLINE"
+    }
+    del given["app"]
+    if ours := sorted(_OURS & given.keys()):
+        raise _refused(f"{', '.join(ours)}: decided by serve itself")
+    if "headers" in given:
+        given["headers"] = [header.split(":", 1) for header in given["headers"]]
+    try:
+        unloaded = {"log_config": None, "env_file": None, "factory": False}
+        config = Config(_no_app, **{**given, **unloaded})
+        config.load()
+        config.get_loop_factory()
+    except SystemExit:  # uvicorn has logged its reason
+        raise _refused("see the line above") from None
+    except Exception as error:  # a file or a package that is not there
+        raise _refused(f"{type(error).__name__}: {error}") from error
+    return given
+
+
+def _refused(why: str) -> CliError:
+    return CliError(
+        f"the options after -- do not work: {why}",
+        hint="uvicorn's options are listed by: pachinko serve -- --help",
+        exit_code=USAGE,
+    )
+
+
+async def _no_app(scope: object, receive: object, send: object) -> None:
+    """Stands in for the app while uvicorn checks its options."""

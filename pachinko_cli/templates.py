@@ -1,0 +1,57 @@
+"""Finds the project templates: in the wheel, or beside the code in a checkout."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+_HERE = Path(__file__).resolve().parent
+# The wheel carries the templates inside the package; a checkout has them beside it.
+ROOTS = (_HERE / "_templates", _HERE.parent / "templates")
+
+
+@dataclass(frozen=True)
+class Template:
+    """A Cookiecutter template: a folder with a `cookiecutter.json` and one templated folder."""
+
+    name: str
+    summary: str
+    folder: str
+
+    @property
+    def path(self) -> Path:
+        """Where the template is on this machine."""
+        return next(root for root in ROOTS if root.is_dir()) / self.folder
+
+    def defaults(self) -> dict[str, Any]:
+        """The variables of `cookiecutter.json`, unrendered."""
+        text = (self.path / "cookiecutter.json").read_text(encoding="utf-8")
+        defaults: dict[str, Any] = json.loads(text)
+        return defaults
+
+    def files(self) -> Iterator[Path]:
+        """Every file of the template, relative to its folder, in a stable order.
+
+        Symbolic links are not followed, and what Python left behind is passed by: pip compiles
+        the templates that happen to be valid Python, and a project must not inherit that.
+        """
+        for file in sorted(self.path.rglob("*")):
+            relative = file.relative_to(self.path)
+            if file.is_file() and not file.is_symlink() and "__pycache__" not in relative.parts:
+                yield relative
+
+
+TEMPLATES = {
+    template.name: template
+    for template in (
+        Template("chat", "a chat with rooms, a page and a background worker", "project"),
+        Template(
+            "minimal", "one resource and one worker, for yours to take their place", "minimal"
+        ),
+    )
+}

@@ -1,0 +1,20 @@
+"""The application, put together in one place."""
+
+from falcon_pachinko import App
+
+from .config import Config
+from .routes import add_routes
+from .workers import add_workers
+
+
+def create_app(config: Config | None = None) -> App:
+    """Make the app: its routes, then its workers.
+
+    Every call makes a new app that shares nothing with the one before, which is
+    what the tests do.  Without a config, the environment is asked.
+    """
+    config = config or Config.from_environment()
+    app = App()
+    add_routes(app)
+    add_workers(app, config)
+    return app

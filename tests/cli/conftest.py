@@ -1,0 +1,195 @@
+"""The command line's ring: the real command in a process of its own, on pipes or on a terminal."""
+
+import contextlib
+import os
+import pty
+import re
+import select
+import signal
+import subprocess
+import sys
+import termios
+import time
+from fcntl import ioctl
+from pathlib import Path
+
+import pytest
+
+DEADLINE = 30  # seconds for anything that a process is awaited to do
+PACHINKO = (sys.executable, "-m", "pachinko_cli")
+
+# What a developer's or a CI's environment may have set, and a newcomer's has not.
+_SET_ELSEWHERE = ("CI", "NO_COLOR", "FORCE_COLOR", "COLUMNS", "PYTHONPATH", "VIRTUAL_ENV")
+
+
+@pytest.fixture(scope="session")
+def home(tmp_path_factory):
+    """Give a home folder with nothing in it, for every command of the run."""
+    return tmp_path_factory.mktemp("home")
+
+
+@pytest.fixture(scope="session")
+def environment(home):
+    """Give the environment of somebody who has set nothing."""
+    kept = {
+        name: value
+        for name, value in os.environ.items()
+        if name not in _SET_ELSEWHERE and not name.startswith(("GIT_", "UV_", "PIP_", "TYPER_"))
+    }
+    return kept | {"HOME": str(home), "TERM": "xterm", "GIT_CONFIG_GLOBAL": os.devnull}
+
+
+@pytest.fixture
+def pachinko(tmp_path, environment):
+    """Run `pachinko` in the test's folder, with nobody at a terminal, and give what came of it."""
+
+    def run(*arguments, cwd=tmp_path, **variables):
+        return subprocess.run(
+            [*PACHINKO, *arguments],
+            cwd=cwd,
+            env=environment | variables,
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            text=True,
+            timeout=DEADLINE,
+            check=False,
+        )
+
+    return run
+
+
+@pytest.fixture
+def begin(tmp_path, environment):
+    """Start `pachinko` in the test's folder, and give the process; it ends with the test."""
+    with contextlib.ExitStack() as processes:
+
+        def start(*arguments, **variables):
+            process = subprocess.Popen(
+                [*PACHINKO, *arguments],
+                cwd=tmp_path,
+                env=environment | variables,
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.PIPE,
+                text=True,
+            )
+            processes.enter_context(process)
+            processes.callback(process.kill)
+            return process
+
+        yield start
+
+
+@pytest.fixture
+def terminal(tmp_path, environment):
+    """Start `pachinko` on a terminal of its own, and give that; it ends with the test."""
+    with contextlib.ExitStack() as terminals:
+
+        def start(*arguments, **variables):
+            opened = Terminal([*PACHINKO, *arguments], tmp_path, environment | variables)
+            terminals.callback(opened.close)
+            return opened
+
+        yield start
+
+
+_STYLE = re.compile(r"\x1b\[[0-9;]*m")
+
+
+class Terminal:
+    """A pseudo-terminal with a process on it, as a person has it: read, type, press keys.
+
+    `shown` is what came since the last `expect`, without its styles; `raw` is everything.
+    """
+
+    def __init__(self, command, cwd, environment):
+        self._keyboard, screen = pty.openpty()
+        self.process = subprocess.Popen(
+            command,
+            cwd=cwd,
+            env=environment,
+            stdin=screen,
+            stdout=screen,
+            stderr=screen,
+            start_new_session=True,
+            # The session's own terminal, so that Ctrl-C typed there is a signal.
+            preexec_fn=lambda: ioctl(0, termios.TIOCSCTTY, 0),  # noqa: PLW1509 - one ioctl
+        )
+        os.close(screen)
+        self.shown, self.raw = "", ""
+
+    def expect(self, text):
+        """Read until `text` is on the screen, and forget what came before it."""
+        while text not in self.shown:
+            assert self._read(), f"{text!r} never came after {self.shown!r}"
+        before, _, self.shown = self.shown.partition(text)
+        return before
+
+    def type(self, keys):
+        """Press keys; a line ends with a newline, and a control key is its control character."""
+        os.write(self._keyboard, keys.encode(errors="surrogateescape"))
+
+    def interrupt(self):
+        """Press Ctrl-C until it is heard: Python misses one that comes right before it reads."""
+        while self.process.poll() is None:
+            self.type("\x03")
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                self.process.wait(5)
+
+    def end(self):
+        """Read to the end, and give the exit code and what was shown since the last `expect`."""
+        while self._read():
+            pass
+        return self.process.wait(DEADLINE), self.shown
+
+    def close(self):
+        """End the process, if it is there, and the terminal."""
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(self.process.pid, signal.SIGKILL)
+        self.process.wait(DEADLINE)
+        os.close(self._keyboard)
+
+    def _read(self):
+        ready, _, _ = select.select([self._keyboard], [], [], DEADLINE)
+        assert ready, f"nothing for {DEADLINE} s after {self.shown!r}"
+        try:
+            read = os.read(self._keyboard, 65_536)
+        except OSError:  # Linux's way to say that the other end was closed
+            return False
+        text = read.decode(errors="replace").replace("\r\n", "\n")
+        self.raw += text
+        self.shown += _STYLE.sub("", text)
+        return bool(read)
+
+
+@pytest.fixture
+def until():
+    """Give a function that waits for a condition, and gives the first true thing it gave."""
+
+    def wait(condition):
+        deadline = time.monotonic() + DEADLINE
+        while time.monotonic() < deadline:
+            if met := condition():
+                return met
+        raise AssertionError(f"not within {DEADLINE} s: {condition}")
+
+    return wait
+
+
+@pytest.fixture
+def contents():
+    """Give a function that lists everything in a folder, as text, with what the files hold."""
+
+    def read(folder):
+        return {
+            path.relative_to(folder).as_posix(): (
+                f"-> {path.readlink()}"
+                if path.is_symlink()
+                else path.read_bytes()
+                if path.is_file()
+                else None
+            )
+            for path in sorted(Path(folder).rglob("*"))
+        }
+
+    return read

@@ -1,0 +1,94 @@
+"""What a new project says of itself: its own lint, types, tests and coverage, all clean."""
+
+import subprocess
+import sys
+
+import pytest
+
+CHECKS = {
+    "lint": ["-m", "ruff", "check", "--no-cache"],
+    "format": ["-m", "ruff", "format", "--check", "--no-cache"],
+    "types": ["-m", "mypy"],
+}
+LONGEST = "a-" * 31 + "zz"  # 64 characters: whatever wraps or sorts by the name, does it here
+
+
+@pytest.fixture(scope="module", params=["chat", "minimal"])
+def template(request):
+    """Give each template's name in turn."""
+    return request.param
+
+
+@pytest.fixture(scope="module")
+def make(tmp_path_factory, environment, template):
+    """Give a function that makes a project of a name, and gives its folder."""
+    folder = tmp_path_factory.mktemp("checks")
+
+    def new(name):
+        subprocess.run(
+            [sys.executable, "-m", "pachinko_cli", "new", name, "-q", "--template", template],
+            cwd=folder,
+            env=environment,
+            check=True,
+            timeout=30,
+        )
+        return folder / name
+
+    return new
+
+
+@pytest.fixture(scope="module")
+def project(make):
+    """Give a project made once for the module."""
+    return make("tea-room")
+
+
+@pytest.fixture
+def check(environment):
+    """Give a function that runs Python in a project, and fails with what it printed."""
+
+    def run(folder, *arguments):
+        done = subprocess.run(
+            [sys.executable, *arguments],
+            cwd=folder,
+            env=environment,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            timeout=50,
+            check=False,
+        )
+        assert done.returncode == 0, done.stdout
+        return done.stdout
+
+    return run
+
+
+@pytest.mark.parametrize("name", CHECKS)
+def test_a_new_project_is_clean(project, check, name):
+    """Somebody who runs the tools on the first day finds nothing to correct."""
+    assert check(project, *CHECKS[name])
+
+
+def test_its_tests_pass_and_reach_every_line(project, check):
+    """The project's own tests are green, with every branch of its code covered."""
+    check(project, "-m", "coverage", "run", "-m", "pytest", "-q")
+
+    assert "TOTAL" in check(project, "-m", "coverage", "report")
+
+
+@pytest.mark.parametrize("name", ["lint", "format"])
+def test_the_name_does_not_matter_to_the_layout(make, check, name):
+    """The longest name there may be breaks no line length and no order of imports."""
+    longest = LONGEST if name == "lint" else f"{LONGEST[:-1]}y"
+
+    assert check(make(longest), *CHECKS[name])
+
+
+def test_its_files_have_no_trace_of_the_template(make):
+    """Nothing of the template language is left in any file."""
+    project = make("fresh-room")
+    files = [path for path in project.rglob("*") if path.is_file() and ".git" not in path.parts]
+
+    assert len(files) > 15
+    assert [path for path in files if "cookiecutter" in path.read_text().lower()] == []
