@@ -22,3 +22,16 @@ def test_a_value_that_is_no_time_is_refused_by_name(value: str) -> None:
     """A mistake stops the start, and the message says which variable to correct."""
     with pytest.raises(ValueError, match=f"{PREFIX}ANNOUNCE_EVERY"):
         Config.from_environment({f"{PREFIX}ANNOUNCE_EVERY": value})
+
+
+def test_the_hosts_are_names_between_commas() -> None:
+    """Blanks around a name do not count."""
+    config = Config.from_environment({f"{PREFIX}ALLOWED_HOSTS": "app.example, *.app.example"})
+
+    assert config.allowed_hosts == ("app.example", "*.app.example")
+
+
+def test_no_host_at_all_is_refused_by_name() -> None:
+    """An app that nobody can reach is a mistake."""
+    with pytest.raises(ValueError, match=f"{PREFIX}ALLOWED_HOSTS"):
+        Config.from_environment({f"{PREFIX}ALLOWED_HOSTS": " , "})

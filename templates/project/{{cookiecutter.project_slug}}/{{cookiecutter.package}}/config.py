@@ -16,25 +16,40 @@ class Config:
 
     Attributes:
         announce_every: Seconds between two announcements.
+        allowed_hosts: The names this server goes by, `*.` for sub-domains; only
+            handshakes for these are answered.  In the environment, separated by commas.
     """
 
     announce_every: float = 30.0
+    allowed_hosts: tuple[str, ...] = ("localhost", "127.0.0.1", "[::1]")
 
     @classmethod
     def from_environment(cls, environment: Mapping[str, str] = os.environ) -> Self:
         """Read what is set, and keep the default of what is not.
 
         Raises:
-            ValueError: A variable is set to something that is no number above zero.
+            ValueError: A variable is set to something that it cannot be.
         """
-        variable = f"{PREFIX}ANNOUNCE_EVERY"
-        value = environment.get(variable)
-        if value is None:
-            return cls()
-        try:
-            seconds = float(value)
-        except ValueError:
-            seconds = 0.0
-        if not 0 < seconds < float("inf"):
-            raise ValueError(f"{variable} is {value!r}; set it to seconds, such as 30")
-        return cls(announce_every=seconds)
+        seconds = environment.get(f"{PREFIX}ANNOUNCE_EVERY")
+        hosts = environment.get(f"{PREFIX}ALLOWED_HOSTS")
+        return cls(
+            announce_every=cls.announce_every if seconds is None else _seconds(seconds),
+            allowed_hosts=cls.allowed_hosts if hosts is None else _hosts(hosts),
+        )
+
+
+def _seconds(value: str) -> float:
+    try:
+        seconds = float(value)
+    except ValueError:
+        seconds = 0.0
+    if not 0 < seconds < float("inf"):
+        raise ValueError(f"{PREFIX}ANNOUNCE_EVERY is {value!r}; set it to seconds, such as 30")
+    return seconds
+
+
+def _hosts(value: str) -> tuple[str, ...]:
+    hosts = tuple(name.strip() for name in value.split(",") if name.strip())
+    if not hosts:
+        raise ValueError(f"{PREFIX}ALLOWED_HOSTS is {value!r}; name hosts, such as app.example")
+    return hosts
