@@ -9,7 +9,7 @@ from collections.abc import AsyncIterator, Callable, Collection
 from collections.abc import Set as AbstractSet
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from falcon_pachinko.codec import JSON, Codec
+from falcon_pachinko.codec import JSON, Codec, Packet
 from falcon_pachinko.connection import LINGER, Connection, check_close_code
 from falcon_pachinko.errors import (
     DuplicateConnectionError,
@@ -43,6 +43,17 @@ class Delivery(NamedTuple):
     """How many did not: their outbox was full, or they were on their way out."""
     published: bool = False
     """Whether it went to other processes too."""
+
+
+class _Packets(dict[Codec, Packet]):
+    """A message by codec; one that a connection took up meanwhile is made when it is asked for."""
+
+    def __init__(self, message: Any) -> None:
+        self._message = message
+
+    def __missing__(self, codec: Codec) -> Packet:
+        packet = self[codec] = codec.encode(self._message)
+        return packet
 
 
 class WebSocketConnectionManager:
@@ -135,21 +146,23 @@ class WebSocketConnectionManager:
         Raises:
             EncodeError: The message cannot be encoded; nobody got it.
         """
-        packets = {codec: codec.encode(message) for codec in (self._codecs or (JSON,))}
-        excluded = (exclude,) if isinstance(exclude, str) else exclude
+        packets = _Packets(message)
+        for codec in self._codecs or (JSON,):
+            packets[codec] = codec.encode(message)
         members = to.select(self)
-        queued = dropped = 0
-        for count, connection in enumerate(list(members), 1):
-            if excluded and connection.id in excluded:
-                continue
-            if connection.push(packets.get(connection.codec) or connection.codec.encode(message)):
-                queued += 1
-            else:
-                dropped += 1
-            if not count % STRIDE:
+        if exclude:
+            excluded = {exclude} if isinstance(exclude, str) else exclude
+            chosen = [member for member in members if member.id not in excluded]
+        else:
+            chosen = list(members)
+        queued = 0
+        for start in range(0, len(chosen), STRIDE):
+            if start:
                 await asyncio.sleep(0)
+            for connection in chosen[start : start + STRIDE]:
+                queued += connection.push(packets[connection.codec])
         self.tally.count_sent(message, queued)
-        return Delivery(queued, dropped)
+        return Delivery(queued, len(chosen) - queued)
 
     async def broadcast_to_room(
         self, room: str, message: Any, *, exclude: Collection[str] = ()
