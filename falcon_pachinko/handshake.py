@@ -80,6 +80,7 @@ class Handshake:
             raise
         except falcon.HTTPError as error:
             if connection.unaccepted:
+                connection.manager.forget(connection)  # the client has its answer in a moment
                 await self.gate.deny(error)
             else:
                 connection.begin_close(3000 + error.status_code, error.title or "")
