@@ -1,0 +1,253 @@
+"""However a connection ends, its clean-up runs once, comes last, and finds its rooms left."""
+
+import asyncio
+
+import pytest
+
+from falcon_pachinko import Limits, WebSocketResource, everyone, handles_message
+from falcon_pachinko.testing import simulate
+
+
+class Room(WebSocketResource):
+    """Notes its end, and what it could still do then."""
+
+    def __init__(self, seen):
+        self.seen = seen
+
+    async def on_connect(self, req, ws):
+        await self.join_room("lobby")
+        return True
+
+    @handles_message("leave")
+    async def leave(self, ws, payload: int):
+        await ws.close(payload, "as you wish")
+
+    @handles_message("think")
+    async def think(self, ws, payload: str):
+        try:
+            await self.seen["gates"][payload].wait()
+            await self.send("thought")
+            self.seen["order"].append("thought")
+        except asyncio.CancelledError:
+            self.seen["order"].append("cancelled")
+            raise
+
+    async def on_disconnect(self, ws, close_code):
+        self.seen["order"].append(("bye", close_code, sorted(ws.rooms)))
+        await ws.send_media("nobody hears this")
+        delivery = await self.broadcast_to_room("lobby", {"type": "left"})
+        self.seen["told"].append(delivery.queued)
+
+
+@pytest.fixture
+def seen():
+    return {"order": [], "told": [], "gates": {"a": asyncio.Event()}}
+
+
+@pytest.fixture
+def app(serve, seen, monkeypatch):
+    monkeypatch.setattr("falcon_pachinko.session.BUSY", 0.001)
+    return serve(Room, seen=seen, limits=Limits(handler_grace=0.05))
+
+
+@pytest.mark.parametrize("code", [1000, 1001, 3000, 4321])
+async def test_the_clients_close_code_is_the_goodbyes(app, seen, code):
+    """Rooms are left by then, and a broadcast from there reaches the others."""
+    async with simulate(app) as client, client.connect("/") as bob:
+        async with client.connect("/") as ann:
+            await ann.close(code, "bye")
+        heard = await bob.receive_json()
+        status = client.manager.status()
+
+    assert seen["order"][0] == ("bye", code, [])
+    assert (heard, seen["told"][0]) == ({"type": "left"}, 1)
+    assert (status["connections"], status["accepted"]) == (1, 2)
+
+
+async def test_a_client_that_vanishes_is_1006(app, seen):
+    """There was no close frame to have a code."""
+    async with simulate(app) as client, client.connect("/") as ann:
+        await ann.drop()
+
+    assert seen["order"] == [("bye", 1006, [])]
+
+
+async def test_the_servers_own_code_is_the_goodbyes(app, seen, closing):
+    """Whoever closed first counts."""
+    async with simulate(app) as client, client.connect("/") as ann:
+        await ann.send_json({"type": "leave", "payload": 4001})
+        code = await closing(ann)
+
+    assert (code, ann.close_reason) == (4001, "as you wish")
+    assert seen["order"] == [("bye", 4001, [])]
+
+
+async def test_disconnect_ends_whom_it_names(app, seen, closing):
+    """From anywhere in the app."""
+    async with simulate(app) as client, client.connect("/") as ann, client.connect("/") as bob:
+        count = await client.manager.disconnect(everyone, 4003, "all out")
+        codes = [await closing(each) for each in (ann, bob)]
+
+    assert (count, codes) == (2, [4003, 4003])
+    assert seen["order"] == [("bye", 4003, [])] * 2
+
+
+async def test_a_shutdown_ends_everybody_with_1012(app, seen, closing):
+    """Clients come back on that; every clean-up is done when the app is."""
+    async with simulate(app) as client:
+        clients = [client.connect("/") for _ in range(3)]
+        for each in clients:
+            await each.__aenter__()
+    codes = [await closing(each) for each in clients]
+
+    assert codes == [1012] * 3
+    assert seen["order"] == [("bye", 1012, [])] * 3
+
+
+async def test_a_busy_handler_may_finish_after_its_client_went(app, seen, until):
+    """Within its grace; what it sends goes nowhere, and the goodbye comes last."""
+    async with simulate(app) as client, client.connect("/") as ann:
+        await ann.send_json({"type": "think", "payload": "a"})
+        await until(lambda: client.manager.status()["received"])
+        await ann.drop()
+        (session,) = client.manager.all()
+        await until(lambda: session.closed)
+        seen["gates"]["a"].set()
+
+    assert seen["order"] == ["thought", ("bye", 1006, [])]
+
+
+async def test_a_busy_handler_is_cancelled_after_its_grace(app, seen):
+    """It may not keep a client's place for ever."""
+    async with simulate(app) as client:
+        async with client.connect("/") as ann:
+            await ann.send_json({"type": "think", "payload": "a"})
+            await ann.close(4000)
+        status = client.manager.status()
+
+    assert seen["order"] == ["cancelled", ("bye", 4000, [])]
+    assert (status["connections"], status["rooms"], status["errors"]) == (0, 0, {})
+
+
+async def test_a_busy_handler_is_cancelled_when_the_app_shuts_down(app, seen):
+    """After its grace too, within the shutdown."""
+    async with simulate(app) as client:
+        ann = client.connect("/")
+        await ann.__aenter__()
+        await ann.send_json({"type": "think", "payload": "a"})
+
+    assert ann.close_code == 1012
+    assert seen["order"] == ["cancelled", ("bye", 1012, [])]
+
+
+async def test_a_session_ends_though_its_server_reports_nothing(app, by_hand, seen, monkeypatch):
+    """Some servers never say that a connection which we closed is over."""
+    monkeypatch.setattr("falcon_pachinko.session.LINGER", 0.01)
+    async with simulate(app):
+        server = by_hand(app)
+        server.start()
+        server.say('{"type": "leave", "payload": 4001}')
+        await server.ended()
+
+    assert server.task.exception() is None
+    assert seen["order"] == [("bye", 4001, [])]
+
+
+@pytest.mark.parametrize(
+    ("event", "code"),
+    [
+        ({"code": 1005}, 1006),
+        ({"code": 1005, "reason": ""}, 1005),
+        ({}, 1006),
+        ({"code": None}, 1006),
+        ({"code": 4000, "reason": "x"}, 4000),
+    ],
+)
+async def test_the_code_is_what_the_server_reports(app, by_hand, seen, event, code):
+    """1005 without a reason is how uvicorn reports a lost connection."""
+    async with simulate(app):
+        server = by_hand(app)
+        server.start()
+        server.go(**event)
+        await server.ended()
+
+    assert seen["order"] == [("bye", code, [])]
+
+
+async def test_a_concurrent_handler_may_finish_too(serve, until):
+    """The goodbye waits for it within its grace, then it is cancelled."""
+    order = []
+    gate = asyncio.Event()
+
+    class Beside(WebSocketResource):
+        @handles_message("quick", concurrent=True)
+        async def quick(self, ws):
+            await gate.wait()
+            order.append("finished")
+
+        @handles_message("never", concurrent=True)
+        async def never(self, ws):
+            try:
+                await asyncio.Event().wait()
+            finally:
+                order.append("cancelled")
+
+        async def on_disconnect(self, ws, close_code):
+            order.append("bye")
+
+    async with (
+        simulate(serve(Beside, limits=Limits(handler_grace=0.05))) as client,
+        client.connect("/") as ann,
+    ):
+        await ann.send_json({"type": "quick"})
+        await ann.send_json({"type": "never"})
+        await until(lambda: len(client.manager.status()["received"]) == 2)
+        await ann.close()
+        asyncio.get_running_loop().call_soon(gate.set)
+
+    assert order == ["finished", "cancelled", "bye"]
+
+
+async def test_a_concurrent_handler_that_finishes_is_not_cancelled(serve, until):
+    """Everything of a connection is over when its session is."""
+    order = []
+    gate = asyncio.Event()
+
+    class Beside(WebSocketResource):
+        @handles_message("wait", concurrent=True)
+        async def wait(self, ws):
+            await gate.wait()
+            order.append("finished")
+
+    async with simulate(serve(Beside)) as client, client.connect("/") as ann:
+        await ann.send_json({"type": "wait"})
+        await until(lambda: client.manager.status()["received"])
+        await ann.close()
+        gate.set()
+
+    assert order == ["finished"]
+
+
+async def test_nobody_comes_in_while_the_app_goes_down(app, knock, seen, closing):
+    """503, so that a client tries elsewhere; the next life takes clients again."""
+    async with simulate(app) as client:
+        async with client.connect("/") as ann:
+            await client.manager.shut_down()
+            code = await closing(ann)
+        late = await knock(client.connect("/"))
+    async with simulate(app) as client:
+        again = await knock(client.connect("/"))
+
+    assert (code, late, again) == (1012, 503, "accepted")
+
+
+async def test_a_resource_without_on_disconnect_ends_as_well(serve):
+    """There is nothing to run, and nothing to wait for."""
+
+    class Silent(WebSocketResource):
+        pass
+
+    async with simulate(serve(Silent)) as client, client.connect("/"):
+        assert len(client.manager) == 1
+
+    assert client.manager.status()["connections"] == 0

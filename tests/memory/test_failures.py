@@ -1,0 +1,251 @@
+"""Whatever the application raises, wherever: the rest goes on, and nothing is left behind."""
+
+import asyncio
+
+import falcon
+import pytest
+
+from falcon_pachinko import Limits, WebSocketResource, handles_message
+from falcon_pachinko.testing import simulate
+
+
+class Unusual(BaseException):
+    """An exception that is no Exception, as some libraries have them."""
+
+
+SURVIVED = [
+    ZeroDivisionError("secret"),
+    ExceptionGroup("secret", [OSError("secret"), ExceptionGroup("inner", [KeyError("secret")])]),
+    asyncio.CancelledError("secret"),
+    TimeoutError("secret"),
+    StopIteration("secret"),
+    StopAsyncIteration("secret"),
+    RecursionError("secret"),
+    falcon.WebSocketDisconnected(4000),
+    falcon.HTTPStatus(200, text="secret"),
+]
+
+
+def named(error):
+    return type(error).__name__
+
+
+class Fragile(WebSocketResource):
+    """Fails where and as it is told to."""
+
+    def __init__(self, error, where, seen):
+        self.error, self.where, self.seen = error, where, seen
+
+    async def on_connect(self, req, ws):
+        await self.join_room("lobby")
+        return True
+
+    @handles_message("echo")
+    async def echo(self, ws, payload):
+        return payload
+
+    @handles_message("fail")
+    async def fail(self, ws):
+        if self.where == "after a wait":
+            await asyncio.sleep(0)
+        raise self.error
+
+    async def on_message(self, ws, message):
+        raise self.error
+
+    async def on_disconnect(self, ws, close_code):
+        self.seen.append(close_code)
+        if self.where == "on_disconnect":
+            raise self.error
+
+
+@pytest.fixture
+def seen():
+    return []
+
+
+@pytest.fixture
+def fragile(serve, seen):
+    def make(error, where, **limits):
+        return serve(Fragile, error=error, where=where, seen=seen, limits=Limits(**limits))
+
+    return make
+
+
+@pytest.mark.parametrize("where", ["at once", "after a wait"])
+@pytest.mark.parametrize("error", SURVIVED, ids=named)
+async def test_a_handler_that_raises_fails_one_message(fragile, seen, caplog, error, where):
+    """Logged once with its traceback; the client hears that, not what; the connection lives."""
+    async with simulate(fragile(error, where)) as client:
+        async with client.connect("/") as ann:
+            answer = await ann.request("fail")
+            alive = await ann.request("echo", 1)
+        status = client.manager.status()
+
+    (record,) = caplog.records
+    assert answer["payload"] == {"code": "internal_error", "message": "The server failed on this."}
+    assert alive["payload"] == 1
+    assert record.getMessage() == "Fragile failed on 'fail'"
+    assert len(record.connection_id) == 24
+    assert record.exc_info[1] is error or record.exc_info[1].__cause__ is error
+    assert (status["errors"], status["connections"], status["rooms"]) == ({"fail": 1}, 0, 0)
+    assert seen == [1000]
+
+
+@pytest.mark.parametrize("error", SURVIVED, ids=named)
+async def test_on_message_that_raises_fails_one_frame(fragile, seen, error):
+    """As a handler does."""
+    async with simulate(fragile(error, "at once")) as client, client.connect("/") as ann:
+        await ann.send_text("unclaimed")
+        fault = await ann.receive_json()
+        alive = await ann.request("echo", 1)
+
+    assert fault["payload"]["code"] == "internal_error"
+    assert alive["payload"] == 1
+
+
+@pytest.mark.parametrize(
+    "error", [each for each in SURVIVED if not isinstance(each, asyncio.CancelledError)], ids=named
+)
+async def test_on_disconnect_that_raises_is_logged(fragile, seen, caplog, error):
+    """Once; everything is cleaned up all the same."""
+    async with simulate(fragile(error, "on_disconnect")) as client:
+        async with client.connect("/"):
+            pass
+        status = client.manager.status()
+
+    (record,) = caplog.records
+    assert seen == [1000]
+    assert "on_disconnect failed for Fragile" in record.getMessage()
+    assert (status["connections"], status["rooms"]) == (0, 0)
+
+
+async def test_on_disconnect_that_hangs_is_cut_off(serve, caplog):
+    """After ``shutdown_timeout``, with a line in the log."""
+    cancelled = []
+
+    class Hangs(WebSocketResource):
+        async def on_disconnect(self, ws, close_code):
+            try:
+                await asyncio.Event().wait()
+            except asyncio.CancelledError:
+                cancelled.append(close_code)
+                raise
+
+    async with (
+        simulate(serve(Hangs, limits=Limits(shutdown_timeout=0.01))) as client,
+        client.connect("/"),
+    ):
+        pass
+
+    assert cancelled == [1000]
+    assert "on_disconnect failed for Hangs" in caplog.text
+    assert "TimeoutError" in caplog.text
+
+
+async def test_an_unusual_exception_leaves_nothing_behind(fragile, by_hand, seen):
+    """What is no Exception goes up to the server, and the clean-up runs on its way."""
+    app = fragile(Unusual(), "at once")
+    async with simulate(app) as client:
+        server = by_hand(app)
+        server.start()
+        server.say('{"type": "fail"}')
+        await server.ended()
+        status = client.manager.status()
+
+    assert isinstance(server.task.exception(), Unusual)
+    assert seen == [1006]
+    assert (status["connections"], status["rooms"]) == (0, 0)
+
+
+async def test_close_on_error_closes_after_the_error_frame(serve, closing):
+    """For those who prefer 1011 to going on."""
+
+    class Strict(WebSocketResource):
+        close_on_error = True
+
+        @handles_message("fail")
+        async def fail(self, ws):
+            raise ZeroDivisionError
+
+        @handles_message("unknown payload")
+        async def typed(self, ws, payload: int): ...
+
+    async with simulate(serve(Strict)) as client, client.connect("/") as ann:
+        refused = await ann.request("unknown payload", "text")
+        failed = await ann.request("fail")
+        code = await closing(ann)
+
+    assert [each["payload"]["code"] for each in (refused, failed)] == [
+        "invalid_payload", "internal_error",
+    ]  # fmt: skip
+    assert (code, ann.close_reason) == (1011, "internal error")
+
+
+async def test_one_failing_connection_does_not_touch_the_others(fragile):
+    """They are in the same room, and hear each other as before."""
+    async with (
+        simulate(fragile(ZeroDivisionError(), "at once")) as client,
+        client.connect("/") as ann,
+        client.connect("/") as bob,
+    ):
+        await ann.request("fail")
+        await client.manager.broadcast_to_room("lobby", "still here")
+        heard = [await each.receive_json() for each in (ann, bob)]
+
+    assert heard == ["still here"] * 2
+
+
+# Cancellation from outside.
+
+
+async def test_a_server_that_cancels_gets_its_cancellation(serve, by_hand, seen, until):
+    """And the clean-up runs whole before: it may await as it likes."""
+
+    class Polite(WebSocketResource):
+        @handles_message("wait")
+        async def wait(self, ws):
+            await asyncio.Event().wait()
+
+        async def on_disconnect(self, ws, close_code):
+            await asyncio.sleep(0)
+            seen.append(close_code)
+
+    app = serve(Polite)
+    async with simulate(app) as client:
+        server = by_hand(app)
+        server.start()
+        server.say('{"type": "wait"}')
+        await until(lambda: client.manager.status()["received"])
+        server.task.cancel()
+        await server.ended()
+        status = client.manager.status()
+
+    assert server.task.cancelled()
+    assert seen == [1006]
+    assert status["connections"] == 0
+
+
+async def test_a_clean_up_survives_a_second_cancellation(serve, by_hand, until):
+    """A server in a hurry may cancel again; ``on_disconnect`` still runs to its end."""
+    began, may_end = asyncio.Event(), asyncio.Event()
+    ended = []
+
+    class Slow(WebSocketResource):
+        async def on_disconnect(self, ws, close_code):
+            began.set()
+            await may_end.wait()
+            ended.append(close_code)
+
+    app = serve(Slow)
+    async with simulate(app):
+        server = by_hand(app)
+        server.start()
+        await until(lambda: server.kinds == ["websocket.accept"])
+        server.task.cancel()
+        await began.wait()
+        server.task.cancel()
+        await server.ended()
+        may_end.set()
+
+    assert ended == [1006]

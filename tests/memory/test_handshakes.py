@@ -1,0 +1,378 @@
+"""How a handshake ends: accepted, denied with a status, or failed; and what was sent before."""
+
+import asyncio
+
+import falcon
+import pytest
+
+from falcon_pachinko import Limits, WebSocketResource, handles_message
+from falcon_pachinko.testing import HandshakeDenied, simulate
+
+
+def door(on_connect):
+    """Make a resource of an ``on_connect``, which notes its goodbyes."""
+
+    class Door(WebSocketResource):
+        goodbyes = []  # noqa: RUF012  # of all instances
+
+        async def on_disconnect(self, ws, close_code):
+            self.goodbyes.append(close_code)
+
+    Door.on_connect = on_connect
+    return Door
+
+
+async def returns_true(self, req, ws):
+    return True
+
+
+async def accepts_itself(self, req, ws):
+    await ws.accept()
+
+
+async def accepts_itself_and_says_so(self, req, ws):
+    await ws.accept(headers={"X-Tea": "green"})
+    return True
+
+
+async def returns_false(self, req, ws):
+    return False
+
+
+async def closes(self, req, ws):
+    await ws.close(4401, "not you")
+
+
+async def closes_and_returns_true(self, req, ws):
+    await ws.close()
+    return True
+
+
+async def forbids(self, req, ws):
+    raise falcon.HTTPForbidden(description="Members only.")
+
+
+async def asks_for_a_login(self, req, ws):
+    raise falcon.HTTPUnauthorized(challenges=["Bearer"])
+
+
+async def is_gone(self, req, ws):
+    raise falcon.HTTPGone
+
+
+async def has_a_status_of_its_own(self, req, ws):
+    raise falcon.HTTPError(429, headers=[("Retry-After", 7)])
+
+
+@pytest.mark.parametrize(
+    "on_connect",
+    [returns_true, accepts_itself, accepts_itself_and_says_so],
+    ids=lambda f: f.__name__,
+)
+async def test_a_handshake_is_accepted(serve, knock, on_connect):
+    """By returning True, or by ``ws.accept()``."""
+    resource = door(on_connect)
+    async with simulate(serve(resource)) as client:
+        outcome = await knock(client.connect("/"))
+        status = client.manager.status()
+
+    assert outcome == "accepted"
+    assert resource.goodbyes == [1000]
+    assert (status["accepted"], status["denied"], status["connections"]) == (1, 0, 0)
+
+
+@pytest.mark.parametrize(
+    ("on_connect", "status"),
+    [
+        (returns_false, 403),
+        (closes, 403),
+        (closes_and_returns_true, 403),
+        (forbids, 403),
+        (asks_for_a_login, 401),
+        (is_gone, 410),
+        (has_a_status_of_its_own, 429),
+    ],
+    ids=lambda each: getattr(each, "__name__", ""),
+)
+async def test_a_handshake_is_denied(serve, knock, on_connect, status):
+    """With the status that the resource chose; there is no goodbye to one who was never there."""
+    resource = door(on_connect)
+    async with simulate(serve(resource)) as client:
+        outcome = await knock(client.connect("/"))
+        counts = client.manager.status()
+
+    assert outcome == status
+    assert resource.goodbyes == []
+    assert (counts["accepted"], counts["denied"], counts["connections"]) == (0, 1, 0)
+
+
+async def test_a_denial_says_why(serve):
+    """Status, headers and the body that Falcon would give the same error over HTTP."""
+    async with simulate(serve(door(asks_for_a_login))) as client:
+        with pytest.raises(HandshakeDenied) as denied:
+            await client.connect("/").__aenter__()
+
+    assert (denied.value.status, denied.value.headers["www-authenticate"]) == (401, "Bearer")
+    assert denied.value.headers["content-type"] == "application/json"
+    assert b"401 Unauthorized" in denied.value.body
+
+
+@pytest.mark.parametrize(("decision", "shown"), [(None, "None"), (1, "1"), ("yes", "'yes'")])
+async def test_a_handshake_without_a_decision_is_a_bug_of_the_app(
+    serve, knock, caplog, decision, shown
+):
+    """A forgotten ``return`` is a 500, and the log says what to write."""
+
+    async def forgets(self, req, ws):
+        return decision
+
+    resource = door(forgets)
+    async with simulate(serve(resource)) as client:
+        outcome = await knock(client.connect("/"))
+
+    assert outcome == 500
+    assert f"Door.on_connect returned {shown}; return True to accept" in caplog.text
+    assert resource.goodbyes == []
+
+
+@pytest.mark.parametrize(
+    "error", [ZeroDivisionError("secret"), ExceptionGroup("many", [OSError("secret")])]
+)
+async def test_a_handshake_that_fails_is_a_500(serve, knock, caplog, error):
+    """The traceback is logged, the client learns nothing of it, and nothing is left."""
+
+    async def fails(self, req, ws):
+        await self.join_room("lobby")
+        raise error
+
+    async with simulate(serve(door(fails))) as client:
+        with pytest.raises(HandshakeDenied) as denied:
+            await client.connect("/").__aenter__()
+        status = client.manager.status()
+
+    assert denied.value.status == 500
+    assert b"secret" not in denied.value.body
+    assert "secret" in caplog.text
+    assert (status["connections"], status["rooms"]) == (0, 0)
+
+
+# After an accept of its own.
+
+
+async def test_an_http_error_after_the_accept_closes_with_its_status(serve, closing):
+    """3000 and the status, as Falcon does."""
+
+    async def changes_its_mind(self, req, ws):
+        await ws.accept()
+        raise falcon.HTTPForbidden(title="No longer")
+
+    resource = door(changes_its_mind)
+    async with simulate(serve(resource)) as client, client.connect("/") as ann:
+        code = await closing(ann)
+
+    assert (code, ann.close_reason) == (3403, "No longer")
+    assert resource.goodbyes == [3403]
+
+
+async def test_a_failure_after_the_accept_closes_with_1011(serve, closing, caplog):
+    """Logged once, and the reason gives nothing away."""
+
+    async def fails_late(self, req, ws):
+        await ws.accept()
+        raise ZeroDivisionError("secret")
+
+    resource = door(fails_late)
+    async with simulate(serve(resource)) as client, client.connect("/") as ann:
+        code = await closing(ann)
+
+    assert (code, ann.close_reason) == (1011, "internal error")
+    assert resource.goodbyes == [1011]
+    assert caplog.text.count("ZeroDivisionError: secret") == 1
+
+
+async def test_a_close_right_after_the_accept_is_a_goodbye(serve, closing):
+    """Accepted is accepted: the clean-up runs."""
+
+    async def closes_late(self, req, ws):
+        await ws.accept()
+        await ws.close(4000)
+
+    resource = door(closes_late)
+    async with simulate(serve(resource)) as client, client.connect("/") as ann:
+        code = await closing(ann)
+
+    assert (code, resource.goodbyes) == (4000, [4000])
+
+
+# Before the accept.
+
+
+async def test_what_is_sent_before_the_accept_leaves_right_after_it(serve):
+    """Messages to itself, and broadcasts that reach it too, in order."""
+
+    async def greets(self, req, ws):
+        await self.join_room("lobby")
+        await ws.send_media("welcome")
+        await self.broadcast_to_room("lobby", "somebody came")
+        await self.send("last")
+        return True
+
+    async with simulate(serve(door(greets))) as client, client.connect("/") as ann:
+        heard = [await ann.receive_json() for _ in range(3)]
+
+    assert heard == ["welcome", "somebody came", "last"]
+
+
+async def test_a_denied_client_gets_nothing_of_what_was_sent(serve):
+    """And those in the room are rid of it at once."""
+
+    async def greets_and_denies(self, req, ws):
+        await self.join_room("lobby")
+        await ws.send_media("welcome")
+        return False
+
+    async with simulate(serve(door(greets_and_denies))) as client:
+        with pytest.raises(HandshakeDenied) as denied:
+            await client.connect("/").__aenter__()
+        rooms = await client.manager.get_rooms_by_prefix("")
+
+    assert b"welcome" not in denied.value.body
+    assert rooms == []
+
+
+async def test_a_broadcast_waits_with_those_who_are_not_accepted_yet(serve):
+    """It leaves right after their accept."""
+    asked, may_come_in = asyncio.Event(), asyncio.Event()
+
+    async def takes_its_time(self, req, ws):
+        await self.join_room("lobby")
+        asked.set()
+        await may_come_in.wait()
+        return True
+
+    async with simulate(serve(door(takes_its_time))) as client:
+        ann = client.connect("/")
+        connecting = asyncio.create_task(ann.__aenter__())
+        await asked.wait()
+        delivery = await client.manager.broadcast_to_room("lobby", "news")
+        may_come_in.set()
+        await connecting
+        heard = await ann.receive_json()
+        await ann.__aexit__(None, None, None)
+
+    assert (delivery.queued, heard) == (1, "news")
+
+
+async def test_a_client_that_goes_while_it_waits_was_never_there(serve, by_hand, caplog):
+    """No goodbye, no error in the log, and its room is left."""
+    asked, went = asyncio.Event(), asyncio.Event()
+
+    async def takes_its_time(self, req, ws):
+        await self.join_room("lobby")
+        asked.set()
+        await went.wait()
+        return True
+
+    resource = door(takes_its_time)
+    app = serve(resource)
+    async with simulate(app) as client:
+        server = by_hand(app)
+        server.error = OSError("no client any more")
+        server.start()
+        await asked.wait()
+        server.go(code=1001)
+        went.set()
+        await server.ended()
+        status = client.manager.status()
+
+    assert resource.goodbyes == []
+    assert server.task.exception() is None
+    assert (status["connections"], status["rooms"], status["denied"]) == (0, 0, 1)
+    assert caplog.records == []
+
+
+async def test_a_client_that_goes_is_noticed_while_on_connect_is_busy(
+    serve, by_hand, monkeypatch, until
+):
+    """The reading ahead notices; the handler has its grace, then it is cancelled."""
+    monkeypatch.setattr("falcon_pachinko.session.BUSY", 0.001)
+    cancelled = asyncio.Event()
+
+    async def never_decides(self, req, ws):
+        await self.join_room("lobby")
+        try:
+            await asyncio.Event().wait()
+        finally:
+            cancelled.set()
+
+    resource = door(never_decides)
+    app = serve(resource, limits=Limits(handler_grace=0.01))
+    async with simulate(app) as client:
+        server = by_hand(app)
+        server.start()
+        await until(lambda: len(client.manager))
+        server.go(code=1001)
+        await server.ended()
+        status = client.manager.status()
+
+    assert cancelled.is_set()
+    assert resource.goodbyes == []
+    assert (status["connections"], status["rooms"]) == (0, 0)
+
+
+# Subprotocols and headers.
+
+
+class Speaks(WebSocketResource):
+    subprotocols = ("tea.v2", "tea.v1")
+
+    @handles_message("which")
+    async def which(self, ws):
+        return ws.subprotocol
+
+
+@pytest.mark.parametrize(
+    ("offered", "agreed"),
+    [
+        ([], None),
+        (["coffee"], None),
+        (["tea.v1"], "tea.v1"),
+        (["coffee", "tea.v1", "tea.v2"], "tea.v1"),
+        (["tea.v2", "tea.v1"], "tea.v2"),
+    ],
+)
+async def test_the_first_subprotocol_that_both_speak_is_agreed_on(serve, offered, agreed):
+    """In the client's order, and only from what it offered."""
+    async with simulate(serve(Speaks)) as client, client.connect("/", subprotocols=offered) as ann:
+        answer = await ann.request("which")
+
+    assert ann.subprotocol == agreed
+    assert answer["payload"] == agreed
+
+
+async def test_on_connect_sees_the_request(serve):
+    """Headers, query and the client's offer, as in any Falcon responder."""
+
+    async def shows(self, req, ws):
+        await ws.accept(headers={"X-Tea": "green"})
+        await ws.send_media([req.get_header("X-Who"), req.params, list(ws.subprotocols)])
+
+    async with simulate(serve(door(shows))) as client:
+        path, headers = "/?a=1&b=2", {"X-Who": "ann"}
+        async with client.connect(path, headers=headers, subprotocols=["s"]) as ann:
+            seen = await ann.receive_json()
+
+    assert seen == ["ann", {"a": "1", "b": "2"}, ["s"]]
+    assert ann.headers == {"x-tea": "green"}
+
+
+async def test_a_server_without_the_extension_denies_with_a_close(serve, by_hand):
+    """Then a client sees 403, whatever the status was."""
+    app = serve(door(is_gone))
+    async with simulate(app):
+        server = by_hand(app)
+        del server.scope["extensions"]
+        server.start()
+        await server.ended()
+
+    assert server.kinds == ["websocket.close"]

@@ -1,0 +1,188 @@
+"""`install` gives any ASGI app of Falcon's its WebSocket side, once, and that app only."""
+
+import falcon
+import falcon.asgi
+import pytest
+
+import falcon_pachinko
+from falcon_pachinko import (
+    AlreadyInstalledError,
+    Limits,
+    SetupError,
+    WebSocketConnectionManager,
+    WebSocketResource,
+    install,
+)
+from falcon_pachinko.testing import simulate
+
+
+class Echo(WebSocketResource):
+    async def on_message(self, ws, message):
+        await ws.send_text(message)
+
+
+class Hello:
+    async def on_get(self, req, resp):
+        resp.media = "hello"
+
+
+class Mine(falcon.asgi.App):
+    """A subclass of the user's own, with state and an override."""
+
+    def __init__(self, *args, **kwargs):
+        super().__init__(*args, **kwargs)
+        self.seen = []
+
+    def add_route(self, uri_template, resource, **kwargs):
+        self.seen.append(uri_template)
+        super().add_route(uri_template, resource, **kwargs)
+
+
+class Frugal(falcon.asgi.App):
+    __slots__ = ("colour",)
+
+
+APPS = {
+    "stock": falcon.asgi.App,
+    "subclass": Mine,
+    "slotted subclass": Frugal,
+    "ours": falcon_pachinko.App,
+}
+
+
+@pytest.mark.parametrize("kind", APPS)
+async def test_an_installed_app_serves_http_and_websockets(kind):
+    """A stock app, a user's subclass with or without a dict, and ours."""
+    app = APPS[kind]()
+    install(app)
+    app.add_route("/hello", Hello())
+    app.add_websocket_route("/echo", Echo)
+
+    async with simulate(app) as client:
+        answer = await client.http.simulate_get("/hello")
+        async with client.connect("/echo") as ann:
+            await ann.send_text("hi")
+            heard = await ann.receive_text()
+
+    assert (answer.json, heard) == ("hello", "hi")
+
+
+@pytest.mark.parametrize("kind", APPS)
+def test_an_installed_app_is_still_what_it_was(kind):
+    """Its class keeps its name, and ``isinstance`` its answer."""
+    app = APPS[kind]()
+    before = type(app)
+    install(app)
+
+    assert isinstance(app, before)
+    assert (type(app).__name__, type(app).__module__) == (before.__name__, before.__module__)
+    assert type(app).__doc__ == before.__doc__
+
+
+def test_a_subclass_keeps_its_state_and_its_overrides():
+    """Its own ``add_route`` hears of WebSocket routes too."""
+    app = Mine()
+    app.name = "set before"
+    install(app)
+
+    app.add_route("/hello", Hello())
+    app.add_websocket_route("/echo", Echo)
+
+    assert app.name == "set before"
+    assert app.seen == ["/hello", "/echo"]
+
+
+def test_install_returns_a_handle_with_the_same_methods():
+    """For those who use a type checker; the app has them as well."""
+    app = falcon.asgi.App()
+
+    pachinko = install(app)
+
+    assert pachinko.app is app
+    assert isinstance(pachinko.ws_connection_manager, WebSocketConnectionManager)
+    assert app.ws_connection_manager is pachinko.ws_connection_manager
+    for name in ("add_websocket_route", "add_websocket_worker", "create_websocket_resource"):
+        assert callable(getattr(app, name))
+        assert callable(getattr(pachinko, name))
+
+
+def test_the_same_install_again_changes_nothing():
+    """Two modules may both make sure of it."""
+    app = falcon.asgi.App()
+    first = install(app, limits=Limits(rooms=3))
+    app.add_websocket_route("/echo", Echo)
+
+    second = install(app, limits=Limits(rooms=3))
+
+    assert second is first
+    assert [route.template for route in second.routes] == ["/echo"]
+
+
+@pytest.mark.parametrize(
+    ("first", "second", "named"),
+    [
+        ({}, {"limits": Limits(rooms=3)}, r"limits="),
+        ({"limits": Limits(rooms=3)}, {}, r"limits="),
+        ({}, {"origins": "*", "limits": Limits(rooms=3)}, r"limits=, origins="),
+        ({"allowed_hosts": ["a.example"]}, {"allowed_hosts": ["b.example"]}, "allowed_hosts="),
+    ],
+)
+def test_another_install_is_refused(first, second, named):
+    """With other options one of the two would be silently ignored; the error names them."""
+    app = falcon.asgi.App()
+    install(app, **first)
+
+    with pytest.raises(AlreadyInstalledError, match=f"another {named}; call install.. once"):
+        install(app, **second)
+
+
+def test_an_app_of_ours_takes_the_options_itself():
+    """And a later ``install`` with the same ones is nothing."""
+    app = falcon_pachinko.App(limits=Limits(rooms=3), cors_enable=True)
+
+    assert install(app, limits=Limits(rooms=3)).limits == Limits(rooms=3)
+    with pytest.raises(AlreadyInstalledError, match="limits="):
+        install(app)
+
+
+@pytest.mark.parametrize("thing", [falcon.App(), None, 3, falcon.asgi.App, "app"])
+def test_only_an_asgi_app_of_falcons_can_be_installed_on(thing):
+    """The WSGI app, which looks so alike, gets a word of its own."""
+    with pytest.raises(SetupError, match=r"install\(\) takes a falcon.asgi.App, not") as refused:
+        install(thing)
+
+    assert ("which is WSGI" in str(refused.value)) == isinstance(thing, falcon.App)
+
+
+async def test_two_apps_know_nothing_of_each_other():
+    """Rooms, routes and options are an app's own, though their classes are the same."""
+
+    class Join(WebSocketResource):
+        async def on_connect(self, req, ws):
+            await self.join_room("lobby")
+            return True
+
+    first, second = falcon.asgi.App(), falcon.asgi.App()
+    for app in (first, second):
+        install(app)
+        app.add_websocket_route("/", Join)
+
+    async with (
+        simulate(first) as one,
+        simulate(second) as two,
+        one.connect("/") as ann,
+        two.connect("/") as bob,
+    ):
+        await first.ws_connection_manager.broadcast_to_room("lobby", "hi")
+        heard = await ann.receive_json()
+        await bob.expect_nothing(0.01)
+
+    assert heard == "hi"
+    assert type(first) is not type(second)
+
+
+def test_an_app_without_install_is_untouched():
+    """What one app gained, its class did not."""
+    install(falcon.asgi.App())
+
+    assert not hasattr(falcon.asgi.App(), "add_websocket_route")

@@ -1,0 +1,171 @@
+"""What a client may cost: each limit closes or refuses with its own name in the sentence."""
+
+import asyncio
+
+import pytest
+
+from falcon_pachinko import Limits, WebSocketResource, handles_message
+from falcon_pachinko.testing import simulate
+
+
+class Echo(WebSocketResource):
+    @handles_message("echo")
+    async def echo(self, ws, payload):
+        return payload
+
+    async def on_message(self, ws, message):
+        await ws.send_media(len(message))
+
+
+class Waits(WebSocketResource):
+    def __init__(self, gate, seen):
+        self.gate, self.seen = gate, seen
+
+    @handles_message("wait")
+    async def wait(self, ws):
+        await self.gate.wait()
+
+    @handles_message("note")
+    async def note(self, ws, payload: int):
+        self.seen.append(payload)
+
+
+@pytest.mark.parametrize(
+    "frame", ["x" * 1001, "é" * 501, "\U0001f375" * 251, b"\x00" * 1001], ids=lambda each: each[:1]
+)
+async def test_a_message_that_is_too_large_closes_with_1009(serve, closing, caplog, frame):
+    """Measured in bytes; an error frame says why before."""
+    async with (
+        simulate(serve(Echo, limits=Limits(message_bytes=1000))) as client,
+        client.connect("/") as ann,
+    ):
+        await (ann.send_text(frame) if isinstance(frame, str) else ann.send_data(frame))
+        error = await ann.receive_json()
+        code = await closing(ann)
+
+    assert error["payload"]["code"] == "too_large"
+    assert "1000 bytes (message_bytes)" in ann.close_reason
+    assert code == 1009
+    assert caplog.records == []
+
+
+@pytest.mark.parametrize("frame", ["x" * 1000, "é" * 500, "\U0001f375" * 250, b"\x00" * 1000])
+async def test_a_message_of_just_that_size_is_fine(serve, frame):
+    """The limit is the largest that is allowed."""
+    async with (
+        simulate(serve(Echo, limits=Limits(message_bytes=1000))) as client,
+        client.connect("/") as ann,
+    ):
+        await (ann.send_text(frame) if isinstance(frame, str) else ann.send_data(frame))
+
+        assert await ann.receive_json() == len(frame)
+
+
+async def test_a_route_may_have_limits_of_its_own(serve, closing):
+    """In place of the app's."""
+    app = serve(Echo, limits=Limits(message_bytes=10))
+    app.add_websocket_route("/large", Echo, limits=Limits(message_bytes=1000))
+
+    async with simulate(app) as client, client.connect("/large") as ann, client.connect("/") as bob:
+        for each in (ann, bob):
+            await each.send_text("x" * 100)
+        large = await ann.receive_json()
+        code = await closing(bob)
+
+    assert (large, code) == (100, 1009)
+
+
+async def test_a_client_that_sends_too_fast_is_closed_with_1008(serve, closing):
+    """The burst is answered, the next message gets an error, and the reason names the setting."""
+    limits = Limits(burst=5, messages_per_second=0.001)
+    async with simulate(serve(Echo, limits=limits)) as client, client.connect("/") as ann:
+        for _ in range(6):
+            await ann.send_text("x")
+        answers = [await ann.receive_json() for _ in range(6)]
+        code = await closing(ann)
+
+    assert answers[:5] == [1] * 5
+    assert answers[5]["payload"]["code"] == "rate_limited"
+    assert "messages_per_second" in ann.close_reason
+    assert code == 1008
+
+
+async def test_a_client_within_its_rate_is_never_stopped(serve):
+    """However long it goes on."""
+    limits = Limits(burst=1, messages_per_second=1_000_000)
+    async with simulate(serve(Echo, limits=limits)) as client, client.connect("/") as ann:
+        for number in range(100):
+            assert (await ann.request("echo", number))["payload"] == number
+
+
+async def test_a_full_inbox_closes_with_1008(serve, by_hand, until, monkeypatch):
+    """The handler is busy, the client goes on and on; the reason names the setting."""
+    monkeypatch.setattr("falcon_pachinko.session.BUSY", 0.001)
+    gate, seen = asyncio.Event(), []
+    app = serve(Waits, gate=gate, seen=seen, limits=Limits(inbox_messages=3))
+    async with simulate(app):
+        server = by_hand(app)
+        server.start()
+        server.say('{"type": "wait"}')
+        for number in range(10):
+            server.say(f'{{"type": "note", "payload": {number}}}')
+        await until(lambda: "websocket.close" in server.kinds)
+        gate.set()
+        server.go(code=1008)
+        await server.ended()
+
+    assert server.sent[-1] == {
+        "type": "websocket.close", "code": 1008, "reason": "over 3 messages wait (inbox_messages)",
+    }  # fmt: skip
+    assert seen == []
+
+
+async def test_messages_wait_in_the_inbox_for_a_busy_handler(serve, by_hand, until, monkeypatch):
+    """In order, up to the limit; none is lost."""
+    monkeypatch.setattr("falcon_pachinko.session.BUSY", 0.001)
+    gate, seen = asyncio.Event(), []
+    app = serve(Waits, gate=gate, seen=seen, limits=Limits(inbox_messages=10))
+    async with simulate(app):
+        server = by_hand(app)
+        server.start()
+        server.say('{"type": "wait"}')
+        for number in range(8):
+            server.say(f'{{"type": "note", "payload": {number}}}')
+        await until(server.events.empty)
+        before = list(seen)
+        gate.set()
+        await until(lambda: len(seen) == 8)
+        server.go(code=1000)
+        await server.ended()
+
+    assert (before, seen) == ([], list(range(8)))
+
+
+async def test_a_session_waits_for_a_client_that_does_not_read(serve, by_hand, until):
+    """A handler that sends to its own client keeps its pace: it fills no outbox to the brim."""
+    sent = []
+
+    class Pours(WebSocketResource):
+        @handles_message("pour")
+        async def pour(self, ws):
+            for number in range(10):
+                await ws.send_media("x" * 100)
+                sent.append(number)
+
+    app = serve(Pours, limits=Limits(outbox_bytes=400))
+    async with simulate(app):
+        server = by_hand(app)
+        server.reads.clear()
+        server.start()
+        server.say('{"type": "pour"}')
+        await until(lambda: sent)
+        for _ in range(20):
+            await asyncio.sleep(0)
+        held_back = len(sent)
+        server.reads.set()
+        await until(lambda: len(sent) == 10)
+        server.go(code=1000)
+        await server.ended()
+
+    assert held_back < 4
+    assert server.kinds.count("websocket.send") == 10

@@ -1,0 +1,151 @@
+"""Rooms, as the members of one see them."""
+
+import pytest
+
+from falcon_pachinko import Limits, WebSocketResource, handles_message, room, tag, user
+from falcon_pachinko.testing import simulate
+
+
+class Room(WebSocketResource):
+    """Lets clients do everything that rooms are for."""
+
+    async def on_connect(self, req, ws, name):
+        ws.user_id = name
+        return True
+
+    @handles_message("join")
+    async def join(self, ws, payload: str):
+        await self.join_room(payload)
+        return sorted(ws.rooms)
+
+    @handles_message("leave")
+    async def leave(self, ws, payload: str):
+        await self.leave_room(payload)
+        return sorted(ws.rooms)
+
+    @handles_message("say")
+    async def say(self, ws, payload: dict):
+        delivery = await self.broadcast_to_room(
+            payload["room"], payload["text"], exclude_self=payload.get("quietly", False)
+        )
+        return delivery.queued
+
+    @handles_message("tag")
+    async def tag(self, ws, payload: str):
+        await ws.add_tag(payload)
+
+
+@pytest.fixture
+async def client(serve):
+    async with simulate(serve(Room, "/{name}", limits=Limits(rooms=2))) as simulated:
+        yield simulated
+
+
+async def test_members_hear_what_is_said_in_their_room(client):
+    """Each once, and nobody else."""
+    async with (
+        client.connect("/ann") as ann,
+        client.connect("/bob") as bob,
+        client.connect("/eve") as eve,
+    ):
+        for who in (ann, bob):
+            await who.request("join", "tea")
+        answer = await ann.request("say", {"room": "tea", "text": "hi"})
+        heard = [await who.receive_json() for who in (ann, bob)]
+        await eve.expect_nothing(0.01)
+
+    assert answer["payload"] == 2
+    assert heard == ["hi", "hi"]
+
+
+async def test_one_need_not_be_in_a_room_to_speak_there(client):
+    """A room without members is no error."""
+    async with client.connect("/ann") as ann, client.connect("/bob") as bob:
+        await bob.request("join", "tea")
+        there = await ann.request("say", {"room": "tea", "text": "hi"})
+        nowhere = await ann.request("say", {"room": "nowhere", "text": "hi"})
+        heard = await bob.receive_json()
+
+    assert (there["payload"], nowhere["payload"], heard) == (1, 0, "hi")
+
+
+async def test_exclude_self_leaves_out_the_speaker_only(client):
+    """Another connection of the same user hears it."""
+    async with client.connect("/ann") as laptop, client.connect("/ann") as phone:
+        for each in (laptop, phone):
+            await each.request("join", "tea")
+        answer = await laptop.request("say", {"room": "tea", "text": "hi", "quietly": True})
+        heard = await phone.receive_json()
+        await laptop.expect_nothing(0.01)
+
+    assert (answer["payload"], heard) == (1, "hi")
+
+
+async def test_rooms_vanish_with_their_last_member(client):
+    """Left or gone, it is all the same."""
+    async with client.connect("/bob") as bob:
+        async with client.connect("/ann") as ann:
+            for each in (ann, bob):
+                await each.request("join", "tea")
+            await ann.request("join", "game")
+            before = await client.manager.get_rooms_by_prefix("")
+            await bob.request("leave", "tea")
+        after = await client.manager.get_rooms_by_prefix("")
+
+    assert (before, after) == (["game", "tea"], [])
+
+
+async def test_one_room_too_many_is_told(client):
+    """As ``room_limit``, with the setting's name; the connection lives."""
+    async with client.connect("/ann") as ann:
+        answers = [await ann.request("join", each) for each in ("a", "b", "c")]
+        again = await ann.request("leave", "a")
+
+    assert [each["type"] for each in answers] == ["reply", "reply", "error"]
+    assert answers[2]["payload"]["code"] == "room_limit"
+    assert "Limits.rooms" in answers[2]["payload"]["message"]
+    assert again["payload"] == ["b"]
+
+
+@pytest.mark.parametrize("name", ["", "x" * 201])
+async def test_a_bad_room_name_from_a_client_is_the_handlers_failure(client, caplog, name):
+    """An application that lets clients name rooms checks them, or hears of it."""
+    async with client.connect("/ann") as ann:
+        answer = await ann.request("join", name)
+
+    assert answer["payload"]["code"] == "internal_error"
+    assert "RoomNameError" in caplog.text
+
+
+async def test_targets_combine(client):
+    """Rooms, tags and users, from a worker or an HTTP resource as well."""
+    async with client.connect("/ann") as ann, client.connect("/bob") as bob:
+        for who in (ann, bob):
+            await who.request("join", "tea")
+            await who.request("tag", "pro")
+        delivery = await client.manager.broadcast("hi", to=room("tea") & tag("pro") - user("bob"))
+        heard = await ann.receive_json()
+        await bob.expect_nothing(0.01)
+
+    assert (delivery.queued, heard) == (1, "hi")
+
+
+async def test_a_user_is_reached_on_all_devices(client):
+    """Whoever connects as that user, from then on."""
+    async with client.connect("/ann") as laptop, client.connect("/ann") as phone:
+        delivery = await client.manager.send_to_user("ann", "hi")
+        heard = [await each.receive_json() for each in (laptop, phone)]
+    gone = await client.manager.send_to_user("ann", "hi")
+
+    assert (delivery.queued, heard, gone.queued) == (2, ["hi", "hi"], 0)
+
+
+async def test_what_is_sent_to_one_arrives_in_order(client):
+    """Whoever sends it."""
+    async with client.connect("/ann") as ann:
+        await ann.request("join", "tea")
+        for number in range(300):
+            await client.manager.broadcast_to_room("tea", number)
+        heard = [await ann.receive_json() for _ in range(300)]
+
+    assert heard == list(range(300))

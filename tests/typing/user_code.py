@@ -1,0 +1,198 @@
+"""An application as a user with a strict type checker writes it; `test_typing` checks it.
+
+A ``type: ignore`` here is a promise: mypy reports it where it is not needed, so
+each marks a mistake that the types catch.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any
+
+import falcon
+import falcon.asgi
+import msgspec
+
+from falcon_pachinko import (
+    App,
+    Connection,
+    Delivery,
+    Hook,
+    Limits,
+    MessageError,
+    Principal,
+    WebSocketConnectionManager,
+    WebSocketResource,
+    WebSocketRouter,
+    WorkerController,
+    everyone,
+    handles_message,
+    install,
+    room,
+    tag,
+    user,
+    worker,
+)
+from falcon_pachinko.testing import simulate
+
+
+class Say(msgspec.Struct):
+    """What somebody says."""
+
+    text: str
+
+
+class Join(msgspec.Struct, tag="join"):
+    """A message of the schema."""
+
+    room: str
+
+
+class ChatRoom(WebSocketResource):
+    """Envelope style."""
+
+    def __init__(self, greeting: str = "hello") -> None:
+        self.greeting = greeting
+        self.room = ""
+
+    async def on_connect(self, req: falcon.asgi.Request, ws: Connection, room_name: str) -> bool:
+        """Join, greet and accept."""
+        if await self.is_full(room_name):
+            raise falcon.HTTPServiceUnavailable
+        self.room = f"chat:{room_name}"
+        await self.join_room(self.room)
+        await ws.send_media({"type": self.greeting})
+        self.state.seat = 3
+        return True
+
+    async def is_full(self, room_name: str) -> bool:
+        """Ask the manager."""
+        return await self.ws.manager.count(room(f"chat:{room_name}")) > 100
+
+    @handles_message("say")
+    async def say(self, ws: Connection, payload: Say) -> None:
+        """Tell everybody."""
+        delivery: Delivery = await self.broadcast_to_room(
+            self.room, {"type": "said", "payload": payload}, exclude_self=True
+        )
+        if delivery.dropped:
+            raise MessageError("busy", "Not everybody could hear that.", status=503)
+
+    @handles_message("count", strict=False, concurrent=True)
+    async def count(self, ws: Connection) -> int:
+        """Answer."""
+        return len(await ws.manager.get_connections_in_room(self.room))
+
+    async def on_message(self, ws: Connection, message: str | bytes) -> None:
+        """Take the rest."""
+        if isinstance(message, str):
+            await ws.send_text(message)
+        else:
+            await ws.send_data(message)
+
+    async def on_disconnect(self, ws: Connection, close_code: int) -> None:
+        """Say goodbye."""
+        await self.broadcast_to_room(self.room, {"type": "left", "payload": close_code})
+
+
+class Lobby(WebSocketResource):
+    """Schema style."""
+
+    schema = Join
+    subprotocols = ("lobby.v1",)
+    close_on_error = True
+
+    @handles_message(Join)
+    async def join(self, ws: Connection, message: Join) -> list[str]:
+        """Answer with the rooms."""
+        await self.join_room(message.room)
+        return sorted(ws.rooms)
+
+
+class Timed(Hook):
+    """A hook of the user's own."""
+
+    async def after_connect(self, req: falcon.asgi.Request, ws: Connection) -> None:
+        """Tag everybody."""
+        await ws.add_tag("new")
+
+
+async def authenticate(req: falcon.asgi.Request) -> Principal | None:
+    """Tell who it is."""
+    name = req.get_param("user")
+    return None if name is None else Principal(user_id=name, tags=["guest"])
+
+
+@worker(name="announcements", restart="never")
+async def announce(manager: WebSocketConnectionManager, pause: float = 30.0) -> None:
+    """Remind the rooms."""
+    for name in await manager.get_rooms_by_prefix("chat:"):
+        await manager.broadcast_to_room(name, {"type": "notice"})
+    await manager.broadcast({"type": "sale"}, to=room("lobby") & tag("pro") - user("bob"))
+    closed: int = await manager.disconnect(everyone, 4000, "good night")
+    await asyncio.sleep(pause * closed)
+
+
+def create_app() -> falcon.asgi.App[Any, Any]:
+    """Install on a stock app, through the typed handle."""
+    app: falcon.asgi.App[Any, Any] = falcon.asgi.App()
+    pachinko = install(app, limits=Limits(rooms=3), authenticate=authenticate, hooks=[Timed()])
+    pachinko.add_websocket_route("/chat/{room_name}", ChatRoom, greeting="welcome")
+    pachinko.add_websocket_worker(announce, pachinko.ws_connection_manager, pause=3.0)
+    return app
+
+
+def create_typed_app() -> App:
+    """Use the typed subclass."""
+    app = App(limits=Limits(on_overflow="drop_oldest"))
+    lobby = WebSocketRouter(hooks=[Timed()])
+    lobby.add_route("/", Lobby, name="lobby")
+    app.add_websocket_route("/lobby", lobby)
+    app.add_websocket_route("/chat/{room_name}", lambda: ChatRoom("hi"))
+    path: str = app.url_for("lobby")
+    resource: WebSocketResource = app.create_websocket_resource(path)
+    status: dict[str, Any] = app.ws_connection_manager.status()
+    print(resource, status)
+    return app
+
+
+async def run_workers() -> None:
+    """Without an app."""
+    controller = WorkerController()
+    controller.add(announce, WebSocketConnectionManager())
+    await controller.start()
+    await controller.stop()
+
+
+async def try_it() -> None:
+    """As a test of the user's own does."""
+    async with simulate(create_app()) as client, client.connect("/chat/tea") as ann:
+        await ann.send_json({"type": "say", "payload": {"text": "hi"}})
+        answer = await ann.request("count")
+        text: str = await ann.receive_text()
+        code: int | None = ann.close_code
+        print(answer, text, code, client.manager.status())
+
+
+def mistakes(app: App, manager: WebSocketConnectionManager) -> None:
+    """What the types catch."""
+    app.add_websocket_route("/x", 3)  # type: ignore[arg-type]  # no resource
+    app.add_websocket_route("/x", Say)  # type: ignore[arg-type]  # no WebSocketResource
+    Limits(on_overflow="drop")  # type: ignore[arg-type]  # no such policy
+    Limits(message_bytes="4096")  # type: ignore[arg-type]  # text from the environment
+    room("lobby") & "pro"  # type: ignore[operator]  # a bare name is no target
+    manager.broadcast({"type": "x"})  # type: ignore[call-arg,unused-coroutine]  # to whom?
+    manager.join_room("id", 7)  # type: ignore[arg-type,unused-coroutine]  # rooms have names
+    app.add_websocket_worker(print)  # type: ignore[arg-type]  # no coroutine function
+
+
+class Careless(WebSocketResource):
+    """What the types catch in a resource."""
+
+    @handles_message("x")  # type: ignore[type-var]  # no coroutine
+    def not_a_coroutine(self, ws: Connection) -> None:
+        """Never be awaited."""
+
+    @handles_message(3)  # type: ignore[arg-type]  # no message type
+    async def no_type(self, ws: Connection) -> None:
+        """Never be reached."""

@@ -1,0 +1,96 @@
+"""What the package offers at its top, and nothing by accident."""
+
+import importlib.metadata
+import importlib.resources
+import subprocess
+import sys
+
+import falcon_pachinko
+import falcon_pachinko.errors
+import falcon_pachinko.testing
+
+PUBLIC = [
+    "AlreadyInstalledError",
+    "App",
+    "Connection",
+    "Delivery",
+    "DuplicateConnectionError",
+    "DuplicateHandlerError",
+    "DuplicateWorkerError",
+    "EncodeError",
+    "HandlerError",
+    "Hook",
+    "Limits",
+    "Message",
+    "MessageError",
+    "NotAllowedError",
+    "Pachinko",
+    "PachinkoError",
+    "Principal",
+    "ResourceTypeError",
+    "RoomLimitError",
+    "RoomNameError",
+    "RouteConflictError",
+    "SetupError",
+    "Target",
+    "UnknownConnectionError",
+    "UnknownRouteError",
+    "WebSocketConnectionManager",
+    "WebSocketResource",
+    "WebSocketRouter",
+    "Worker",
+    "WorkerController",
+    "WorkerError",
+    "connection",
+    "everyone",
+    "handles_message",
+    "install",
+    "room",
+    "tag",
+    "user",
+    "worker",
+]
+
+EXTRAS = {"typer", "rich", "cookiecutter", "uvicorn", "redis", "nats", "pytest", "websockets"}
+
+
+def test_the_public_names_are_these():
+    """A name comes or goes on purpose only: with a line here and one in the change log."""
+    assert falcon_pachinko.__all__ == PUBLIC
+
+
+def test_the_public_names_are_sorted_and_there():
+    """``from falcon_pachinko import *`` works, and a reader finds a name at a glance."""
+    assert falcon_pachinko.__all__ == sorted(falcon_pachinko.__all__)
+    assert all(hasattr(falcon_pachinko, name) for name in falcon_pachinko.__all__)
+
+
+def test_every_error_is_importable_from_the_package():
+    """Nobody has to know which module an exception lives in."""
+    assert set(falcon_pachinko.errors.__all__) <= set(falcon_pachinko.__all__)
+
+
+def test_the_testing_kit_lists_its_names_sorted():
+    """The second public door is as tidy as the first."""
+    names = falcon_pachinko.testing.__all__
+
+    assert names == sorted(names)
+    assert all(hasattr(falcon_pachinko.testing, name) for name in names)
+
+
+def test_the_import_needs_no_extra():
+    """With falcon and msgspec alone the library works; no extra is imported behind one's back."""
+    script = "import sys, falcon_pachinko; print(*{name.partition('.')[0] for name in sys.modules})"
+    printed = subprocess.run(
+        [sys.executable, "-c", script], capture_output=True, text=True, check=True, timeout=30
+    ).stdout
+
+    assert not EXTRAS & set(printed.split())
+
+
+def test_the_types_ship():
+    """A type checker finds ``py.typed`` beside the package."""
+    installed = importlib.metadata.distribution("falcon-pachinko")
+
+    assert installed.metadata["Requires-Python"] == ">=3.11"
+    assert importlib.resources.files("falcon_pachinko").joinpath("py.typed").is_file()
