@@ -21,8 +21,11 @@ __all__ = [
     "pack_text",
 ]
 
-DECODE_ERRORS = (msgspec.MsgspecError, UnicodeError, RecursionError)
-"""All that decoding a client's bytes can raise (*measured*, msgspec 0.22)."""
+DECODE_ERRORS = (msgspec.MsgspecError, UnicodeError, RecursionError, TypeError)
+"""All that decoding a client's bytes can raise (*measured*, msgspec 0.22).
+
+A TypeError is an object that a client puts into a set.
+"""
 
 _ENCODE_ERRORS = (TypeError, ValueError, OverflowError, RecursionError, msgspec.MsgspecError)
 
@@ -79,10 +82,10 @@ class Codec:
         """
         try:
             data = self._encode(message)
+            if self.frame_type is str:
+                return Packet({"type": "websocket.send", "text": data.decode()}, len(data))
         except _ENCODE_ERRORS as error:
             raise EncodeError(str(error)) from error
-        if self.frame_type is str:
-            return Packet({"type": "websocket.send", "text": data.decode()}, len(data))
         return Packet({"type": "websocket.send", "bytes": data}, len(data))
 
     def decoder(self, wanted: Any) -> Callable[[Any], Any]:

@@ -13,7 +13,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections import deque
-from collections.abc import Callable, Coroutine, Generator, Iterable, Mapping
+from collections.abc import Awaitable, Callable, Coroutine, Generator, Iterable, Mapping
 from typing import TYPE_CHECKING, Any
 
 import falcon
@@ -122,6 +122,7 @@ class Connection:
         "_deadline",
         "_drained",
         "_expiry",
+        "_in_flight",
         "_queue",
         "_queued_bytes",
         "_send",
@@ -213,6 +214,7 @@ class Connection:
         # The outbox.  Most connections never need the parts that are None here.
         self._queue: deque[Packet] | None = None
         self._queued_bytes = 0  # what waits, the frame being written included
+        self._in_flight = 0  # the frame being written
         self._writer: asyncio.Task[None] | None = None
         self._deadline: asyncio.TimerHandle | None = None
         self._sent_at = 0.0
@@ -325,12 +327,13 @@ class Connection:
             raise falcon.WebSocketDisconnected(ABNORMAL) from error
         finally:
             self._writer = None
-        if self._close is not None:
-            self._send_close()
-        if self._stage != _CONNECTING:
+        if self._stage == _CLOSED:
             raise falcon.WebSocketDisconnected(self.close_code or ABNORMAL)
         self.accepted = True
         self.manager.tally.accepted += 1
+        if self._close is not None:  # somebody closed it while the server answered
+            self._send_close()
+            raise falcon.WebSocketDisconnected(self.close_code)
         self._stage = _OPEN
         self._flush()
 
@@ -448,7 +451,7 @@ class Connection:
         assert packet is not None
         step: Any = self._send(packet.event)
         if not isinstance(step, Coroutine):
-            step = _as_coroutine(self._send)(packet.event)
+            step = _awaiting(step)
         try:
             waiting_for = step.send(None)
         except StopIteration:
@@ -486,10 +489,12 @@ class Connection:
         if policy == "drop_newest":
             return False
         if policy == "drop_oldest":
+            if self._in_flight + size > budget:
+                return False  # it would not fit if all that waits were dropped
             while self._queue and self._queued_bytes + size > budget:
                 self._queued_bytes -= self._queue.popleft().size
                 self.manager.tally.dropped["overflow"] += 1
-            return self._queued_bytes + size <= budget or not self._queued_bytes
+            return True
         self.manager.tally.dropped["overflow"] += len(self._queue)
         self._queued_bytes -= sum(packet.size for packet in self._queue)
         self._queue.clear()
@@ -508,6 +513,7 @@ class Connection:
     def _start_writer(self, step: Any, waiting_for: Any, size: int) -> None:
         loop = asyncio.get_running_loop()
         self._queued_bytes += size
+        self._in_flight = size
         self._sent_at = loop.time()
         timeout = self.limits.send_timeout
         self._deadline = loop.call_later(timeout, self._check_deadline, loop)
@@ -523,19 +529,24 @@ class Connection:
             self._queued_bytes -= size
             while (packet := self._next()) is not None:
                 self._sent_at = loop.time()
+                self._in_flight = packet.size
                 await self._send(packet.event)
                 self._queued_bytes -= packet.size
         except Exception:  # noqa: BLE001  # whatever a server raises here, the client is gone
             self.lose()
         finally:
-            self._writer = None
-            if self._deadline is not None:
-                self._deadline.cancel()
-                self._deadline = None
-            if self._drained is not None:
-                self._drained.set()
+            self._writer_ended()
         if self._stage == _CLOSING:
             self._end()
+
+    def _writer_ended(self) -> None:
+        self._writer = None
+        self._in_flight = 0
+        if self._deadline is not None:
+            self._deadline.cancel()
+            self._deadline = None
+        if self._drained is not None:
+            self._drained.set()
 
     def _next(self) -> Packet | None:
         """Take the frame that leaves next: those that wait, then the close frame."""
@@ -591,6 +602,7 @@ class Connection:
         self.lose()
         if self._writer is not None:
             self._writer.cancel()
+            self._writer_ended()  # a task that is cancelled before its first step never gets there
         transport = self._transport()
         if transport is not None:
             transport.abort()
@@ -623,8 +635,8 @@ class Connection:
 
 def _as_coroutine(send: AsgiSend) -> Callable[[AsgiEvent], Coroutine[Any, Any, None]]:
     """Make a coroutine function of a ``send`` that returns some other awaitable."""
+    return lambda event: _awaiting(send(event))
 
-    async def as_coroutine(event: AsgiEvent) -> None:
-        await send(event)
 
-    return as_coroutine
+async def _awaiting(awaitable: Awaitable[None]) -> None:
+    await awaitable

@@ -18,6 +18,7 @@ from msgspec.structs import force_setattr
 from falcon_pachinko.codec import CODECS, DECODE_ERRORS, Codec
 from falcon_pachinko.errors import MessageError
 from falcon_pachinko.typing import Frame
+from falcon_pachinko.unknown_fields import checker_of, nested_in
 
 __all__ = [
     "Header",
@@ -33,6 +34,7 @@ __all__ = [
     "members_of",
     "names_in",
     "read_header",
+    "ref_of",
     "refusal_of",
 ]
 
@@ -72,12 +74,12 @@ class Header(msgspec.Struct):
     ref: Any = None
 
 
-class _Names(msgspec.Struct):
-    payload: dict[str, msgspec.Raw]
+class _Payload(msgspec.Struct):
+    payload: Any = None
 
 
 _header = {codec: codec.decoder(Header) for codec in CODECS.values()}
-_payload_names = {codec: codec.decoder(_Names) for codec in CODECS.values()}
+_payload = {codec: codec.decoder(_Payload) for codec in CODECS.values()}
 _names = {codec: codec.decoder(dict[str, msgspec.Raw]) for codec in CODECS.values()}
 
 
@@ -102,6 +104,15 @@ def read_header(frame: Frame, codec: Codec) -> Header:
         why = "A message is an object with a text `type`."
         raise Refusal("invalid_message", why, "$.type", ref=header.ref)
     return header
+
+
+def ref_of(frame: Frame, codec: Codec) -> Ref:
+    """Return a message's ref, or None where it cannot be read."""
+    try:
+        ref: Ref = read_header(frame, codec).ref
+    except Refusal as refusal:
+        return refusal.ref
+    return ref
 
 
 def refusal_of(code: str, error: Exception, ref: Ref = None) -> Refusal:
@@ -217,34 +228,27 @@ def _strict(payload: Any) -> tuple[Any, Opener | None]:
     A struct ignores unknown fields unless its class says otherwise, and that
     class is the application's. So the frame is decoded into a subclass that
     forbids them, in the same pass, and the instance then becomes one of the
-    application's class. The field names of a dataclass or TypedDict are compared
-    in a second, shallow pass.
+    application's class. Everything else that may have fields, nested or not, is
+    compared by name in a second look.
     """
     members = members_of(payload)
     originals = {derived(m, forbid=True): m for m in members if _is_open_struct(m)}
-    if originals:
-
-        def become_original(struct: Any, frame: Frame, codec: Codec) -> Any:
-            original = originals.get(type(struct))
-            if original is not None:
-                force_setattr(struct, "__class__", original)
-            return struct
-
-        others = tuple(member for member in members if not _is_open_struct(member))
-        return Union[(*originals, *others)], become_original  # known at run time only
-    known = msgspec.inspect.type_info(payload)
-    if not isinstance(known, (msgspec.inspect.DataclassType, msgspec.inspect.TypedDictType)):
+    others = tuple(member for member in members if not _is_open_struct(member))
+    check = None
+    if any(map(nested_in, originals.values())) or any(checker_of(each) for each in others):
+        check = checker_of(payload)
+    if not originals and check is None:
         return payload, None
-    allowed = field_names(payload)
 
-    def compare_names(fields: Any, frame: Frame, codec: Codec) -> Any:
-        for name in _payload_names[codec](frame).payload:
-            if name not in allowed:
-                sentence = f"Object contains unknown field `{name[:SHOWN]}`"
-                raise msgspec.ValidationError(f"{sentence} - at `$.payload`")
-        return fields
+    def finish(value: Any, frame: Frame, codec: Codec) -> Any:
+        original = originals.get(type(value))
+        if original is not None:
+            force_setattr(value, "__class__", original)
+        if check is not None:
+            check(_payload[codec](frame).payload, "$.payload")
+        return value
 
-    return payload, compare_names
+    return Union[(*originals, *others)], finish  # known at run time only
 
 
 def _is_open_struct(payload: Any) -> bool:

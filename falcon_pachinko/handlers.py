@@ -113,9 +113,11 @@ def handles_message(
             f"handles_message({message_type!r})",
             'needs the message type first, as text: @handles_message("say")',
         )
+    if not tag.isprintable():
+        raise HandlerError(f"handles_message({tag!a})", "has a type that cannot be printed")
 
     def claim(function: F) -> F:
-        payload = _payload_type(function, tag, _caller())
+        payload = _payload_type(function, tag)
         claims = getattr(function, _MARK, ())
         setattr(function, _MARK, (*claims, _Claim(tag, payload, strict, concurrent)))
         return function
@@ -142,7 +144,7 @@ def _tag_of(struct: type) -> object:
     return struct.__struct_config__.tag if issubclass(struct, msgspec.Struct) else None
 
 
-def _payload_type(function: Callable[..., Any], message_type: str, frame: FrameType) -> Any:
+def _payload_type(function: Callable[..., Any], message_type: str) -> Any:
     """Read from a handler's signature what it wants its payload to be."""
     require_coroutine(function, f"handles {message_type!r}")
     kinds = inspect.Parameter
@@ -162,32 +164,29 @@ def _payload_type(function: Callable[..., Any], message_type: str, frame: FrameT
         )
     if len(takes) == 2:
         return NoPayload
-    return _annotations(function, frame).get(takes[2].name, Any)
+    return _annotations(function).get(takes[2].name, Any)
 
 
-def _caller() -> FrameType:
-    """Return the frame that called the function that calls this: a class's body, mostly."""
-    return sys._getframe(2)  # noqa: SLF001  # inspect's own way costs a walk through the whole stack
-
-
-def _annotations(function: Callable[..., Any], frame: FrameType) -> dict[str, Any]:
+def _annotations(function: Callable[..., Any]) -> dict[str, Any]:
     """Resolve annotations, also such that name what is local to the scope around the class."""
     try:
-        return get_type_hints(function)
+        return get_type_hints(function, include_extras=True)
     except NameError:
-        scopes: dict[str, Any] = dict(frame.f_locals)
-        outer = frame.f_back
-        while outer is not None and outer.f_globals is frame.f_globals:
-            scopes = {**outer.f_locals, **scopes}
-            outer = outer.f_back
-        try:
-            return get_type_hints(function, localns=scopes)
-        except NameError as error:
-            raise HandlerError(
-                function.__qualname__,
-                f"has an annotation that cannot be resolved: {error}; import the type at "
-                "run time (not under `if TYPE_CHECKING:`) and define it before the class",
-            ) from None
+        pass
+    local: dict[str, Any] = {}
+    scope: FrameType | None = sys._getframe(1)  # noqa: SLF001  # inspect's way walks the whole stack
+    while scope is not None:
+        if scope.f_globals is function.__globals__:
+            local = {**scope.f_locals, **local}
+        scope = scope.f_back
+    try:
+        return get_type_hints(function, localns=local, include_extras=True)
+    except NameError as error:
+        raise HandlerError(
+            function.__qualname__,
+            f"has an annotation that cannot be resolved: {error}; import the type at "
+            "run time (not under `if TYPE_CHECKING:`) and define it before the class",
+        ) from None
 
 
 class HandlerTable:
@@ -228,6 +227,8 @@ class HandlerTable:
         claims: dict[str, tuple[_Claim, ...]] = {}
         for owner in reversed(resource.__mro__):
             for name, member in vars(owner).items():
+                if isinstance(member, (staticmethod, classmethod)):
+                    _refuse_unbound(member.__func__)
                 own = getattr(member, _MARK, None)
                 if own is not None:
                     claims[name] = own
@@ -305,6 +306,12 @@ class _Nothing(msgspec.Struct, tag=""):
     nothing: None
 
 
+def _refuse_unbound(function: Callable[..., Any]) -> None:
+    if hasattr(function, _MARK):
+        why = "handles messages and so is a method of an instance; drop its @staticmethod"
+        raise HandlerError(function.__qualname__, why)
+
+
 def _redefined(claims: Iterable[_Claim], member: object) -> Iterator[_Claim]:
     """Carry a base's claims over to the method that a subclass puts in its place."""
     if member is None:
@@ -314,7 +321,7 @@ def _redefined(claims: Iterable[_Claim], member: object) -> Iterator[_Claim]:
             raise HandlerError(
                 repr(member), f"stands where a handler of {claim.message_type!r} was"
             )
-        payload = _payload_type(member, claim.message_type, _caller())
+        payload = _payload_type(member, claim.message_type)
         yield dataclasses.replace(claim, payload=claim.payload if payload is Any else payload)
 
 
@@ -371,12 +378,22 @@ def _shape(handler: Handler) -> Shape:
 
         return Shape(derived(handler.struct, forbid=True), open_struct)
     try:
+        if _is_foreign(handler.payload):
+            raise TypeError("it is no type that msgspec knows")
         return envelope_shape(handler.type, handler.payload, strict=handler.strict)
     except (TypeError, NotImplementedError) as error:
         raise HandlerError(
             handler.function.__qualname__,
             f"takes a payload of {handler.payload!r}, which msgspec cannot decode: {error}",
         ) from None
+
+
+def _is_foreign(payload: Any) -> bool:
+    """Whether nothing on the wire could ever become this type."""
+    if payload is NoPayload:
+        return False
+    known = msgspec.inspect.type_info(payload)
+    return isinstance(known, msgspec.inspect.CustomType)
 
 
 def _check_names(given: Iterable[str], struct: type[msgspec.Struct]) -> None:

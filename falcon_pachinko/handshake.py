@@ -76,23 +76,36 @@ class Handshake:
         """
         try:
             await self._ask(connection, line, attend)
-        except falcon.WebSocketDisconnected:
-            raise
         except falcon.HTTPError as error:
             if connection.unaccepted:
                 connection.manager.forget(connection)  # the client has its answer in a moment
                 await self.gate.deny(error)
             else:
                 connection.begin_close(3000 + error.status_code, error.title or "")
-        except Exception:
-            if connection.unaccepted:
+        except asyncio.CancelledError as error:
+            task = asyncio.current_task()
+            if task is None or task.cancelling():
                 raise
-            name = type(line[-1]).__name__
-            log.exception("%s failed after it was accepted", name, extra=connection.where())
-            connection.begin_close(1011, "internal error")
+            stray = RuntimeError("CancelledError, raised by the application itself")
+            stray.__cause__ = error
+            self._fail(connection, line, stray)
+        except Exception as error:  # noqa: BLE001  # raised again, or logged
+            self._fail(connection, line, error)
         finally:
             if not connection.unaccepted:
                 self.gate.answered()
+
+    def _fail(
+        self, connection: Connection, line: Sequence[WebSocketResource], error: Exception
+    ) -> None:
+        """Pass an error on as long as Falcon can answer it; close where it is too late for that."""
+        if connection.closed and isinstance(error, falcon.WebSocketDisconnected):
+            raise error
+        if connection.unaccepted:
+            raise error
+        name = type(line[-1]).__name__
+        log.error("%s failed after it was accepted", name, exc_info=error, extra=connection.where())
+        connection.begin_close(1011, "internal error")
 
     async def _ask(
         self, connection: Connection, line: Sequence[WebSocketResource], attend: Attend

@@ -29,15 +29,16 @@ class Inbox:
     """
 
     __slots__ = (
-        "_bucket",
         "_connection",
         "_events",
+        "_now",
         "_on_gone",
+        "_paid_until",
         "_reader",
         "_receive",
-        "_refilled",
         "_waiter",
         "code",
+        "gone",
         "waiting",
     )
 
@@ -46,15 +47,17 @@ class Inbox:
     ) -> None:
         self.code = ABNORMAL
         """The close code that the server reported; 1006 as long as it has not."""
+        self.gone = False
+        """Whether the server has reported that the client is gone."""
         self.waiting = False
         """Whether the session waits for the next frame."""
         self._receive, self._connection, self._on_gone = receive, connection, on_gone
         self._events: deque[AsgiEvent] | None = None
         self._reader: asyncio.Task[None] | None = None
         self._waiter: asyncio.Future[AsgiEvent] | None = None
-        # How many messages the client may send now, and when that was last reckoned.
-        self._bucket = float(connection.limits.burst)
-        self._refilled = asyncio.get_running_loop().time()
+        # Each message costs a share of a second; how far into the future they have cost so far.
+        self._paid_until = 0.0
+        self._now = asyncio.get_running_loop().time
 
     async def take(self) -> Frame:
         """Return the next frame.
@@ -75,7 +78,7 @@ class Inbox:
             text: str | None = event.get("text")
             data: bytes = event["bytes"] if text is None else b""
             return data if text is None else text
-        self.code = _close_code(event)
+        self._note_end(event)
         raise falcon.WebSocketDisconnected(self.code)
 
     def read_ahead(self) -> None:
@@ -102,12 +105,15 @@ class Inbox:
             self._events.append(event)
             if event["type"] != "websocket.receive":
                 self._reader = None
-                self.code = _close_code(event)
+                self._note_end(event)
                 self._on_gone()
                 return
             if len(self._events) > most:
                 self._events.clear()
                 self._connection.begin_close(1008, f"over {most} messages wait (inbox_messages)")
+
+    def _note_end(self, event: AsgiEvent) -> None:
+        self.gone, self.code = True, _close_code(event)
 
     def stop(self) -> None:
         """Read no more."""
@@ -121,15 +127,12 @@ class Inbox:
             None, or the close code, the error code and the sentence for the client.
         """
         limits = self._connection.limits
-        self._bucket -= 1
-        if self._bucket < 0:
-            now = asyncio.get_running_loop().time()
-            earned = (now - self._refilled) * limits.messages_per_second
-            self._bucket = min(self._bucket + earned, limits.burst - 1)
-            self._refilled = now
-            if self._bucket < 0:
-                rate = f"{limits.messages_per_second:g} messages a second (messages_per_second)"
-                return 1008, "rate_limited", f"No more than {rate}."
+        now, cost = self._now(), 1 / limits.messages_per_second
+        start = max(self._paid_until, now)
+        self._paid_until = start + cost
+        if start - now > (limits.burst - 1) * cost:
+            rate = f"{limits.messages_per_second:g} messages a second (messages_per_second)"
+            return 1008, "rate_limited", f"No more than {rate}."
         size = len(frame)
         if size * 4 > limits.message_bytes:  # no character has more than four bytes
             if isinstance(frame, str) and not frame.isascii():

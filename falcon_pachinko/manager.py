@@ -146,15 +146,16 @@ class WebSocketConnectionManager:
         Raises:
             EncodeError: The message cannot be encoded; nobody got it.
         """
-        packets = _Packets(message)
-        for codec in self._codecs or (JSON,):
-            packets[codec] = codec.encode(message)
         members = to.select(self)
         if exclude:
             excluded = {exclude} if isinstance(exclude, str) else exclude
             chosen = [member for member in members if member.id not in excluded]
         else:
             chosen = list(members)
+        codecs = self._codecs if len(self._codecs) == 1 else {each.codec for each in chosen}
+        packets = _Packets(message)
+        for codec in codecs or (JSON,):
+            packets[codec] = codec.encode(message)
         queued = 0
         for start in range(0, len(chosen), STRIDE):
             if start:

@@ -14,7 +14,7 @@ import falcon
 import msgspec
 
 from falcon_pachinko.connection import ABNORMAL, LINGER, Connection, resume
-from falcon_pachinko.envelopes import Ref, Refusal
+from falcon_pachinko.envelopes import Ref, Refusal, ref_of
 from falcon_pachinko.errors import EncodeError, MessageError
 from falcon_pachinko.handlers import Handler
 from falcon_pachinko.handshake import Handshake
@@ -68,7 +68,7 @@ class Session:
         "_end_timer",
         "_hooks",
         "_inbox",
-        "_interrupted",
+        "_interruptions",
         "_task",
         "connection",
         "resource",
@@ -88,7 +88,7 @@ class Session:
         assert task is not None
         self._task: asyncio.Task[Any] = task
         self._end_timer: asyncio.TimerHandle | None = None
-        self._interrupted = False
+        self._interruptions = 0
 
     async def serve(self, handshake: Handshake) -> None:
         """Live the connection's whole life; when this returns or raises, all of it is over."""
@@ -113,8 +113,12 @@ class Session:
             pass
         except asyncio.CancelledError:
             cancelled = True
-            if not self._interrupted or self._task.uncancel():
+            if self._cancelled_by_others():
                 raise
+        except Exception:
+            if not connection.accepted:
+                raise  # to Falcon's own error handlers; the gate answers the handshake
+            log.exception("the session of %r failed", connection, extra=connection.where())
         finally:
             await self._leave(cancelled)
 
@@ -133,6 +137,8 @@ class Session:
         """Forget the connection everywhere, then let the resource say goodbye."""
         connection, inbox = self.connection, self._inbox
         connection.on_end = None
+        if connection.ready and not inbox.gone:  # it is we who end it, out of turn
+            connection.begin_close(1012 if cancelled else 1011, "")
         if connection.close_code is None:
             connection.close_code = inbox.code
         if connection.accepted:
@@ -163,9 +169,16 @@ class Session:
 
     def _interrupt(self) -> None:
         """End what the session waits for: the server, or a handler that had its grace."""
-        self._interrupted = True
+        self._interruptions += 1
         self._task.cancel()
         self._end_in(self.connection.limits.handler_grace)  # one that swallowed it hears it again
+
+    def _cancelled_by_others(self) -> bool:
+        """Take our own interruptions back, and tell whether a cancellation is left."""
+        while self._interruptions:
+            self._interruptions -= 1
+            self._task.uncancel()
+        return self._task.cancelling() > 0
 
     async def _say_goodbye(self) -> None:
         """Run ``on_disconnect``, in a task of its own, so that no cancellation cuts it short."""
@@ -194,12 +207,16 @@ class Session:
 
     async def _clean_up(self, cleaning: Awaitable[Any], what: str) -> None:
         """Run one step of the end; the others follow, whatever it raises."""
+        connection = self.connection
+        seconds, name = connection.limits.shutdown_timeout, type(self.resource).__name__
         try:
-            async with asyncio.timeout(self.connection.limits.shutdown_timeout):
+            async with asyncio.timeout(seconds) as limit:
                 await cleaning
-        except Exception:
-            name = type(self.resource).__name__
-            log.exception("%s failed for %s", what, name, extra=self.connection.where())
+        except (Exception, asyncio.CancelledError):
+            if _being_cancelled():
+                raise
+            late = f": it took over {seconds:g} s (shutdown_timeout)" if limit.expired() else ""
+            log.exception("%s failed for %s%s", what, name, late, extra=connection.where())
 
     # Handling.
 
@@ -218,6 +235,9 @@ class Session:
                 await self._run(self._within(handling, Message(None, frame, None)), "on_message")
             else:
                 await self._refuse(refusal, refusal.ref)
+            return
+        except Exception as error:  # noqa: BLE001  # a payload's own __post_init__ may raise anything
+            await self._fail(error, "decoding", ref_of(frame, connection.codec))
             return
         if handler.takes_payload:
             handling = handler.function(resource, connection, payload)
@@ -254,9 +274,7 @@ class Session:
         except falcon.HTTPError as error:
             await self._refuse(_from_http(error), ref)
         except asyncio.CancelledError as error:
-            task = asyncio.current_task()
-            if task is None or task.cancelling():
-                handling.close()
+            if _being_cancelled():
                 raise
             await self._fail(error, what, ref)
         except Exception as error:  # noqa: BLE001  # whatever a handler raises, the connection lives
@@ -269,7 +287,11 @@ class Session:
         connection = self.connection
         if len(connection.side_tasks) >= connection.limits.concurrency:
             waiting = asyncio.wait(connection.side_tasks, return_when=asyncio.FIRST_COMPLETED)
-            await self._attend(waiting)
+            try:
+                await self._attend(waiting)
+            except BaseException:
+                handling.close()  # it never had its turn
+                raise
         task = asyncio.get_running_loop().create_task(self._run(handling, handler.type, ref))
         connection.side_tasks.add(task)
         task.add_done_callback(connection.side_tasks.discard)
@@ -315,6 +337,12 @@ class Session:
             return (yield from resume(handling, waiting_for))
         finally:
             timer.cancel()
+
+
+def _being_cancelled() -> bool:
+    """Whether a CancelledError is for this task; else somebody raised it by himself."""
+    task = asyncio.current_task()
+    return task is not None and task.cancelling() > 0
 
 
 _ON_DISCONNECT = WebSocketResource.on_disconnect

@@ -7,21 +7,50 @@
             await ann.send_json({"type": "say", "payload": {"text": "hi"}})
             assert (await bob.receive_json())["payload"] == {"text": "hi"}
             await bob.expect_nothing()
+
+`serve` runs the same app on a real server, for clients with the same verbs. The
+pytest plugin, `falcon_pachinko.testing.plugin`, offers both as fixtures.
 """
 
-from falcon_pachinko.testing.client import (
-    Client,
-    HandshakeDenied,
-    NothingReceivedError,
-    UnexpectedFrameError,
-)
-from falcon_pachinko.testing.simulator import Simulator, simulate
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from falcon_pachinko.testing.client import (
+        Client,
+        Disconnected,
+        HandshakeDenied,
+        LifespanError,
+        NothingReceivedError,
+        UnexpectedFrameError,
+    )
+    from falcon_pachinko.testing.live import LiveClient, LiveServer, serve
+    from falcon_pachinko.testing.simulator import MemoryClient, Simulator, simulate
 
 __all__ = [
     "Client",
+    "Disconnected",
     "HandshakeDenied",
+    "LifespanError",
+    "LiveClient",
+    "LiveServer",
+    "MemoryClient",
     "NothingReceivedError",
     "Simulator",
     "UnexpectedFrameError",
+    "serve",
     "simulate",
 ]
+
+_MODULES = ("client", "live", "simulator")
+
+
+def __getattr__(name: str) -> Any:
+    # The pytest plugin is loaded at the start of every run in its environment, and
+    # comes through here: it should not cost a run that uses none of this.
+    if name in __all__:
+        for module in _MODULES:
+            tools = importlib.import_module(f"falcon_pachinko.testing.{module}")
+            if name in tools.__all__:
+                return getattr(tools, name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -1,23 +1,37 @@
-"""A WebSocket client in memory: the far end of one connection, as a test holds it."""
+"""A WebSocket client as a test holds it: the same verbs in memory and over a socket."""
 
 from __future__ import annotations
 
+import abc
 import asyncio
 import itertools
 import json
+from collections import deque
+from collections.abc import Callable
 from types import TracebackType
 from typing import Any, Self
 
 import falcon
-import falcon.testing
+import msgspec
 
-from falcon_pachinko.connection import ABNORMAL, check_close_code
-from falcon_pachinko.typing import AsgiEvent, Frame, Scope
+from falcon_pachinko.codec import CODECS, DECODE_ERRORS, JSON, Codec
+from falcon_pachinko.connection import ABNORMAL, check_close_code, fit_reason
+from falcon_pachinko.typing import Frame
 
-__all__ = ["Client", "HandshakeDenied", "NothingReceivedError", "UnexpectedFrameError"]
+__all__ = [
+    "Client",
+    "Disconnected",
+    "HandshakeDenied",
+    "LifespanError",
+    "NothingReceivedError",
+    "UnexpectedFrameError",
+]
 
 TIMEOUT = 5.0
 """Seconds that a client waits for a frame, unless told otherwise."""
+
+LIFESPAN_TIMEOUT = 30.0
+"""Seconds that an app may take to start, and to stop, unless told otherwise."""
 
 QUIET = 0.05
 """Seconds of silence that `Client.expect_nothing` takes for nothing."""
@@ -40,68 +54,74 @@ class HandshakeDenied(falcon.WebSocketDisconnected):
         return f"the handshake was denied with {self.status}: {self.body.decode(errors='replace')}"
 
 
+class Disconnected(falcon.WebSocketDisconnected):
+    """The connection is closed; the text says by whom, and what came before.
+
+    Attributes:
+        code: The close code.
+        reason: The reason beside it.
+    """
+
+    def __init__(self, code: int, reason: str, sentence: str) -> None:
+        super().__init__(code)
+        self.reason = reason
+        self._sentence = sentence
+
+    def __str__(self) -> str:
+        return self._sentence
+
+
 class NothingReceivedError(AssertionError):
-    """A frame was waited for and did not come; says what came before it."""
+    """Something was waited for and did not come; says what came before."""
 
 
 class UnexpectedFrameError(AssertionError):
-    """A frame came that is not the one asked for."""
+    """Something came that is not what was asked for."""
 
 
-class Client:
-    """One client of an app under test; `Simulator.connect` makes it.
+class LifespanError(RuntimeError):
+    """The app did not start, or did not stop, as it should; has its traceback, or the log."""
 
-    Use it with ``async with``: that connects, and closes with 1000 and waits for
-    the app's part to end, raising what escaped from it.
+
+class Client(abc.ABC):
+    """One client of an app under test.
+
+    Use it with ``async with``: that connects, and closes with 1000 at the end.
+    Its frames are kept in the order in which they come, until they are received;
+    what came before a close can still be received after it.
     """
 
-    def __init__(self, app: Any, scope: Scope, timeout: float = TIMEOUT) -> None:
+    def __init__(self, timeout: float = TIMEOUT) -> None:
         self.subprotocol: str | None = None
         """The subprotocol that was agreed on."""
         self.headers: dict[str, str] = {}
-        """The headers of the accept."""
+        """The headers of the accept, with lower-case names."""
         self.close_code: int | None = None
         """Why it ended: the code of whoever closed first; None while it is open."""
         self.close_reason = ""
         """The reason beside it."""
+        self.stalled = False
+        """Whether it has stopped reading; see `stall`."""
         self.trace: list[tuple[str, Frame]] = []
         """All frames so far, in order: ``("sent" | "received", frame)``."""
-        self._app, self._scope, self._timeout = app, scope, timeout
-        self._to_app: asyncio.Queue[AsgiEvent] = asyncio.Queue()
-        self._from_app: asyncio.Queue[Frame | None] = asyncio.Queue()
-        self._answered: asyncio.Future[None] | None = None
-        self._denial: tuple[int, dict[str, str], bytes] | None = None
-        self._task: asyncio.Task[None] | None = None
+        self._timeout = timeout
+        self._unread: deque[Frame] = deque()
+        self._news = asyncio.Event()
+        self._entered = self._closed_here = False
+        self._failure: BaseException | None = None
         self._refs = itertools.count(1)
 
     @property
     def closed(self) -> bool:
-        """Whether either side has closed."""
+        """Whether either side has closed, as far as the client knows."""
         return self.close_code is not None
 
     async def __aenter__(self) -> Self:
-        loop = asyncio.get_running_loop()
-        self._answered = loop.create_future()
-        self._to_app.put_nowait({"type": "websocket.connect"})
-        self._task = loop.create_task(self._app(self._scope, self._to_app.get, self._take))
-        await asyncio.wait(
-            [self._answered, self._task],
-            timeout=self._timeout,
-            return_when=asyncio.FIRST_COMPLETED,
-        )
-        if self._answered.done() and self._denial is None:
-            return self
-        if self._denial is not None:
-            await self._finish()
-            raise HandshakeDenied(*self._denial)
-        if self._task.done():
-            self._task.result()
-            raise NothingReceivedError("the app returned without answering the handshake")
-        self._task.cancel()
-        raise NothingReceivedError(
-            f"the handshake was not answered within {self._timeout} s: "
-            "on_connect neither returned nor raised"
-        )
+        if self._entered:
+            raise RuntimeError("a client makes one connection; connect() makes another client")
+        self._entered = True
+        await self._open()
+        return self
 
     async def __aexit__(
         self,
@@ -109,213 +129,372 @@ class Client:
         error: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
-        await self.close()
-        if error is None:
-            await self._finish()
-        elif self._task is not None:  # the test failed already: that is what it should say
-            await asyncio.wait([self._task], timeout=self._timeout)
+        await self._leave(failed=error is not None)
+
+    # Sending.
+
+    async def send(self, message: Any) -> None:
+        """Send a message, written as the agreed subprotocol says: JSON, or MessagePack.
+
+        Args:
+            message: Anything that can be encoded; structs too.
+
+        Raises:
+            EncodeError: It cannot be encoded.
+            Disconnected: The connection is closed.
+        """
+        event = self._codec.encode(message).event
+        await self._send(event["text"] if "text" in event else event["bytes"])
 
     async def send_json(self, message: Any) -> None:
-        """Send a message as JSON."""
-        await self.send_text(json.dumps(message))
+        """Send a message as JSON text, whatever the subprotocol; structs too.
+
+        Raises:
+            Disconnected: The connection is closed.
+        """
+        await self.send_text(json.dumps(message, default=msgspec.to_builtins))
 
     async def send_text(self, text: str) -> None:
         """Send a text frame.
 
         Raises:
-            falcon.WebSocketDisconnected: The connection is closed.
+            UnicodeEncodeError: It has a lone surrogate, which no client can put on the wire.
+            Disconnected: The connection is closed.
         """
-        text.encode()  # no client can put a lone surrogate on the wire
-        await self._send(text, {"type": "websocket.receive", "text": text})
+        if not isinstance(text, str):
+            raise TypeError(
+                f"send_text takes a str, not {type(text).__name__}; "
+                "send_data takes bytes, and send any message"
+            )
+        text.encode()
+        await self._send(text)
 
-    async def send_data(self, data: bytes) -> None:
+    async def send_data(self, data: bytes | bytearray | memoryview) -> None:
         """Send a binary frame.
 
         Raises:
-            falcon.WebSocketDisconnected: The connection is closed.
+            Disconnected: The connection is closed.
         """
-        await self._send(bytes(data), {"type": "websocket.receive", "bytes": bytes(data)})
+        if not isinstance(data, (bytes, bytearray, memoryview)):
+            raise TypeError(
+                f"send_data takes bytes, not {type(data).__name__}; "
+                "send_text takes a str, and send any message"
+            )
+        await self._send(bytes(data))
+
+    # Receiving.
 
     async def receive(self, timeout: float | None = None) -> Frame:  # noqa: ASYNC109  # part of the API
         """Return the next frame.
 
+        Args:
+            timeout: Seconds to wait for it, in place of the client's own.
+
         Raises:
             NothingReceivedError: None came in time; says what came before.
-            falcon.WebSocketDisconnected: The connection was closed instead.
+            Disconnected: The connection was closed instead.
         """
-        seconds = self._timeout if timeout is None else timeout
-        try:
-            frame = await asyncio.wait_for(self._from_app.get(), seconds)
-        except TimeoutError:
-            raise NothingReceivedError(f"no frame within {seconds} s; {self._history()}") from None
-        if frame is None:
-            self._from_app.put_nowait(None)
-            raise falcon.WebSocketDisconnected(self.close_code)
-        self.trace.append(("received", frame))
-        return frame
+        return await self._take("no frame", timeout)
 
     async def receive_text(self, timeout: float | None = None) -> str:  # noqa: ASYNC109  # see receive
         """Return the next frame, which must be text."""
         frame = await self.receive(timeout)
         if not isinstance(frame, str):
-            raise UnexpectedFrameError(f"a text frame was expected, binary came: {frame!r}")
+            raise self._unexpected("a text frame", frame)
         return frame
 
     async def receive_data(self, timeout: float | None = None) -> bytes:  # noqa: ASYNC109  # see receive
         """Return the next frame, which must be binary."""
         frame = await self.receive(timeout)
         if not isinstance(frame, bytes):
-            raise UnexpectedFrameError(f"a binary frame was expected, text came: {frame!r}")
+            raise self._unexpected("a binary frame", frame)
         return frame
 
     async def receive_json(self, timeout: float | None = None) -> Any:  # noqa: ASYNC109  # see receive
-        """Return the next frame's message."""
-        return json.loads(await self.receive_text(timeout))
+        """Return the next frame's message, which must be JSON text, whatever the subprotocol."""
+        text = await self.receive_text(timeout)
+        try:
+            return json.loads(text)
+        except ValueError:
+            raise self._unexpected("JSON", text) from None
 
-    async def expect(self, message_type: str, timeout: float | None = None) -> Any:  # noqa: ASYNC109  # see receive
-        """Return the next message, which must be of a type; its payload is what matters mostly.
+    async def receive_message(self, timeout: float | None = None) -> Any:  # noqa: ASYNC109  # see receive
+        """Return the next frame's message, read as the agreed subprotocol says."""
+        return self._decode(await self.receive(timeout))
+
+    async def expect(
+        self,
+        message_type: str,
+        payload: Any = msgspec.UNSET,
+        *,
+        timeout: float | None = None,  # noqa: ASYNC109  # see receive
+    ) -> Any:
+        """Return the next message, which must be of a type, and have a payload if one is given.
+
+        Args:
+            message_type: Its ``type``.
+            payload: What its ``payload`` must equal; structs are compared as they travel.
+            timeout: Seconds to wait for it, in place of the client's own.
+
+        Returns:
+            The whole message.
 
         Raises:
             UnexpectedFrameError: Another message came first.
         """
-        message = await self.receive_json(timeout)
+        frame = await self.receive(timeout)
+        message = self._decode(frame)
         if not isinstance(message, dict) or message.get("type") != message_type:
-            raise UnexpectedFrameError(f"{message_type!r} was expected, this came: {message!r}")
+            raise self._unexpected(f"a message of type {message_type!r}", frame)
+        if payload is not msgspec.UNSET:
+            wanted = msgspec.to_builtins(payload)
+            if "payload" not in message or message["payload"] != wanted:
+                raise self._unexpected(f"{message_type!r} with the payload {wanted!r}", frame)
         return message
 
     async def expect_nothing(self, within: float = QUIET) -> None:
-        """Make sure that no frame comes, and none waits.
+        """Make sure that no frame comes, and none waits, and that the app does not close.
 
         Args:
             within: How many seconds to listen.
 
         Raises:
-            UnexpectedFrameError: One came.
+            UnexpectedFrameError: One came, or the app closed.
+            RuntimeError: The client is stalled: it would hear nothing anyway.
         """
+        if self.stalled:
+            raise RuntimeError("a stalled client hears nothing anyway; resume() it first")
         try:
-            frame = await asyncio.wait_for(self._from_app.get(), within)
+            await self._wait_for_news(within)
         except TimeoutError:
             return
-        if frame is None:
-            self._from_app.put_nowait(None)
-            return
-        raise UnexpectedFrameError(f"nothing was expected, this came: {frame!r}")
+        if self._unread:
+            raise self._unexpected("nothing", self._unread.popleft())
+        if not self._closed_here:
+            raise UnexpectedFrameError(f"nothing was expected; {self._ending()}, {self._history()}")
 
-    async def request(self, message_type: str, payload: Any = None) -> Any:
+    async def expect_close(
+        self,
+        code: int | None = None,
+        *,
+        timeout: float | None = None,  # noqa: ASYNC109  # see receive
+    ) -> int:
+        """Wait until the connection is closed, with a certain code if one is given.
+
+        Returns:
+            The close code; ``close_reason`` has the words beside it.
+
+        Raises:
+            UnexpectedFrameError: A frame came first, or the code is another.
+            NothingReceivedError: It stayed open.
+        """
+        seconds = self._timeout if timeout is None else timeout
+        wanted = "a close" if code is None else f"a close with {code}"
+        try:
+            await self._wait_for_news(seconds)
+        except TimeoutError:
+            raise NothingReceivedError(f"no close within {seconds} s; {self._history()}") from None
+        if self._unread:
+            raise self._unexpected(wanted, self._unread.popleft())
+        assert self.close_code is not None
+        if code is not None and self.close_code != code:
+            raise UnexpectedFrameError(
+                f"{wanted} was expected; {self._ending()}, {self._history()}"
+            ) from self._failure
+        return self.close_code
+
+    async def request(
+        self,
+        message: Any,
+        payload: Any = msgspec.UNSET,
+        *,
+        timeout: float | None = None,  # noqa: ASYNC109  # see receive
+    ) -> Any:
         """Send a message with a ``ref`` and return its answer; other messages stay to be received.
+
+        Several requests may wait at the same time.
+
+        Args:
+            message: The message's type; or, where its fields stand beside the type,
+                the whole message, as a dict or a tagged struct.
+            payload: Its payload, if it has one.
+            timeout: Seconds to wait for the answer, in place of the client's own.
 
         Returns:
             The whole answer: a ``reply`` or an ``error``.
+
+        Raises:
+            NothingReceivedError: No answer came in time; says what came.
+            Disconnected: The connection was closed instead.
         """
         ref = str(next(self._refs))
-        message = {"type": message_type, "ref": ref}
-        if payload is not None:
-            message["payload"] = payload
-        await self.send_json(message)
-        passed_over: list[Frame] = []
-        try:
-            while True:
-                frame = await self.receive()
-                answer = json.loads(frame) if isinstance(frame, str) else None
-                if isinstance(answer, dict) and answer.get("ref") == ref:
-                    return answer
-                passed_over.append(frame)
-                self.trace.pop()  # it counts as received when the test receives it
-        finally:
-            self._put_back(passed_over)
+        whole = {"type": message} if isinstance(message, str) else msgspec.to_builtins(message)
+        if payload is not msgspec.UNSET:
+            whole["payload"] = payload
+        await self.send({**whole, "ref": ref})
+        frame = await self._take(
+            f"no answer to {whole.get('type')!r}", timeout, lambda frame: self._answers(frame, ref)
+        )
+        return self._decode(frame)
 
+    # Ending, and not reading.
+
+    @abc.abstractmethod
     async def close(self, code: int = 1000, reason: str = "") -> None:
-        """Close from the client's side; closing twice is harmless."""
-        check_close_code(code)
-        self._end(code, reason)
+        """Close from the client's side; closing twice is harmless.
 
+        Raises:
+            ValueError: No client may send that code, or the reason is over 123 bytes.
+        """
+
+    @abc.abstractmethod
     async def drop(self) -> None:
         """Vanish without a close frame, as a client does whose network is gone."""
-        self._end(ABNORMAL, "")
 
-    # The server's side.
+    @abc.abstractmethod
+    async def stall(self) -> None:
+        """Stop reading, as a client does that is suspended or too slow.
 
-    async def _take(self, event: AsgiEvent) -> None:
-        """Be the ``send`` that the app gets."""
-        kind = event["type"]
-        assert self._answered is not None
-        if self._answered.done():
-            await self._take_from_open(event)
-        elif kind == "websocket.accept":
-            self.subprotocol = event.get("subprotocol")
-            self.headers = _decoded(event.get("headers", ()))
-            self._answered.set_result(None)
-        elif kind == "websocket.close":
-            self._deny(403, {}, b"")
-        elif kind == "websocket.http.response.start":
-            self._denial = (event["status"], _decoded(event.get("headers", ())), b"")
-        elif kind == "websocket.http.response.body" and self._denial is not None:
-            status, headers, body = self._denial
-            self._denial = (status, headers, body + event.get("body", b""))
-            if not event.get("more_body"):
-                self._deny(*self._denial)
-        else:
-            raise RuntimeError(f"a server would refuse {kind} before the accept")
+        What the app sends piles up on its way; once a buffer is full, its ``send``
+        waits. `resume` delivers it, `drop` ends it.
+        """
 
-    async def _take_from_open(self, event: AsgiEvent) -> None:
+    @abc.abstractmethod
+    async def resume(self) -> None:
+        """Read again, beginning with what piled up since `stall`."""
+
+    # What the two kinds of client do differently.
+
+    @abc.abstractmethod
+    async def _open(self) -> None:
+        """Connect."""
+
+    @abc.abstractmethod
+    async def _put(self, frame: Frame) -> None:
+        """Put a frame on the wire."""
+
+    @abc.abstractmethod
+    async def _leave(self, *, failed: bool) -> None:
+        """Close and clean up; if the test has failed already, raise nothing more."""
+
+    # What both kinds report.
+
+    def _arrive(self, frame: Frame) -> None:
+        self.trace.append(("received", frame))
+        self._unread.append(frame)
+        self._news.set()
+
+    def _end(self, code: int, reason: str = "", *, here: bool = False) -> None:
+        if not self.closed:
+            self.close_code, self.close_reason, self._closed_here = code, reason, here
+            self._news.set()
+
+    # The rest is between the verbs above.
+
+    @property
+    def _codec(self) -> Codec:
+        return CODECS.get(self.subprotocol, JSON)
+
+    def _decode(self, frame: Frame) -> Any:
+        codec = self._codec
+        if isinstance(frame, codec.frame_type):
+            try:
+                return codec.decoder(Any)(frame)
+            except DECODE_ERRORS:
+                pass
+        raise self._unexpected(f"a message in {codec.name}", frame)
+
+    def _answers(self, frame: Frame, ref: str) -> bool:
+        try:
+            message = self._decode(frame)
+        except UnexpectedFrameError:
+            return False
+        return isinstance(message, dict) and message.get("ref") == ref
+
+    def _check_entered(self) -> None:
+        if not self._entered:
+            raise RuntimeError("not connected yet; write `async with client.connect(...) as ann`")
+
+    async def _send(self, frame: Frame) -> None:
+        self._check_entered()
         if self.closed:
-            raise OSError("the client has gone")
-        if event["type"] == "websocket.send":
-            text = event.get("text")
-            self._from_app.put_nowait(text if text is not None else event["bytes"])
-        elif event["type"] == "websocket.close":
-            self._end(event.get("code", 1000), event.get("reason") or "")
-        else:
-            raise RuntimeError(f"a server would refuse {event['type']} after the accept")
-
-    def _deny(self, status: int, headers: dict[str, str], body: bytes) -> None:
-        self._denial = (status, headers, body)
-        self.close_code = ABNORMAL
-        self._to_app.put_nowait({"type": "websocket.disconnect", "code": ABNORMAL})
-        assert self._answered is not None
-        self._answered.set_result(None)
-
-    # Both sides.
-
-    def _end(self, code: int, reason: str) -> None:
-        if self.closed:
-            return
-        self.close_code, self.close_reason = code, reason
-        self._to_app.put_nowait({"type": "websocket.disconnect", "code": code, "reason": reason})
-        self._from_app.put_nowait(None)
-
-    async def _send(self, frame: Frame, event: AsgiEvent) -> None:
-        if self.closed:
-            raise falcon.WebSocketDisconnected(self.close_code)
+            raise self._gone()
         self.trace.append(("sent", frame))
-        self._to_app.put_nowait(event)
-        await asyncio.sleep(0)
+        await self._put(frame)
 
-    async def _finish(self) -> None:
-        """Wait for the app's part of this connection to end."""
-        assert self._task is not None
-        await asyncio.wait([self._task], timeout=self._timeout)
-        if not self._task.done():
-            self._task.cancel()
-            raise NothingReceivedError(
-                f"the app did not end this connection within {self._timeout} s of its close"
-            )
-        self._task.result()
+    async def _take(
+        self,
+        failure: str,
+        timeout: float | None,  # noqa: ASYNC109  # see receive
+        wanted: Callable[[Frame], bool] | None = None,
+    ) -> Frame:
+        """Return the first frame, or the first that is wanted; all others stay."""
+        self._check_entered()
+        seconds = self._timeout if timeout is None else timeout
+        try:
+            async with asyncio.timeout(seconds):
+                while True:
+                    for position, frame in enumerate(self._unread):
+                        if wanted is None or wanted(frame):
+                            del self._unread[position]
+                            return frame
+                    if self.closed:
+                        raise self._gone() from self._failure
+                    self._news.clear()
+                    await self._news.wait()
+        except TimeoutError:
+            sentence = f"{failure} within {seconds} s; {self._history()}"
+            raise NothingReceivedError(sentence) from None
 
-    def _put_back(self, frames: list[Frame]) -> None:
-        """Let frames that were passed over be received again, before all others."""
-        while not self._from_app.empty():
-            frames.append(self._from_app.get_nowait())  # type: ignore[arg-type]  # None marks the end
-        for frame in frames:
-            self._from_app.put_nowait(frame)
+    async def _wait_for_news(self, seconds: float) -> None:
+        """Wait until a frame waits, or the connection is closed."""
+        self._check_entered()
+        async with asyncio.timeout(seconds):
+            while not self._unread and not self.closed:
+                self._news.clear()
+                await self._news.wait()
+
+    def _gone(self) -> Disconnected:
+        assert self.close_code is not None
+        sentence = f"{self._ending()}; {self._history()}"
+        return Disconnected(self.close_code, self.close_reason, sentence)
+
+    def _unexpected(self, wanted: str, frame: Frame) -> UnexpectedFrameError:
+        return UnexpectedFrameError(f"{wanted} was expected, this came: {_shown(frame)}")
+
+    def _ending(self) -> str:
+        who = "the client" if self._closed_here else "the app"
+        how = f"closed with {self.close_code}"
+        if self.close_code == ABNORMAL:
+            how = f"went without a close frame ({ABNORMAL})"
+        return f"{who} {how}" + (f", {self.close_reason!r}" if self.close_reason else "")
 
     def _history(self) -> str:
         received = [frame for direction, frame in self.trace if direction == "received"]
+        hint = "; the client is stalled, resume() lets it read" if self.stalled else ""
         if not received:
-            return "none came before either"
-        last = ", ".join(repr(frame)[:200] for frame in received[-3:])
-        return f"{len(received)} came before, the last: {last}"
+            return f"nothing came before{hint}"
+        last = ", ".join(_shown(frame, 100) for frame in received[-3:])
+        return f"{len(received)} came before, the last: {last}{hint}"
 
 
-def _decoded(headers: Any) -> dict[str, str]:
-    return {name.decode("latin-1"): value.decode("latin-1") for name, value in headers}
+def check_close(code: int, reason: str) -> None:
+    """Refuse a close that no endpoint may send.
+
+    Raises:
+        ValueError: The code is not one that may be sent, or the reason is over 123 bytes.
+    """
+    check_close_code(code)
+    if fit_reason(reason) != reason:
+        raise ValueError(f"a close frame has room for a reason of 123 bytes, not for {reason!r}")
+
+
+def lowered(headers: Any) -> dict[str, str]:
+    """Make a dict of ASGI's headers."""
+    return {name.decode("latin-1").lower(): value.decode("latin-1") for name, value in headers}
+
+
+def _shown(frame: Frame, most: int = 500) -> str:
+    """Show as much of a frame as a failure has room for."""
+    text = repr(frame)
+    return text if len(text) <= most else f"{text[:most]}… ({len(frame)} in all)"

@@ -1,32 +1,253 @@
-"""An app under test, alive: its lifespan, its workers, and as many clients as it takes."""
+"""An app under test, in memory: its lifespan, its workers, and as many clients as it takes."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import asyncio
+import weakref
+from collections.abc import Coroutine, Mapping, Sequence
 from types import TracebackType
-from typing import Any, Self
+from typing import Any, Self, TypeVar
 
 import falcon.testing
 
+from falcon_pachinko.connection import ABNORMAL
 from falcon_pachinko.extension import installed
 from falcon_pachinko.manager import WebSocketConnectionManager
-from falcon_pachinko.testing.client import TIMEOUT, Client
+from falcon_pachinko.testing.client import (
+    LIFESPAN_TIMEOUT,
+    TIMEOUT,
+    Client,
+    HandshakeDenied,
+    LifespanError,
+    NothingReceivedError,
+    UnexpectedFrameError,
+    check_close,
+)
+from falcon_pachinko.testing.wire import Wire
+from falcon_pachinko.typing import AsgiEvent, Frame, Scope
 
-__all__ = ["Simulator", "simulate"]
+__all__ = ["MemoryClient", "Simulator", "simulate"]
+
+WRITE_BUFFER = 65_536
+"""Bytes that may wait for a stalled client before the app's ``send`` does; what asyncio grants."""
+
+T = TypeVar("T")
+
+
+class MemoryClient(Client):
+    """A client in memory; `Simulator.connect` makes it.
+
+    Leaving its ``async with`` waits for the app's part to end as well, and raises
+    what escaped from it.
+    """
+
+    def __init__(
+        self,
+        app: Any,
+        scope: Scope,
+        timeout: float = TIMEOUT,
+        *,
+        ws_max_size: int | None = None,
+        write_buffer: int = WRITE_BUFFER,
+    ) -> None:
+        super().__init__(timeout)
+        self._app, self._scope, self._max_size = app, scope, ws_max_size
+        self._wire = Wire(self._arrive, self._end, write_buffer)
+        self._task: asyncio.Task[None] | None = None
+
+    @property
+    def scope(self) -> Scope:
+        """The handshake's ASGI scope; it may be changed before the client connects."""
+        return self._scope
+
+    @property
+    def task(self) -> asyncio.Task[None] | None:
+        """The task that runs the app's part, as a server has one; None before the handshake."""
+        return self._task
+
+    async def close(self, code: int = 1000, reason: str = "") -> None:  # noqa: D102  # Client says it
+        check_close(code, reason)
+        self._end(code, reason, here=True)
+        self._wire.lose(code, reason)
+
+    async def drop(self) -> None:  # noqa: D102  # Client says it
+        self._end(ABNORMAL, here=True)
+        self._wire.lose(ABNORMAL)
+
+    async def stall(self) -> None:  # noqa: D102  # Client says it
+        self.stalled = self._wire.stalled = True
+
+    async def resume(self) -> None:  # noqa: D102  # Client says it
+        self.stalled = False
+        self._wire.resume()
+        await asyncio.sleep(0)
+
+    async def _open(self) -> None:
+        wire = self._wire
+        wire.events.put_nowait({"type": "websocket.connect"})
+        app = self._app(self._scope, wire.receive, wire.send)
+        self._task = asyncio.get_running_loop().create_task(app)
+        self._task.add_done_callback(self._app_ended)
+        try:
+            async with asyncio.timeout(self._timeout):
+                await wire.answered.wait()
+        except TimeoutError:
+            await self._abandon()
+            raise NothingReceivedError(
+                f"the handshake was not answered within {self._timeout} s: "
+                "on_connect neither returned nor raised"
+            ) from None
+        except asyncio.CancelledError:
+            await self.drop()
+            await self._finish(failed=True)
+            raise
+        await self._read_answer(wire)
+
+    async def _read_answer(self, wire: Wire) -> None:
+        if wire.denial is not None:
+            await self._finish(failed=False)
+            raise HandshakeDenied(*wire.denial)
+        if wire.accepted is None:
+            await self._finish(failed=False)
+            if self._closed_here:
+                raise self._gone()
+            raise NothingReceivedError("the app returned without answering the handshake")
+        self.subprotocol, self.headers = wire.accepted
+        known = self._scope.get("subprotocols") or ()
+        if self.subprotocol is not None and self.subprotocol not in known:
+            await self.drop()
+            await self._finish(failed=True)
+            raise UnexpectedFrameError(
+                f"the app accepted with the subprotocol {self.subprotocol!r}, which fails every "
+                f"client that did not offer it; this one offered: {', '.join(known) or 'none'}"
+            )
+
+    async def _put(self, frame: Frame) -> None:
+        data = frame.encode() if isinstance(frame, str) else frame
+        if self._max_size is not None and len(data) > self._max_size:
+            reason = f"over {self._max_size} bytes (ws_max_size)"
+            self._wire.cut(1009, reason)
+        else:
+            kind = "text" if isinstance(frame, str) else "bytes"
+            self._wire.events.put_nowait({"type": "websocket.receive", kind: frame})
+        await asyncio.sleep(0)
+
+    async def _leave(self, *, failed: bool) -> None:
+        await self.close()
+        await self._finish(failed=failed)
+
+    def _app_ended(self, task: asyncio.Task[None]) -> None:
+        """Do as a server does whose app has returned, be it done with the connection or not."""
+        if not task.cancelled():
+            self._failure = task.exception()
+        self._wire.cut(ABNORMAL, "")
+        self._wire.answered.set()
+
+    async def _finish(self, *, failed: bool) -> None:
+        """Wait for the app's part of this connection to end."""
+        task = self._task
+        assert task is not None
+        await asyncio.wait([task], timeout=self._timeout)
+        if not task.done():
+            await self._abandon()
+            if not failed:
+                raise NothingReceivedError(
+                    f"the app did not end this connection within {self._timeout} s of its close"
+                )
+        if not failed and self._failure is not None:
+            raise self._failure
+
+    async def _abandon(self) -> None:
+        """Cancel the app's part, as a server does that cannot wait any longer."""
+        assert self._task is not None
+        self._task.cancel()
+        await asyncio.wait([self._task], timeout=self._timeout)
+
+    async def end_with_server(self) -> None:
+        """End because the server does, for whom nobody else ends."""
+        if self._task is not None:
+            self._wire.cut(1012, "")
+            await self._finish(failed=True)
+
+
+class Lifespan:
+    """An app's startup and shutdown, as a server runs them."""
+
+    def __init__(self, app: Any, timeout: float) -> None:
+        self._app, self._timeout = app, timeout
+        self._events: asyncio.Queue[AsgiEvent] = asyncio.Queue()
+        self._answer: AsgiEvent | None = None
+        self._answered = asyncio.Event()
+        self._task: asyncio.Task[None] | None = None
+
+    async def start(self) -> None:
+        """Start the app.
+
+        Raises:
+            LifespanError: Its startup failed, or took too long.
+            BaseException: What escaped from it.
+        """
+        scope = {"type": "lifespan", "asgi": {"version": "3.0", "spec_version": "2.0"}}
+        app = self._app(scope, self._events.get, self._take)
+        self._task = asyncio.get_running_loop().create_task(app)
+        self._task.add_done_callback(lambda _: self._answered.set())
+        await self._ask("startup")
+
+    async def stop(self) -> None:
+        """Stop the app, and wait for its end; a second call does nothing.
+
+        Raises:
+            LifespanError: Its shutdown failed, or took too long.
+            BaseException: What escaped from it.
+        """
+        if self._task is not None and not self._task.done():
+            await self._ask("shutdown")
+            await asyncio.wait([self._task], timeout=self._timeout)
+
+    async def _ask(self, what: str) -> None:
+        assert self._task is not None
+        self._answered.clear()
+        self._events.put_nowait({"type": f"lifespan.{what}"})
+        try:
+            async with asyncio.timeout(self._timeout):
+                await self._answered.wait()
+        except TimeoutError:
+            raise LifespanError(f"the app's {what} took over {self._timeout} s") from None
+        finally:
+            answer, self._answer = self._answer, None
+            if answer is None:  # cancelled, too late, or broken: in no state to go on
+                self._task.cancel()
+                await asyncio.wait([self._task], timeout=self._timeout)
+        if answer is None:
+            self._task.result()
+            raise LifespanError(f"the app returned without answering its {what}")
+        if answer["type"] == f"lifespan.{what}.failed":
+            raise LifespanError(f"the app's {what} failed:\n\n{answer.get('message', '')}")
+
+    async def _take(self, event: AsgiEvent) -> None:
+        """Be the ``send`` that the app gets."""
+        self._answer = event
+        self._answered.set()
 
 
 class Simulator:
-    """A running app; `simulate` makes it, and ``connect`` its clients.
+    """A running app; `simulate` makes it, and ``connect`` its clients."""
 
-    Its lifespan runs on Falcon's own ASGI test conductor, ``http``, which also
-    simulates HTTP requests.
-    """
-
-    def __init__(self, app: Any, timeout: float = TIMEOUT) -> None:
+    def __init__(
+        self,
+        app: Any,
+        timeout: float = TIMEOUT,
+        *,
+        ws_max_size: int | None = None,
+        write_buffer: int = WRITE_BUFFER,
+        lifespan_timeout: float = LIFESPAN_TIMEOUT,
+    ) -> None:
         self.app = app
         self.http: falcon.testing.ASGIConductor = falcon.testing.ASGIConductor(app)
         """Falcon's conductor: ``await client.http.simulate_get("/health")``."""
-        self._timeout = timeout
+        self._timeout, self._max_size, self._write_buffer = timeout, ws_max_size, write_buffer
+        self._lifespan = Lifespan(app, lifespan_timeout)
+        self._clients: weakref.WeakSet[MemoryClient] = weakref.WeakSet()
 
     @property
     def manager(self) -> WebSocketConnectionManager:
@@ -37,7 +258,7 @@ class Simulator:
         return pachinko.ws_connection_manager
 
     async def __aenter__(self) -> Self:
-        await self.http.__aenter__()
+        await self._lifespan.start()
         return self
 
     async def __aexit__(
@@ -46,7 +267,33 @@ class Simulator:
         error: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
-        await self.http.__aexit__(kind, error, traceback)
+        try:
+            await self.stop()
+        except Exception:
+            if error is None:  # else the test failed already: that is what it should say
+                raise
+
+    async def stop(self) -> None:
+        """Shut the app down, with its clients as they are; a second call does nothing.
+
+        Leaving the ``async with`` does it too. Call it to see what clients see
+        when their server goes.
+
+        Raises:
+            LifespanError: The app's shutdown failed, or took too long.
+        """
+        try:
+            await self._lifespan.stop()
+        finally:
+            for client in list(self._clients):
+                await client.end_with_server()
+
+    async def run(self, coroutine: Coroutine[Any, Any, T]) -> T:
+        """Await a coroutine where the app runs, which here is where the test runs.
+
+        `LiveServer` has the same method: a test that uses it runs in memory and live.
+        """
+        return await coroutine
 
     def connect(
         self,
@@ -56,7 +303,7 @@ class Simulator:
         subprotocols: Sequence[str] = (),
         timeout: float | None = None,
         **scope: Any,
-    ) -> Client:
+    ) -> MemoryClient:
         """Make a client of a path, such as ``"/ws/chat/tea?name=Ann"``; enter it to connect.
 
         Args:
@@ -70,33 +317,71 @@ class Simulator:
         Raises:
             HandshakeDenied: On entering, if the app denies the connection.
         """
-        path, _, query = path.partition("?")
-        made = falcon.testing.create_scope_ws(
-            path,
-            query_string=query,
-            headers=dict(headers or {}),
-            subprotocols=list(subprotocols) or None,  # type: ignore[arg-type]  # mistyped in Falcon 4.4
-            spec_version="2.3",
-            **scope,
+        client = MemoryClient(
+            self.app,
+            _handshake(path, headers or {}, subprotocols, scope),
+            self._timeout if timeout is None else timeout,
+            ws_max_size=self._max_size,
+            write_buffer=self._write_buffer,
         )
-        pairs = [
-            tuple(pair) for pair in made["headers"]
-        ]  # a server's are lists, Falcon's iterators
-        if any(name.lower() == "host" for name in headers or ()):
-            # The conductor adds a Host of its own, the last, beside the one that was given.
-            pairs.remove([pair for pair in pairs if pair[0] == b"host"][-1])
-        made["headers"] = pairs
-        made["extensions"] = {"websocket.http.response": {}}
-        return Client(self.app, made, self._timeout if timeout is None else timeout)
+        self._clients.add(client)
+        return client
 
 
-def simulate(app: Any, *, timeout: float = TIMEOUT) -> Simulator:
+def simulate(
+    app: Any,
+    *,
+    timeout: float = TIMEOUT,
+    ws_max_size: int | None = None,
+    write_buffer: int = WRITE_BUFFER,
+    lifespan_timeout: float = LIFESPAN_TIMEOUT,
+) -> Simulator:
     """Run an app in memory, for as long as an ``async with`` lasts.
 
-    Startup and shutdown run as under a server, workers included.
+    Startup and shutdown run as under a server, workers included, and what a
+    server refuses is refused.
 
     Args:
         app: A Falcon app with `install` done.
         timeout: Seconds that every wait of every client takes at most.
+        ws_max_size: Bytes of a message above which the server closes with 1009, as
+            uvicorn's option of that name; None for no such limit.
+        write_buffer: Bytes that may wait for a stalled client before the app's
+            ``send`` does.
+        lifespan_timeout: Seconds that startup and shutdown may take, each.
+
+    Raises:
+        LifespanError: On entering or leaving, if startup or shutdown fails; has
+            the traceback.
     """
-    return Simulator(app, timeout)
+    return Simulator(
+        app,
+        timeout,
+        ws_max_size=ws_max_size,
+        write_buffer=write_buffer,
+        lifespan_timeout=lifespan_timeout,
+    )
+
+
+def _handshake(
+    path: str, headers: Mapping[str, str], subprotocols: Sequence[str], more: dict[str, Any]
+) -> Scope:
+    """Make the scope of a handshake as a server would: Falcon's own holds iterators."""
+    path, _, query = path.partition("?")
+    scope = falcon.testing.create_scope_ws(
+        path,
+        query_string=query,
+        headers=dict(headers),
+        subprotocols=list(subprotocols),  # type: ignore[arg-type]  # mistyped in Falcon 4.4
+        **{"spec_version": "2.4", "host": "localhost", "remote_addr": "127.0.0.1", **more},
+    )
+    pairs = [tuple(pair) for pair in scope["headers"]]
+    if any(name.lower() == "host" for name in headers):
+        # Falcon adds a Host of its own, the last, beside the one that was given.
+        pairs.remove([pair for pair in pairs if pair[0] == b"host"][-1])
+    scope["headers"] = pairs
+    for side in ("client", "server"):
+        if side in scope:
+            scope[side] = tuple(scope[side])
+    scope["extensions"] = {"websocket.http.response": {}}
+    return scope

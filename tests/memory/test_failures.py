@@ -154,7 +154,7 @@ async def test_an_unusual_exception_leaves_nothing_behind(fragile, by_hand, seen
         status = client.manager.status()
 
     assert isinstance(server.task.exception(), Unusual)
-    assert seen == [1006]
+    assert seen == [1011]
     assert (status["connections"], status["rooms"]) == (0, 0)
 
 
@@ -222,7 +222,7 @@ async def test_a_server_that_cancels_gets_its_cancellation(serve, by_hand, seen,
         status = client.manager.status()
 
     assert server.task.cancelled()
-    assert seen == [1006]
+    assert seen == [1012]
     assert status["connections"] == 0
 
 
@@ -248,4 +248,4 @@ async def test_a_clean_up_survives_a_second_cancellation(serve, by_hand, until):
         await server.ended()
         may_end.set()
 
-    assert ended == [1006]
+    assert ended == [1012]

@@ -119,7 +119,7 @@ async def test_a_message_in_the_other_codec_is_shown(app):
                 await ann.receive_json()
         async with client.connect("/") as bob:
             await bob.send({"type": "bytes"})
-            with pytest.raises(UnexpectedFrameError, match=r"a message in JSON was expected, .* b'"):
+            with pytest.raises(UnexpectedFrameError, match=r"in JSON was expected, .* b'"):
                 await bob.receive_message()
 
 
@@ -127,11 +127,11 @@ async def test_text_that_is_no_json_is_shown():
     """Whichever verb reads it."""
     app = raw(ACCEPT, *[{"type": "websocket.send", "text": "tea?"}] * 3)
     async with simulate(app) as client, client.connect("/") as ann:
-        with pytest.raises(UnexpectedFrameError, match="JSON was expected, this came: 'tea[?]'"):
+        with pytest.raises(UnexpectedFrameError, match=r"JSON was expected, .* 'tea\?'"):
             await ann.receive_json()
-        with pytest.raises(UnexpectedFrameError, match="in JSON was expected, this came: 'tea[?]'"):
+        with pytest.raises(UnexpectedFrameError, match=r"in JSON was expected, .* 'tea\?'"):
             await ann.receive_message()
-        with pytest.raises(UnexpectedFrameError, match="in JSON was expected, this came: 'tea[?]'"):
+        with pytest.raises(UnexpectedFrameError, match=r"in JSON was expected, .* 'tea\?'"):
             await ann.expect("told")
 
 
@@ -183,9 +183,9 @@ async def test_expect_compares_the_payload_if_one_is_given(app):
             await ann.send({"type": "tell", "payload": message})
 
         assert await ann.expect("told", {"text": "tea"}) == told
-        with pytest.raises(UnexpectedFrameError, match=r"'told' with the payload .*'milk'.* was exp"):
+        with pytest.raises(UnexpectedFrameError, match=r"with the payload .*'milk'.* was expected"):
             await ann.expect("told", {"text": "milk"})
-        with pytest.raises(UnexpectedFrameError, match=r"'told' with the payload None was expected"):
+        with pytest.raises(UnexpectedFrameError, match="with the payload None was expected"):
             await ann.expect("told", None)
 
 
@@ -202,13 +202,13 @@ async def test_expect_close_waits_for_the_close(app):
 async def test_expect_close_shows_what_came_instead(app):
     """Another code, a frame, or nothing at all."""
     async with simulate(app) as client, client.connect("/") as ann:
-        with pytest.raises(NothingReceivedError, match="no close within 0.01 s; nothing came before"):
+        with pytest.raises(NothingReceivedError, match=r"no close within 0\.01 s; nothing came"):
             await ann.expect_close(timeout=0.01)
         await ann.send({"type": "tell", "payload": "tea"})
-        with pytest.raises(UnexpectedFrameError, match="a close was expected, this came: '\"tea\"'"):
+        with pytest.raises(UnexpectedFrameError, match=r"a close was expected, .*tea"):
             await ann.expect_close()
         await ann.send({"type": "close"})
-        with pytest.raises(UnexpectedFrameError, match="a close with 1000 .* closed with 4000, 'enou"):
+        with pytest.raises(UnexpectedFrameError, match=r"with 1000 .* closed with 4000, 'enough'"):
             await ann.expect_close(1000)
 
 
@@ -216,7 +216,7 @@ async def test_a_close_by_the_app_is_not_nothing(app):
     """A client that was thrown out hears nothing, but not because the app was silent."""
     async with simulate(app) as client, client.connect("/") as ann:
         await ann.send({"type": "close"})
-        with pytest.raises(UnexpectedFrameError, match="nothing was expected; the app closed with 40"):
+        with pytest.raises(UnexpectedFrameError, match="nothing was expected; the app closed"):
             await ann.expect_nothing()
 
 
@@ -318,7 +318,7 @@ async def test_an_app_sends_nothing_after_its_close():
     """A second close neither."""
     close = {"type": "websocket.close"}
     async with simulate(raw(ACCEPT, close, close)) as client:
-        with pytest.raises(RuntimeError, match="takes 'websocket.close' after the close"):
+        with pytest.raises(RuntimeError, match=r"'websocket\.close' after the close"):
             async with client.connect("/"):
                 pass
 
@@ -378,10 +378,11 @@ async def test_a_crash_is_the_cause_of_what_the_client_sees():
 
     async with simulate(falcon.asgi.App()) as client:
         client.app = app
+        ann = client.connect("/")
+        await ann.__aenter__()
+        await ann.send_text("go")
         with pytest.raises(Disconnected) as gone:
-            async with client.connect("/") as ann:
-                await ann.send_text("go")
-                await ann.receive()
+            await ann.receive()
 
     assert isinstance(gone.value.__cause__, ZeroDivisionError)
 

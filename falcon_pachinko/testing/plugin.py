@@ -1,0 +1,66 @@
+"""The pytest plugin: fixtures around the fixture ``app``, which is the project's own.
+
+A project that has ``falcon-pachinko[testing]`` installed has them without any import::
+
+    @pytest.fixture
+    def app():
+        return create_app()
+
+    async def test_in_memory(pachinko_client):
+        async with pachinko_client.connect("/ws/chat/tea") as ann:
+            await ann.expect("welcome")
+
+    async def test_on_a_real_server(pachinko_server):
+        async with pachinko_server.connect("/ws/chat/tea") as ann:
+            await ann.expect("welcome")
+
+The fixtures are pytest-asyncio's, in its strict mode and in its auto mode.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+if TYPE_CHECKING:
+    from falcon_pachinko.testing import LiveServer, Simulator
+
+# pytest loads this at its start, whatever it is going to run: the rest of the kit,
+# uvicorn and websockets are imported by the fixtures that need them.
+
+
+def _async_fixture(function: Any) -> Any:
+    """Make an async fixture; without pytest-asyncio, one that says what is missing."""
+    try:
+        import pytest_asyncio  # noqa: PLC0415  # an extra
+    except ImportError:
+
+        def refuse() -> None:
+            pytest.fail(
+                f"{function.__name__} needs pytest-asyncio, which is not installed: "
+                "pip install 'falcon-pachinko[testing]'",
+                pytrace=False,
+            )
+
+        return pytest.fixture(name=function.__name__)(refuse)
+    return pytest_asyncio.fixture(function)
+
+
+@_async_fixture
+async def pachinko_client(app: Any) -> AsyncIterator[Simulator]:
+    """The project's ``app``, running in memory; ``connect`` makes its clients."""
+    from falcon_pachinko.testing.simulator import simulate  # noqa: PLC0415  # see above
+
+    async with simulate(app) as simulator:
+        yield simulator
+
+
+@_async_fixture
+async def pachinko_server(app: Any) -> AsyncIterator[LiveServer]:
+    """The project's ``app`` on a real server, in a thread; ``connect`` makes its clients."""
+    from falcon_pachinko.testing.live import serve  # noqa: PLC0415  # see above
+
+    async with serve(app) as server:
+        yield server
