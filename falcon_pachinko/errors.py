@@ -12,13 +12,13 @@
     │   ├── DuplicateHandlerError    two handlers of one resource claim a type
     │   ├── WorkerError              a worker that could never run
     │   └── DuplicateWorkerError     two workers of one app share a name
-    ├── MessageError               a handler refuses a message; the client is told
+    ├── MessageError               a message, or a handshake, is refused; the client is told
+    │   ├── RoomNameError            not a room name: not text, empty, or over 200 bytes
+    │   └── RoomLimitError           one more room than a connection may be in
     ├── EncodeError                a message cannot be put on the wire; nobody gets it
     ├── NotAllowedError            a verb that the connection's state does not allow
     ├── UnknownConnectionError     no connection here has that id
-    ├── DuplicateConnectionError   a connection here has that id already
-    ├── RoomNameError              not a room name: not text, empty, or over 200 bytes
-    └── RoomLimitError             one more room than a connection may be in
+    └── DuplicateConnectionError   a connection here has that id already
 
 Each holds its data as attributes first; its text is a sentence that names the
 offending value and the remedy.
@@ -138,11 +138,14 @@ class DuplicateWorkerError(SetupError, ValueError):
 class MessageError(PachinkoError):
     """Raise it in a handler to refuse a message: the client gets it as an ``error`` frame.
 
+    In ``on_connect`` it denies the handshake, with ``status`` or 400.
+
     Args:
         code: A word for programs, such as ``"room_full"``.
         message: A sentence for people. It is sent as it is: put no secrets into it.
         path: Where in the message the fault is, such as ``"$.payload.text"``.
-        status: An HTTP status to send beside the code, for clients that know those.
+        status: An HTTP status to send beside the code, for clients that know those; also
+            the one that a handshake is denied with.
 
     Example::
 
@@ -159,7 +162,9 @@ class MessageError(PachinkoError):
         status: int | None = None,
     ) -> None:
         self.code, self.message, self.path, self.status = code, message, path, status
-        super().__init__(f"{code}: {message}" if message else code)
+        sentence = f"{code}: {message}" if message else str(code)
+        # A client's text may have come in here; what a log cannot be written with is escaped.
+        super().__init__(sentence.encode("utf-8", "backslashreplace").decode())
 
 
 class EncodeError(PachinkoError, ValueError):
@@ -194,14 +199,18 @@ class DuplicateConnectionError(PachinkoError, ValueError):
         )
 
 
-class RoomNameError(PachinkoError, ValueError):
-    """A room's name is text of 1 to 200 bytes in UTF-8."""
+class RoomNameError(MessageError, ValueError):
+    """A room's name is text of 1 to 200 bytes in UTF-8.
+
+    Names often come from clients: a handler that lets it through tells the
+    client, as ``room_name``, and an ``on_connect`` denies with 400.
+    """
 
     def __init__(self, name: object, why: str) -> None:
         self.name = name
         shown = ascii(name)
         shown = shown if len(shown) <= 80 else f"{shown[:77]}..."
-        super().__init__(f"{shown} cannot name a room: {why}")
+        super().__init__("room_name", f"{shown} cannot name a room: {why}.")
 
 
 class RoomLimitError(MessageError):

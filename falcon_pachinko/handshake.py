@@ -13,7 +13,7 @@ import falcon.asgi
 
 from falcon_pachinko.admission import Admission
 from falcon_pachinko.connection import Connection
-from falcon_pachinko.errors import SetupError
+from falcon_pachinko.errors import MessageError, SetupError
 from falcon_pachinko.hooks import HookChain
 from falcon_pachinko.resource import WebSocketResource
 from falcon_pachinko.typing import AsgiEvent, AsgiReceive, AsgiSend, Scope
@@ -77,11 +77,11 @@ class Handshake:
         try:
             await self._ask(connection, line, attend)
         except falcon.HTTPError as error:
-            if connection.unaccepted:
-                connection.manager.forget(connection)  # the client has its answer in a moment
-                await self.gate.deny(error)
-            else:
-                connection.begin_close(3000 + error.status_code, error.title or "")
+            await self._refuse(connection, error)
+        except MessageError as error:
+            status, title = error.status or 400, error.code
+            refusal = falcon.HTTPError(status, title=title, description=error.message or None)
+            await self._refuse(connection, refusal)
         except asyncio.CancelledError as error:
             task = asyncio.current_task()
             if task is None or task.cancelling():
@@ -94,6 +94,14 @@ class Handshake:
         finally:
             if not connection.unaccepted:
                 self.gate.answered()
+
+    async def _refuse(self, connection: Connection, error: falcon.HTTPError) -> None:
+        """Deny with a status, or close with 3000 and the status where it is too late for that."""
+        if connection.unaccepted:
+            connection.manager.forget(connection)  # the client has its answer in a moment
+            await self.gate.deny(error)
+        else:
+            connection.begin_close(3000 + error.status_code, error.title or "")
 
     def _fail(
         self, connection: Connection, line: Sequence[WebSocketResource], error: Exception

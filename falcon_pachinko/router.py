@@ -79,7 +79,6 @@ class Declaration:
         self.resource = _resource_class(template, factory)
         self.name = name or self.resource.__name__
         self.children = WebSocketRouter()
-        _check_arguments(template, factory, init_kwargs)
 
     def add_route(
         self,
@@ -212,6 +211,8 @@ class Route:
         self._line = tuple(each for _, each in line)
         self._arguments = _arguments(line)
         self._site = site
+        if site.resource_factory is None or not isinstance(declaration.factory, type):
+            _check_arguments(self.template, declaration.factory, declaration.init_kwargs)
 
     def __repr__(self) -> str:
         return f"<Route {self.template} to {self.resource.__name__}>"
@@ -237,6 +238,12 @@ class Route:
             if not isinstance(resource, WebSocketResource):
                 why = f"it returned {resource!r}, no WebSocketResource"
                 raise ResourceTypeError(self.template, self._site.resource_factory or make, why)
+            if resource.hooks != declaration.resource.hooks:
+                name = type(resource).__name__
+                why = (
+                    f"it makes a {name}, whose hooks nobody could know of; write `-> {name}` on it"
+                )
+                raise ResourceTypeError(self.template, make, why)
             resource.parent = parent
         assert resource is not None
         return resource

@@ -42,15 +42,20 @@ __all__ = [
     "simulate",
 ]
 
-_MODULES = ("client", "live", "simulator")
+_HOMES = {
+    "LiveClient": "live",
+    "LiveServer": "live",
+    "MemoryClient": "simulator",
+    "Simulator": "simulator",
+    "serve": "live",
+    "simulate": "simulator",
+}
 
 
 def __getattr__(name: str) -> Any:
     # The pytest plugin is loaded at the start of every run in its environment, and
     # comes through here: it should not cost a run that uses none of this.
-    if name in __all__:
-        for module in _MODULES:
-            tools = importlib.import_module(f"falcon_pachinko.testing.{module}")
-            if name in tools.__all__:
-                return getattr(tools, name)
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    if name not in __all__:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    home = importlib.import_module(f"{__name__}.{_HOMES.get(name, 'client')}")
+    return getattr(home, name)

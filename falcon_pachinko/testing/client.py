@@ -83,6 +83,9 @@ class LifespanError(RuntimeError):
     """The app did not start, or did not stop, as it should; has its traceback, or the log."""
 
 
+# Frames with `__tracebackhide__` are left out by pytest: a failure is shown at the test's line.
+
+
 class Client(abc.ABC):
     """One client of an app under test.
 
@@ -194,10 +197,12 @@ class Client(abc.ABC):
             NothingReceivedError: None came in time; says what came before.
             Disconnected: The connection was closed instead.
         """
+        __tracebackhide__ = True
         return await self._take("no frame", timeout)
 
     async def receive_text(self, timeout: float | None = None) -> str:  # noqa: ASYNC109  # see receive
         """Return the next frame, which must be text."""
+        __tracebackhide__ = True
         frame = await self.receive(timeout)
         if not isinstance(frame, str):
             raise self._unexpected("a text frame", frame)
@@ -205,6 +210,7 @@ class Client(abc.ABC):
 
     async def receive_data(self, timeout: float | None = None) -> bytes:  # noqa: ASYNC109  # see receive
         """Return the next frame, which must be binary."""
+        __tracebackhide__ = True
         frame = await self.receive(timeout)
         if not isinstance(frame, bytes):
             raise self._unexpected("a binary frame", frame)
@@ -212,6 +218,7 @@ class Client(abc.ABC):
 
     async def receive_json(self, timeout: float | None = None) -> Any:  # noqa: ASYNC109  # see receive
         """Return the next frame's message, which must be JSON text, whatever the subprotocol."""
+        __tracebackhide__ = True
         text = await self.receive_text(timeout)
         try:
             return json.loads(text)
@@ -220,6 +227,7 @@ class Client(abc.ABC):
 
     async def receive_message(self, timeout: float | None = None) -> Any:  # noqa: ASYNC109  # see receive
         """Return the next frame's message, read as the agreed subprotocol says."""
+        __tracebackhide__ = True
         return self._decode(await self.receive(timeout))
 
     async def expect(
@@ -242,6 +250,7 @@ class Client(abc.ABC):
         Raises:
             UnexpectedFrameError: Another message came first.
         """
+        __tracebackhide__ = True
         frame = await self.receive(timeout)
         message = self._decode(frame)
         if not isinstance(message, dict) or message.get("type") != message_type:
@@ -262,6 +271,7 @@ class Client(abc.ABC):
             UnexpectedFrameError: One came, or the app closed.
             RuntimeError: The client is stalled: it would hear nothing anyway.
         """
+        __tracebackhide__ = True
         if self.stalled:
             raise RuntimeError("a stalled client hears nothing anyway; resume() it first")
         try:
@@ -288,6 +298,7 @@ class Client(abc.ABC):
             UnexpectedFrameError: A frame came first, or the code is another.
             NothingReceivedError: It stayed open.
         """
+        __tracebackhide__ = True
         seconds = self._timeout if timeout is None else timeout
         wanted = "a close" if code is None else f"a close with {code}"
         try:
@@ -327,6 +338,7 @@ class Client(abc.ABC):
             NothingReceivedError: No answer came in time; says what came.
             Disconnected: The connection was closed instead.
         """
+        __tracebackhide__ = True
         ref = str(next(self._refs))
         whole = {"type": message} if isinstance(message, str) else msgspec.to_builtins(message)
         if payload is not msgspec.UNSET:
@@ -396,6 +408,7 @@ class Client(abc.ABC):
         return CODECS.get(self.subprotocol, JSON)
 
     def _decode(self, frame: Frame) -> Any:
+        __tracebackhide__ = True
         codec = self._codec
         if isinstance(frame, codec.frame_type):
             try:
@@ -416,6 +429,7 @@ class Client(abc.ABC):
             raise RuntimeError("not connected yet; write `async with client.connect(...) as ann`")
 
     async def _send(self, frame: Frame) -> None:
+        __tracebackhide__ = True
         self._check_entered()
         if self.closed:
             raise self._gone()
@@ -429,6 +443,7 @@ class Client(abc.ABC):
         wanted: Callable[[Frame], bool] | None = None,
     ) -> Frame:
         """Return the first frame, or the first that is wanted; all others stay."""
+        __tracebackhide__ = True
         self._check_entered()
         seconds = self._timeout if timeout is None else timeout
         try:
@@ -448,6 +463,7 @@ class Client(abc.ABC):
 
     async def _wait_for_news(self, seconds: float) -> None:
         """Wait until a frame waits, or the connection is closed."""
+        __tracebackhide__ = True
         self._check_entered()
         async with asyncio.timeout(seconds):
             while not self._unread and not self.closed:

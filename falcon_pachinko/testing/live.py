@@ -360,7 +360,6 @@ def serve(
     if own:
         raise TypeError(f"serve() sets this itself; leave out {', '.join(own)}")
     options = {
-        "ws": "websockets-sansio",
         "ws_per_message_deflate": False,
         "lifespan": "on",
         "timeout_graceful_shutdown": GRACE,
@@ -397,7 +396,8 @@ def run_uvicorn(
         async def startup(self, sockets: list[socket.socket] | None = None) -> None:
             began(self)
             await super().startup(sockets)
-            started(listener.getsockname()[1])
+            if self.started:
+                started(listener.getsockname()[1])
 
     with socket.create_server(("127.0.0.1", 0)) as listener:
         Server(uvicorn.Config(app, **options)).run([listener])

@@ -33,19 +33,20 @@ if TYPE_CHECKING:
 
 def _async_fixture(function: Any) -> Any:
     """Make an async fixture; without pytest-asyncio, one that says what is missing."""
+    name = function.__name__
     try:
         import pytest_asyncio  # noqa: PLC0415  # an extra
     except ImportError:
-
-        def refuse() -> None:
-            pytest.fail(
-                f"{function.__name__} needs pytest-asyncio, which is not installed: "
-                "pip install 'falcon-pachinko[testing]'",
-                pytrace=False,
-            )
-
-        return pytest.fixture(name=function.__name__)(refuse)
+        return pytest.fixture(name=name)(lambda: _refuse(name))
     return pytest_asyncio.fixture(function)
+
+
+def _refuse(name: str) -> None:
+    pytest.fail(
+        f"{name} needs pytest-asyncio, which is not installed: "
+        "pip install 'falcon-pachinko[testing]'",
+        pytrace=False,
+    )
 
 
 @_async_fixture

@@ -2,7 +2,9 @@
 
 import asyncio
 import json
+import logging
 import os
+import signal
 import subprocess
 import sys
 import threading
@@ -29,7 +31,7 @@ APPS = Path(__file__).parent / "apps"
 @pytest.fixture
 def kit(monkeypatch):
     """The module of the apps under test, which servers can import as well."""
-    monkeypatch.syspath_prepend(APPS)
+    monkeypatch.setattr(sys, "path", [str(APPS), *sys.path])
     import testing_kit  # noqa: PLC0415  # it lives on the path just given
 
     return testing_kit
@@ -268,6 +270,38 @@ async def test_a_client_connects_to_any_server(kit):
             pass
 
 
+async def test_leaving_before_connecting_is_harmless():
+    """There is nothing to leave."""
+    ann = LiveClient("ws://127.0.0.1:1/")
+    await ann.close()
+    await ann.drop()
+
+    assert ann.closed
+
+
+async def test_a_server_that_does_not_read_is_told(kit):
+    """Sending has a deadline, too."""
+    async with serve("testing_kit:app") as server, server.connect("/desk", timeout=0.3) as ann:
+        server.process.send_signal(signal.SIGSTOP)
+        with pytest.raises(NothingReceivedError, match=r"did not take a frame within 0\.3 s"):
+            await asyncio.gather(*(ann.send_text("x" * 1_000_000) for _ in range(20)))
+        server.process.kill()
+
+
+async def test_a_server_that_goes_ends_the_sending(kit):
+    """What waits to be sent fails as a closed connection does."""
+    async with serve("testing_kit:app") as server, server.connect("/desk") as ann:
+        server.process.send_signal(signal.SIGSTOP)
+        sending = [asyncio.create_task(ann.send_text("x" * 1_000_000)) for _ in range(20)]
+        await asyncio.wait(sending, timeout=0.1)
+        server.process.kill()
+        await asyncio.wait(sending)
+        failures = [task.exception() for task in sending if task.exception() is not None]
+
+    assert failures
+    assert all(isinstance(failure, Disconnected) for failure in failures)
+
+
 async def test_a_redirect_is_not_followed(kit):
     """A client that is denied with 302 says so."""
 
@@ -390,6 +424,21 @@ async def test_a_failing_test_has_the_log_in_a_note(kit):
     (note,) = failed.value.__notes__
     assert note.startswith("The server's log:\n")
     assert "goodbye 1000" in note
+
+
+async def test_the_log_is_the_servers_own(kit, caplog):
+    """What the test itself logs meanwhile is not in it; what the app logs is, by any logger."""
+
+    async def warn():
+        logging.getLogger("tea").warning("from the app")
+
+    async with serve(kit.create()) as server:
+        logging.getLogger("tea").warning("from the test")
+        await server.run(warn())
+
+    assert server.log == "WARNING tea: from the app"
+    logged = [record.message for record in caplog.records if record.name == "tea"]
+    assert logged == ["from the test", "from the app"]
 
 
 async def test_without_a_log_there_is_no_note(kit):

@@ -1,11 +1,19 @@
 """How a handshake ends: accepted, denied with a status, or failed; and what was sent before."""
 
 import asyncio
+from functools import partial
 
 import falcon
 import pytest
 
-from falcon_pachinko import Limits, WebSocketResource, handles_message
+from falcon_pachinko import (
+    App,
+    Hook,
+    Limits,
+    MessageError,
+    WebSocketResource,
+    handles_message,
+)
 from falcon_pachinko.testing import HandshakeDenied, simulate
 
 
@@ -376,3 +384,72 @@ async def test_a_server_without_the_extension_denies_with_a_close(serve, by_hand
         await server.ended()
 
     assert server.kinds == ["websocket.close"]
+
+
+@pytest.mark.parametrize(("status", "answer"), [(None, 400), (409, 409)])
+async def test_a_message_error_denies_with_its_status(status, answer):
+    """What refuses a message refuses a handshake too; 400 where it names no status."""
+
+    class Door(WebSocketResource):
+        async def on_connect(self, req, ws):
+            raise MessageError("full", "Two are playing already.", status=status)
+
+    app = App()
+    app.add_websocket_route("/", Door)
+    async with simulate(app) as client:
+        with pytest.raises(HandshakeDenied) as denied:
+            await client.connect("/").__aenter__()
+
+    assert denied.value.status == answer
+    assert b"Two are playing already." in denied.value.body
+
+
+async def test_a_room_that_a_path_cannot_name_is_a_400(caplog):
+    """Bytes of a client's make no traceback."""
+
+    class Door(WebSocketResource):
+        async def on_connect(self, req, ws, name):
+            await self.join_room(f"chat:{name}")
+            return True
+
+    app = App()
+    app.add_websocket_route("/{name}", Door)
+    async with simulate(app) as client:
+        with pytest.raises(HandshakeDenied) as denied:
+            await client.connect("/" + "x" * 300).__aenter__()
+
+    assert denied.value.status == 400
+    assert not caplog.records
+
+
+async def test_a_factory_may_not_hide_hooks(caplog):
+    """Hooks that nobody knew of when the route was added guard nothing: the handshake fails."""
+
+    class Guarded(WebSocketResource):
+        hooks = (Hook(),)
+
+    app = App()
+    app.add_websocket_route("/", partial(Guarded))
+    async with simulate(app) as client:
+        with pytest.raises(HandshakeDenied) as denied:
+            await client.connect("/").__aenter__()
+
+    assert denied.value.status == 500
+    assert "write `-> Guarded` on it" in caplog.text
+
+
+async def test_a_resource_factory_may_give_what_the_route_does_not():
+    """A container knows the arguments; the route need not."""
+
+    class Stored(WebSocketResource):
+        def __init__(self, database):
+            self.database = database
+
+        async def on_connect(self, req, ws):
+            await self.send({"type": self.database})
+            return True
+
+    app = App(resource_factory=lambda cls: cls("tea.db"))
+    app.add_websocket_route("/", Stored)
+    async with simulate(app) as client, client.connect("/") as ann:
+        assert await ann.receive_json() == {"type": "tea.db"}

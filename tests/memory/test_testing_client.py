@@ -164,6 +164,23 @@ async def test_requests_may_wait_side_by_side(app):
     assert [answer["payload"] for answer in answers] == ["a", "b", "c"]
 
 
+async def test_a_request_passes_over_what_is_no_message(serve):
+    """A frame in another format is not its answer, and stays to be received."""
+
+    class Chatty(WebSocketResource):
+        @handles_message("echo")
+        async def echo(self, ws, payload):
+            await ws.send_data(b"\x00")
+            await ws.send_text("not JSON")
+            return payload
+
+    async with simulate(serve(Chatty)) as client, client.connect("/") as ann:
+        answer = await ann.request("echo", 1)
+        rest = [await ann.receive(), await ann.receive()]
+
+    assert (answer["payload"], rest) == (1, [b"\x00", "not JSON"])
+
+
 async def test_a_payload_of_none_is_a_payload(app):
     """Only where none is given, none is sent."""
     async with simulate(app) as client, client.connect("/") as ann:
@@ -535,6 +552,16 @@ async def test_a_client_is_of_no_use_before_it_connects(app):
                 await verb
 
 
+async def test_leaving_before_connecting_is_harmless(app):
+    """There is nothing to leave."""
+    async with simulate(app) as client:
+        closed, dropped = client.connect("/"), client.connect("/")
+        await closed.close()
+        await dropped.drop()
+
+    assert (closed.task, dropped.task) == (None, None)
+
+
 async def test_a_client_makes_one_connection(app):
     """Another one is another client."""
     async with simulate(app) as client, client.connect("/") as ann:
@@ -610,3 +637,10 @@ async def test_the_scope_is_a_servers(app):
     assert tuple(scope["server"]) == scope["server"]
     assert (scope["path"], scope["query_string"]) == ("/ws", b"a=1")
     assert scope["extensions"] == {"websocket.http.response": {}}
+
+
+async def test_the_scope_is_as_falcon_would_make_it(app):
+    """Whatever its own tools can leave out can be left out."""
+    scope = simulate(app).connect("/", remote_addr=None, include_server=False).scope
+
+    assert not {"client", "server"} & set(scope)

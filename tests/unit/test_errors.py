@@ -140,7 +140,7 @@ def test_a_long_room_name_is_cut_in_the_text_and_whole_in_the_data():
 
 def test_a_room_name_is_shown_in_ascii():
     """What a client sent cannot smuggle control characters or look-alikes into a log."""
-    assert str(RoomNameError("a\nb\u202e", "why")).startswith(r"'a\nb\u202e' cannot")
+    assert r"'a\nb\u202e' cannot name" in str(RoomNameError("a\nb\u202e", "why"))
 
 
 @pytest.mark.parametrize(
