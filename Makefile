@@ -25,7 +25,7 @@ demo: $(VENV)/.runtime
 	cd $(DEMO)/tea-room && ../../$(BIN)/pachinko serve --port $(PORT)
 
 test: $(VENV)/.dev
-	$(BIN)/python -m pytest $(ARGS)
+	$(BIN)/python -m pytest -n auto --dist loadfile $(ARGS)
 
 lint: $(VENV)/.dev
 	$(BIN)/ruff check .

@@ -48,7 +48,7 @@ class Till(WebSocketResource):
 
     @handles_message("sit")
     async def sit(self, ws, payload: str):
-        await self.join_room(f"table:{payload}")
+        await self.join_room(payload)
 
 
 # endregion

@@ -1,14 +1,20 @@
 """The documentation's ring: its pages, taken apart, and its examples, run for real."""
 
+import contextlib
 import dataclasses
 import importlib.util
 import itertools
 import re
+import subprocess
+import sys
 import tomllib
 from pathlib import Path
 from textwrap import dedent
 
+import falcon.asgi
 import pytest
+
+from falcon_pachinko import install
 
 ROOT = Path(__file__).parents[2]
 DOCS = ROOT / "docs"
@@ -76,7 +82,7 @@ def _read_pages() -> dict[str, Page]:
 PAGES = _read_pages()
 BLOCKS = [block for page in PAGES.values() for block in page.blocks]
 NAMES = [path.relative_to(EXAMPLES).as_posix() for path in sorted(EXAMPLES.rglob("*.py"))]
-ON_CONNECT = PAGES["docs/reference/wire-format.md"].table("on_connect")
+ON_CONNECT = PAGES["docs/reference/lifecycle.md"].table("on_connect")
 
 
 def pytest_generate_tests(metafunc):
@@ -86,7 +92,7 @@ def pytest_generate_tests(metafunc):
         ("block", BLOCKS, [block.place for block in BLOCKS]),
         *(
             (each, found, [block.place for block in found])
-            for each in ("example", "transcript")
+            for each in ("example", "signature", "transcript")
             for found in [[block for block in BLOCKS if block.marker == each]]
         ),
         ("example_name", NAMES, NAMES),
@@ -146,3 +152,41 @@ def load():
         return module
 
     return import_anew
+
+
+@pytest.fixture(scope="session")
+def serve():
+    """Make an app with one resource at the root path."""
+
+    def make(resource, *, limits=None, authenticate=None, **init_kwargs):
+        app = falcon.asgi.App()
+        install(app, limits=limits, authenticate=authenticate)
+        app.add_websocket_route("/", resource, **init_kwargs)
+        return app
+
+    return make
+
+
+@pytest.fixture
+def uvicorn(tmp_path):
+    """Start ``uvicorn module:app`` in the test's own folder; give the server's address."""
+    with contextlib.ExitStack() as stack:
+
+        def start(app):
+            process = subprocess.Popen(
+                [sys.executable, "-m", "uvicorn", app, "--port", "0"],
+                cwd=tmp_path,
+                stdout=subprocess.DEVNULL,
+                stderr=subprocess.PIPE,
+                text=True,
+            )
+            stack.enter_context(process)
+            stack.callback(process.kill)
+            said = ""
+            for line in process.stderr:
+                if running := re.search(r"running on http://([\w.:]+)", line):
+                    return running[1]
+                said += line
+            raise AssertionError(said)
+
+        yield start

@@ -15,10 +15,10 @@ def slug(heading):
 
 def test_a_block_says_what_it_is(block):
     """Python is an example, what clients send and receive is a transcript: so all of it runs."""
-    is_exchange = re.search(r"^(\w+ )?[<>] ", block.text, re.MULTILINE)
-    picture = {"", "floors"}
+    is_exchange = re.search(r"^((\w+ )?[<>]|\w+ connects to) ", block.text, re.MULTILINE)
+    picture = {"", "exceptions", "floors", "log"}
     allowed = {
-        "python": {"example"},
+        "python": {"example", "signature"},
         "sh": {""},
         "text": {"transcript"} if is_exchange else picture,
     }

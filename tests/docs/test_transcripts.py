@@ -3,8 +3,6 @@
 import asyncio
 import contextlib
 import re
-import subprocess
-import sys
 
 import falcon
 import msgspec
@@ -12,7 +10,7 @@ import pytest
 from websockets.asyncio.client import connect
 from websockets.frames import Close
 
-from falcon_pachinko.testing import simulate
+from falcon_pachinko.testing import HandshakeDenied, simulate
 
 DEADLINE = 20  # seconds for a server to start, or a frame to come
 
@@ -21,21 +19,39 @@ BINARY = "(binary) "  # as the client of `python -m websockets` marks such a fra
 MSGPACK = "pachinko.msgpack"  # the pages show such frames as JSON
 
 _FRAME = re.compile(r"(?:(\w+) )?([<>]) (.*)")
-_CONNECTS = re.compile(r"(\w+) connects to (\S+)")
+_CONNECTS = re.compile(
+    r"(\w+) connects to (\S+?)(?: offering (\S+?))?(?: with (.+?))?(?:: HTTP (\d+) (.*))?"
+)
+_ASKS = re.compile(r"([A-Z]+) (/\S*)(?: (.+?))?: HTTP (\d+) (.*)")
 _CLOSES = re.compile(r"(\w+) closes")
-_CLOSED = re.compile(r"Connection closed: (.*)")
+_CLOSED = re.compile(r"(?:Connection|(\w+) is) closed: (.*)")
 
 
 class Player(contextlib.AsyncExitStack):
     """Does what a transcript says, line by line, and compares what the clients receive."""
 
-    def __init__(self, connect_to):
+    def __init__(self, connect_to, http=None):
         super().__init__()
-        self.connect_to = connect_to
+        self.connect_to, self.http = connect_to, http
         self.clients = {}
 
     async def connect(self, name, path, **options):
         self.clients[name] = await self.enter_async_context(self.connect_to(path, **options))
+
+    async def knock(self, line):
+        """Connect as a line says, or be denied as it says."""
+        name, path, offers, headers, status, body = line.groups()
+        options = {}
+        if offers:
+            options["subprotocols"] = offers.split(",")
+        if headers:
+            options["headers"] = dict(each.split(": ", 1) for each in headers.split(" and "))
+        if status is None:
+            await self.connect(name, path, **options)
+            return
+        with pytest.raises(HandshakeDenied) as denied:
+            await self.connect(name, path, **options)
+        assert (denied.value.status, denied.value.body.decode()) == (int(status), body)
 
     async def play(self, text):
         for line in text.splitlines():
@@ -49,13 +65,21 @@ class Player(contextlib.AsyncExitStack):
             client = self.clients[name or ""]
             await (self.send if direction == ">" else self.receive)(client, text)
         elif connects := _CONNECTS.fullmatch(line):
-            await self.connect(*connects.groups())
+            await self.knock(connects)
+        elif asks := _ASKS.fullmatch(line):
+            await self.ask(*asks.groups())
         elif closes := _CLOSES.fullmatch(line):
             await self.clients.pop(closes[1]).close()
         elif closed := _CLOSED.fullmatch(line):
-            await self.see_closed(self.clients.pop(""), closed[1])
+            await self.see_closed(self.clients.pop(closed[1] or ""), closed[2])
         else:
             pytest.fail(f"a transcript has no such line: {line!r}")
+
+    async def ask(self, method, path, body, status, answer):
+        """Make an HTTP request, and see that it is answered as a line says."""
+        headers = {"Content-Type": "application/json"}
+        answered = await self.http.simulate_request(method, path, body=body, headers=headers)
+        assert (answered.status_code, answered.text) == (int(status), answer)
 
     async def send(self, client, text):
         if client.subprotocol == MSGPACK:
@@ -69,6 +93,8 @@ class Player(contextlib.AsyncExitStack):
         frame = await client.receive()
         if client.subprotocol == MSGPACK:
             frame = msgspec.json.encode(msgspec.msgpack.decode(frame)).decode()
+        elif isinstance(frame, bytes):
+            frame = f"{BINARY}{frame.hex()}"
         assert frame == text
 
     async def see_closed(self, client, how):
@@ -80,7 +106,8 @@ class Player(contextlib.AsyncExitStack):
 async def test_a_transcript_is_what_happens(transcript, load):
     """The clients receive what the page shows, in that order, and nothing else."""
     example, *path_and_offers = transcript.source.split()
-    async with simulate(load(example).app) as client, Player(client.connect) as player:
+    app = load(example).app
+    async with simulate(app) as client, Player(client.connect, client.http) as player:
         if path_and_offers:
             path, *offers = path_and_offers
             await player.connect("", path, subprotocols=offers)
@@ -112,36 +139,11 @@ class RealClient:
             await self.receive(0.05)
 
 
-@pytest.fixture
-def uvicorn(tmp_path):
-    """Start ``uvicorn chat:app`` in a folder where ``chat.py`` is; give the server's address."""
-    with contextlib.ExitStack() as stack:
-
-        def start():
-            process = subprocess.Popen(
-                [sys.executable, "-m", "uvicorn", "chat:app", "--port", "0"],
-                cwd=tmp_path,
-                stdout=subprocess.DEVNULL,
-                stderr=subprocess.PIPE,
-                text=True,
-            )
-            stack.enter_context(process)
-            stack.callback(process.kill)
-            said = ""
-            for line in process.stderr:
-                if running := re.search(r"running on http://([\w.:]+)", line):
-                    return running[1]
-                said += line
-            raise AssertionError(said)
-
-        yield start
-
-
 async def test_the_readmes_server_runs_as_it_stands(tmp_path, pages, uvicorn):
     """Copied from the README to a file and run by uvicorn, it does what the README shows."""
     example, transcript = (block for block in pages["README.md"].blocks if block.marker)
     (tmp_path / "chat.py").write_text(example.text, "utf-8")
-    address = uvicorn()
+    address = uvicorn("chat:app")
 
     async with Player(lambda path: RealClient(f"ws://{address}{path}")) as player:
         await player.play(transcript.text)

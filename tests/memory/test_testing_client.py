@@ -404,6 +404,14 @@ async def test_a_crash_is_the_cause_of_what_the_client_sees():
     assert isinstance(gone.value.__cause__, ZeroDivisionError)
 
 
+async def test_a_close_before_the_accept_is_a_403():
+    """Whatever its code: no server puts that into an HTTP answer."""
+    async with simulate(raw({"type": "websocket.close", "code": 4401})) as client:
+        with pytest.raises(HandshakeDenied, match="denied with 403"):
+            async with client.connect("/"):
+                pass
+
+
 async def test_a_denial_may_come_in_parts():
     """The body is put together."""
     start = {"type": "websocket.http.response.start", "status": 418, "headers": [(b"X-A", b"b")]}

@@ -1,0 +1,509 @@
+"""The how-to guides: what they say beside their transcripts."""
+
+import asyncio
+import io
+import logging
+import re
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from datetime import UTC, datetime, timedelta
+
+import falcon
+import falcon.asgi
+import pytest
+from prometheus_client.parser import text_string_to_metric_families
+
+from falcon_pachinko import (
+    Hook,
+    MessageError,
+    Principal,
+    WebSocketResource,
+    everyone,
+    handles_message,
+    install,
+)
+from falcon_pachinko.testing import HandshakeDenied, simulate
+
+DEADLINE = 40  # seconds for anything that a process is awaited to do
+
+
+def run(*command, **options):
+    """Run a Python program to its end, and give what it printed."""
+    ran = subprocess.run(
+        [sys.executable, *command],
+        capture_output=True,
+        text=True,
+        timeout=DEADLINE,
+        check=False,
+        **options,
+    )
+    return ran.stdout + ran.stderr
+
+
+@pytest.fixture
+def log(load):
+    """Give a stream that the library's log goes to, in the format of the page."""
+    stream, logger = io.StringIO(), logging.getLogger("falcon_pachinko")
+    before = list(logger.handlers)
+    load("how_to/observe.py").log_to(stream)
+    yield stream
+    logger.handlers[:] = before
+
+
+# Authenticate.
+
+
+@pytest.mark.parametrize(
+    ("answer", "seen"),
+    [
+        (Principal(user_id="ann", tags=["staff"]), ("ann", {"staff"})),
+        ("ann", ("ann", set())),
+        (None, (None, set())),
+    ],
+)
+async def test_authenticate_returns_one_of_three(serve, answer, seen):
+    """A principal, a user id, or None for a stranger, who may come in."""
+
+    async def authenticate(_req):
+        return answer
+
+    app = serve(WebSocketResource, authenticate=authenticate)
+    async with simulate(app) as client, client.connect("/"):
+        (ws,) = client.manager.all()
+
+        assert (ws.user_id, ws.tags) == seen
+
+
+@pytest.mark.parametrize("form", [datetime.timestamp, lambda ends: ends], ids=["number", "date"])
+async def test_a_principal_that_expires_closes_its_connection(serve, form):
+    """At ``expires_at``, in either form, the client gets 4401."""
+    ends = form(datetime.now(UTC) + timedelta(seconds=0.05))
+
+    async def authenticate(_req):
+        return Principal(user_id="kim", expires_at=ends)
+
+    app = serve(WebSocketResource, authenticate=authenticate)
+    async with simulate(app) as client, client.connect("/") as kim:
+        assert await kim.expect_close() == 4401
+
+
+async def test_a_session_that_is_over_does_not_let_anybody_in(load):
+    """The example looks at the end of a session, too."""
+    module = load("how_to/authenticate.py")
+    module.SESSIONS["0001"] = module.Session("kim", [], ends=time.time() - 1)
+    async with simulate(module.app) as client:
+        with pytest.raises(HandshakeDenied, match="401"):
+            await client.connect("/desk", headers={"Cookie": "session=0001"}).__aenter__()
+
+
+async def test_who_logs_in_later_is_reached_as_a_user(load):
+    """``send_to_user`` and the tag find the connection from then on."""
+    module = load("how_to/log_in_later.py")
+    async with simulate(module.app) as client, client.connect("/desk") as ann:
+        await ann.request("log_in", "5f2a")
+
+        assert (await client.manager.send_to_user("ann", "Tea?")).queued == 1
+
+
+async def test_a_refused_origin_is_one_line_in_the_log(load, log):
+    """It has the value and the setting."""
+    async with simulate(load("how_to/origins.py").app) as client:
+        for headers in ({"Host": "localhost", "Origin": "https://evil.example"}, {"Host": "x"}):
+            with pytest.raises(HandshakeDenied):
+                await client.connect("/desk", headers=headers).__aenter__()
+
+    first, second = log.getvalue().splitlines()
+    assert re.match(r"WARNING .*'https://evil.example' is not in origins", first)
+    assert re.match(r"WARNING .*'x' is not in allowed_hosts", second)
+
+
+# Deny a handshake.
+
+
+async def test_a_denial_has_the_headers_of_the_error(load):
+    """``retry_after`` reaches the client."""
+    app = load("how_to/deny_a_handshake.py").app
+    async with simulate(app) as client, client.connect("/tables/window"):
+        with pytest.raises(HandshakeDenied) as denied:
+            await client.connect("/tables/window").__aenter__()
+
+    assert denied.value.headers["retry-after"] == "600"
+
+
+# Binary messages.
+
+
+def test_the_albums_client_prints_what_the_page_says(pages, examples, tmp_path, uvicorn):
+    """A real client adds a picture to a real server, in MessagePack."""
+    shutil.copy(examples / "how_to/binary_messages.py", tmp_path)
+    address = uvicorn("binary_messages:app")
+    printed = run(str(examples / "how_to/album_client.py"), f"ws://{address}/album")
+    page = pages["docs/how-to/binary-messages.md"]
+
+    assert f"prints `{printed.strip()}`" in page.prose
+
+
+async def test_both_codecs_hear_of_a_picture(load):
+    """In MessagePack the picture is bytes; what JSON has as Base64 is the same."""
+    app = load("how_to/binary_messages.py").app
+    async with (
+        simulate(app) as client,
+        client.connect("/album") as ann,
+        client.connect("/album", subprotocols=["pachinko.msgpack"]) as bob,
+    ):
+        await ann.send_json({"type": "add", "name": "cat", "picture": "iVBORw=="})
+        heard = await bob.receive_message()
+
+    assert heard == {"type": "add", "name": "cat", "picture": b"\x89PNG"}
+
+
+async def test_a_resource_may_choose_the_subprotocol(serve):
+    """``accept`` takes one that the client offered."""
+
+    class Choosy(WebSocketResource):
+        async def on_connect(self, req, ws):
+            await ws.accept(subprotocol=ws.subprotocols[-1])
+
+    async with (
+        simulate(serve(Choosy)) as client,
+        client.connect("/", subprotocols=["a", "b"]) as ann,
+    ):
+        assert ann.subprotocol == "b"
+
+
+# Slow clients.
+
+
+async def test_an_order_is_never_missing_in_between(load, caplog):
+    """With ``close``, a client that cannot have all is closed, and the broadcast says so."""
+    module = load("how_to/slow_clients.py")
+    async with simulate(module.app, write_buffer=1) as client, client.connect("/orders") as ann:
+        await ann.stall()
+        delivery = await module.publish(client.manager, "x" * 300_000)
+        while not delivery.dropped:
+            delivery = await module.publish(client.manager, "x" * 300_000)
+        status = client.manager.status()
+
+    assert delivery == (0, 1, False)
+    assert status["dropped"]["overflow"] > 0
+    assert "1 clients missed it" in caplog.text
+
+
+async def test_a_price_is_replaced_by_the_next(load):
+    """With ``drop_oldest`` the newest arrive; what was thrown out had been counted as queued."""
+    module = load("how_to/slow_clients.py")
+    async with simulate(module.app, write_buffer=1) as client, client.connect("/prices") as ann:
+        await ann.stall()
+        sent = [
+            await client.manager.broadcast_to_room("prices", [number, "x" * 20_000])
+            for number in range(10)
+        ]
+        waiting = client.manager.status()["outbox_bytes"]
+        await ann.resume()
+        numbers = [(await ann.receive_json())[0] for _ in range(4)]
+        status = client.manager.status()
+
+    assert [delivery.queued for delivery in sent] == [1] * 10
+    assert numbers == [0, 1, 8, 9]  # one in the server's buffer, one on its way, and two waited
+    assert status["dropped"] == {"overflow": 6}
+    assert 0 < waiting <= 65_536
+    assert status["outbox_bytes"] == 0
+
+
+async def test_a_handler_keeps_its_own_clients_pace(load):
+    """All arrives, although it is far more than the outbox holds."""
+    module = load("how_to/slow_clients.py")
+    async with simulate(module.app, write_buffer=1) as client, client.connect("/history") as ann:
+        await ann.stall()
+        await ann.send({"type": "history", "ref": 1})
+        await ann.resume()
+        numbers = [(await ann.expect("order"))["payload"] for _ in range(10_000)]
+        answer = await ann.expect("reply")
+
+    assert numbers == list(range(10_000))
+    assert answer["ref"] == 1
+    assert client.manager.status()["dropped"] == {}
+
+
+async def test_a_slow_client_is_one_warning(load, log):
+    """However many frames it loses; the line names the setting."""
+    module = load("how_to/slow_clients.py")
+    async with simulate(module.app, write_buffer=1) as client, client.connect("/prices") as ann:
+        await ann.stall()
+        for _ in range(20):
+            await client.manager.broadcast_to_room("prices", "x" * 20_000)
+        (line,) = log.getvalue().splitlines()
+        await ann.drop()
+
+    assert re.match(r"WARNING /prices \w+ .*outbox_bytes=65536.*drop_oldest", line)
+
+
+# Nested resources and hooks.
+
+
+@pytest.mark.parametrize(
+    ("point", "error", "seen"),
+    [
+        ("before_connect", falcon.HTTPForbidden(), "HTTP 403"),
+        ("before_connect", ZeroDivisionError(), "HTTP 500"),
+        ("after_connect", ZeroDivisionError(), "1011"),
+        ("before_message", MessageError("no_tea"), "no_tea, not handled"),
+        ("before_message", falcon.HTTPForbidden(), "forbidden, not handled"),
+        ("after_message", MessageError("no_tea"), "no_tea, handled"),
+        ("after_message", falcon.HTTPForbidden(), "forbidden, handled"),
+        ("before_disconnect", ZeroDivisionError(), "reply, handled, said goodbye"),
+    ],
+)
+async def test_what_a_hook_raises_has_the_outcome_of_the_table(point, error, seen):
+    """A denial, a close, or the one answer; the end goes on."""
+    happened = []
+
+    async def fail(self, *_):
+        raise error
+
+    class Handler(WebSocketResource):
+        hooks = (type("Failing", (Hook,), {point: fail})(),)
+
+        @handles_message("order")
+        async def order(self, ws):
+            happened.append("handled")
+
+        async def on_disconnect(self, ws, close_code):
+            happened.append("said goodbye")
+
+    app = falcon.asgi.App()
+    install(app)
+    app.add_websocket_route("/", Handler)
+    async with simulate(app) as client:
+        outcome = await order(client.connect("/"))
+        if outcome in ("no_tea", "forbidden", "reply"):
+            outcome += ", handled" if "handled" in happened else ", not handled"
+        if point == "before_disconnect":
+            outcome += f", {happened[-1]}"
+
+    assert outcome == seen
+
+
+async def order(client):
+    """Say what became of an order."""
+    try:
+        async with client:
+            answer = await client.request("order")
+    except HandshakeDenied as denied:
+        return f"HTTP {denied.status}"
+    except falcon.WebSocketDisconnected as gone:
+        return str(gone.code)
+    return answer["payload"]["code"] if answer["type"] == "error" else "reply"
+
+
+def test_every_row_of_the_hooks_table_is_tried(pages):
+    """The points of the table are those that the test above goes through."""
+    points = {row[0].strip("`") for row in pages["docs/how-to/nest-resources.md"].table("hooks")}
+
+    assert points == {
+        "before_connect",
+        "after_connect",
+        "before_message",
+        "after_message",
+        "before_disconnect",
+    }
+
+
+# Workers.
+
+
+async def test_the_workers_of_the_page_run(load):
+    """One forwards what comes from elsewhere; ``status`` tells of both."""
+    module = load("how_to/run_workers.py")
+    async with simulate(module.app) as client, client.connect("/prices") as ann:
+        module.PRICES.put_nowait(3)
+        price = await ann.expect("price")
+        workers = client.manager.status()["workers"]
+
+    assert price["payload"] == 3
+    assert workers == {
+        "kettle": {"state": "running", "restarts": 0},
+        "forward": {"state": "running", "restarts": 0},
+    }
+
+
+async def test_a_worker_cleans_up_when_the_app_stops(load):
+    """Its ``finally`` runs to its end, within the shutdown."""
+    module = load("how_to/run_workers.py")
+
+    class Clock:
+        ticks = asyncio.Queue()
+        opened = asyncio.Event()
+        closed = False
+
+        async def open(self):
+            self.opened.set()
+
+        async def tick(self):
+            return await self.ticks.get()
+
+        async def close(self):
+            self.closed = True
+
+    clock = Clock()
+    module.app.add_websocket_worker(module.keep_time, module.app.ws_connection_manager, clock)
+    async with simulate(module.app):
+        await clock.opened.wait()
+
+    assert clock.closed
+
+
+async def test_a_worker_that_crashes_starts_again(load, caplog):
+    """The log has its traceback, and ``status`` the number."""
+    module = load("how_to/run_workers.py")
+    first, second = asyncio.Event(), asyncio.Event()
+
+    async def stumble(_manager):
+        if not first.is_set():
+            first.set()
+            raise ZeroDivisionError
+        second.set()
+        await asyncio.Event().wait()
+
+    module.app.add_websocket_worker(stumble, backoff=(0.01, 0.01))
+    async with simulate(module.app) as client:
+        await second.wait()
+        status = client.manager.status()["workers"]["stumble"]
+
+    assert status == {"state": "running", "restarts": 1}
+    assert "ZeroDivisionError" in caplog.text
+
+
+async def test_a_critical_worker_that_crashes_ends_the_process(load):
+    """It raises SIGTERM, which a server takes for its shutdown, and does not start again."""
+    module = load("how_to/run_workers.py")
+    told = asyncio.Event()
+
+    async def stumble(_manager):
+        raise ZeroDivisionError
+
+    loop = asyncio.get_running_loop()
+    loop.add_signal_handler(signal.SIGTERM, told.set)
+    try:
+        module.app.add_websocket_worker(stumble, critical=True)
+        async with simulate(module.app) as client:
+            await told.wait()
+            status = client.manager.status()["workers"]["stumble"]
+    finally:
+        loop.remove_signal_handler(signal.SIGTERM)
+
+    assert status == {"state": "failed", "restarts": 0}
+
+
+def test_workers_run_without_an_app(examples):
+    """The script of the page prints what the page says."""
+    assert run(str(examples / "how_to/run_workers.py")) == "3\n2\n1\n"
+
+
+# Targets.
+
+
+async def test_whoever_leaves_a_room_leaves_it_empty(load):
+    """A room is there as long as it has members; the prefix finds those that are."""
+    app = load("how_to/target_messages.py").app
+    async with simulate(app) as client:
+        async with client.connect("/lounges/tea?name=ann"), client.connect("/lounges/a*?name=bob"):
+            rooms = await client.manager.get_rooms_by_prefix("lounge:")
+
+        assert rooms == ["lounge:a*", "lounge:tea"]
+        assert await client.manager.get_rooms_by_prefix("lounge:") == []
+        assert await client.manager.count(everyone) == 0
+
+
+# Observe.
+
+
+async def test_the_table_has_every_key_of_the_status(load, pages):
+    """And nothing else."""
+    shown = [
+        name
+        for row in pages["docs/how-to/observe.md"].table("status")
+        for name in re.findall(r"`(\w+)`", row[0])
+    ]
+    async with simulate(load("how_to/observe.py").app) as client:
+        answer = await client.http.simulate_get("/health")
+
+    assert shown == list(answer.json)
+
+
+async def test_a_draining_app_is_not_healthy(load):
+    """A load balancer sees 503 from the beginning of the shutdown on."""
+    async with simulate(load("how_to/observe.py").app) as client:
+        client.manager.draining = True
+        answer = await client.http.simulate_get("/health")
+
+    assert (answer.status_code, answer.json["state"]) == (503, "draining")
+
+
+async def test_prometheus_reads_the_metrics(load, pages):
+    """The names and labels that the page shows are there."""
+    module = load("how_to/observe.py")
+    shown = re.findall(r"`(pachinko_[a-z_]+)", pages["docs/how-to/observe.md"].prose)
+    async with simulate(module.app) as client, client.connect("/counters/1") as ann:
+        await ann.request("order", "mint")
+        text = (await client.http.simulate_get("/metrics")).text
+    families = {family.name: family for family in text_string_to_metric_families(text)}
+    (received,) = families["pachinko_received"].samples
+
+    assert (received.labels, received.value) == ({"type": "order"}, 1)
+    assert {name.removesuffix("_total") for name in shown} <= families.keys()
+
+
+async def test_a_client_does_not_decide_what_is_counted_apart(load):
+    """Types without a handler are no types to the counters."""
+    async with simulate(load("how_to/observe.py").app) as client:
+        async with client.connect("/counters/1") as ann:
+            for number in range(3):
+                await ann.request(f"made up {number}")
+        status = client.manager.status()
+
+    assert status["received"] == {}
+    assert status["sent"] == {"error": 3}
+
+
+async def test_a_failure_is_logged_as_the_page_shows(load, pages, log):
+    """With the route and the connection, then the traceback."""
+    (shown,) = (b for b in pages["docs/how-to/observe.md"].blocks if b.marker == "log")
+    async with (
+        simulate(load("how_to/observe.py").app) as client,
+        client.connect("/counters/1") as ann,
+    ):
+        await ann.request("split_bill", 0)
+        (ws,) = client.manager.all()
+    line, *traceback = log.getvalue().splitlines()
+
+    assert line == re.sub(r"\b[0-9a-f]{24}\b", ws.id, shown.text.strip())
+    assert traceback[-1] == "ZeroDivisionError: division by zero"
+
+
+async def test_what_clients_get_wrong_is_not_logged(load, log):
+    """It is answered."""
+    async with (
+        simulate(load("how_to/observe.py").app) as client,
+        client.connect("/counters/1") as ann,
+    ):
+        for frame in ("Hello?", '{"type": "cake"}', '{"type": "order", "payload": 5}'):
+            await ann.send_text(frame)
+            await ann.expect("error")
+
+    assert log.getvalue() == ""
+
+
+# Test.
+
+
+def test_the_tests_of_the_page_pass(examples, tmp_path):
+    """In a folder of their own, with the plugin, as a reader has them."""
+    for name in ("room.py", "test_room.py"):
+        shutil.copy(examples / "how_to/test_a_room" / name, tmp_path)
+    printed = run("-m", "pytest", "-p", "no:cacheprovider", "test_room.py", cwd=tmp_path)
+
+    assert re.search(r"= 9 passed in", printed), printed

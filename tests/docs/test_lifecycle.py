@@ -1,0 +1,308 @@
+"""The reference of the lifecycle: its tables are true, row by row."""
+
+import asyncio
+import contextlib
+import re
+from textwrap import indent
+
+import falcon
+import falcon.asgi
+import pytest
+
+from falcon_pachinko import (
+    Limits,
+    MessageError,
+    WebSocketResource,
+    connection,
+    handles_message,
+    install,
+)
+from falcon_pachinko.testing import HandshakeDenied, simulate
+
+PAGE = "docs/reference/lifecycle.md"
+
+
+# Who is let in.
+
+
+async def a_stranger(_req):
+    """Tell of nobody who they are."""
+    raise falcon.HTTPUnauthorized
+
+
+async def ann(_req):
+    """Tell of everybody that it is Ann."""
+    return "ann"
+
+
+DENIALS = {
+    "": {},
+    "Limits.connections": {"limits": Limits(connections=1)},
+    "Limits.connections_per_address": {"limits": Limits(connections_per_address=1)},
+    "allowed_hosts": {"allowed_hosts": "app.example"},
+    "origins": {"origins": "https://app.example"},
+    "authenticate": {"authenticate": a_stranger},
+    "Limits.connections_per_user": {
+        "limits": Limits(connections_per_user=1),
+        "authenticate": ann,
+    },
+}
+
+
+async def denial(options):
+    """Give the denial that a client gets from an app with these options, once another is there."""
+    app = falcon.asgi.App()
+    install(app, **options)
+    app.add_websocket_route("/", WebSocketResource)
+    origin = {"Origin": "https://elsewhere.example"} if "origins" in options else {}
+    async with simulate(app) as client, contextlib.AsyncExitStack() as stack:
+        try:
+            await stack.enter_async_context(client.connect("/", headers=origin))
+            client.manager.draining = not options  # the row without a setting
+            await stack.enter_async_context(client.connect("/"))
+        except HandshakeDenied as denied:
+            return denied
+    raise AssertionError("both were let in")
+
+
+async def test_who_may_not_come_in_is_told_as_the_table_says(pages):
+    """With each setting of the table, one client too many is denied like that."""
+    promised = {row[2].strip("`"): row[1] for row in pages[PAGE].table("admission")}
+    denials = {setting: await denial(options) for setting, options in DENIALS.items()}
+
+    assert {setting: f"HTTP {denied.status}" for setting, denied in denials.items()} == promised
+    for setting in denials.keys() - {"", "authenticate"}:
+        assert setting.removeprefix("Limits.") in denials[setting].body.decode()
+
+
+HOST, ORIGIN = {"Host": "app.example"}, {"Origin": "https://app.example"}
+
+
+@pytest.mark.parametrize(
+    ("setting", "limits", "headers"),
+    [
+        ("Limits.connections", Limits(connections=1, connections_per_address=1), {}),
+        ("Limits.connections_per_address", Limits(connections_per_address=1), {}),
+        ("allowed_hosts", None, {}),
+        ("origins", None, HOST),
+        ("authenticate", None, HOST | ORIGIN),
+    ],
+)
+async def test_the_upmost_reason_of_the_table_is_told(pages, setting, limits, headers):
+    """A client whom everything below the row speaks against as well is told of that row."""
+
+    async def authenticate(req):
+        if req.get_header("Authorization") is None:
+            raise falcon.HTTPUnauthorized(description="authenticate")
+        return "ann"
+
+    app = falcon.asgi.App()
+    install(
+        app,
+        limits=limits,
+        origins="https://app.example",
+        allowed_hosts="app.example",
+        authenticate=authenticate,
+    )
+    app.add_websocket_route("/", WebSocketResource)
+    foreign = {"Origin": "https://elsewhere.example"}
+    async with simulate(app) as client, client.connect("/", headers=HOST | {"Authorization": "x"}):
+        with pytest.raises(HandshakeDenied) as denied:
+            async with client.connect("/", headers=foreign | headers):
+                pass
+    rows = {row[2].strip("`"): row[1] for row in pages[PAGE].table("admission")}
+
+    assert f"HTTP {denied.value.status}" == rows[setting]
+    assert setting.removeprefix("Limits.") in denied.value.body.decode()
+
+
+async def test_a_path_without_a_route_is_404():
+    """Before anything of ours is asked, Falcon looks for the route."""
+    app = falcon.asgi.App()
+    install(app, allowed_hosts="app.example")
+    async with simulate(app) as client:
+        with pytest.raises(HandshakeDenied) as denied:
+            async with client.connect("/"):
+                pass
+
+    assert denied.value.status == 404
+
+
+# What on_connect may do.
+
+
+async def test_on_connect_has_the_outcome_that_the_table_promises(serve, on_connect_row):
+    """The code of a row is the body of an ``on_connect``, and a client sees what comes of it."""
+    code = "\n".join(re.findall(r"`([^`]+)`", on_connect_row[0]))
+    namespace = {"falcon": falcon, "MessageError": MessageError}
+    exec(f"async def on_connect(self, req, ws):\n{indent(code, '    ')}", namespace)
+    goodbyes = []
+
+    class Door(WebSocketResource):
+        on_connect = namespace["on_connect"]
+
+        async def on_disconnect(self, ws, close_code):
+            goodbyes.append(close_code)
+
+        @handles_message("knock")
+        async def knock(self, ws): ...
+
+    async with simulate(serve(Door)) as client:
+        seen = await knock(client.connect("/"))
+
+    assert [seen, {0: "no", 1: "yes"}[len(goodbyes)]] == on_connect_row[1:]
+
+
+async def knock(client):
+    """Say what a client sees, in the words of the table."""
+    try:
+        async with client:
+            await client.request("knock")
+    except HandshakeDenied as denied:
+        return f"HTTP {denied.status}"
+    except falcon.WebSocketDisconnected:
+        return f"accepted, closed with {client.close_code} ({client.close_reason})"
+    return "accepted"
+
+
+async def test_what_was_sent_before_a_denial_is_discarded_and_its_rooms_are_left(serve):
+    """A client that is denied gets nothing, and is nowhere."""
+
+    class Door(WebSocketResource):
+        async def on_connect(self, req, ws):
+            await self.join_room("hall")
+            await self.send("Hello?")
+            return False
+
+    async with simulate(serve(Door)) as client:
+        with pytest.raises(HandshakeDenied):
+            async with client.connect("/"):
+                pass
+
+        assert await client.manager.get_rooms_by_prefix("") == []
+
+
+# The end.
+
+
+class Watched(WebSocketResource):
+    """Closes when it is told to, and notes the code that it says goodbye to."""
+
+    def __init__(self, ends):
+        self.ends = ends
+
+    @handles_message("close")
+    async def close(self, ws, payload: int):
+        await ws.close(payload)
+
+    async def on_disconnect(self, ws, close_code):
+        self.ends.put_nowait((close_code, ws.close_code, ws.rooms, ws.tags, ws.user_id))
+
+
+async def closed_by_the_client(client, ann):
+    await ann.close(4321)
+
+
+async def vanished(client, ann):
+    await ann.drop()
+
+
+async def closed_by_the_manager(client, ann):
+    (there,) = await client.manager.get_connections_in_room("hall")
+    await client.manager.disconnect(connection(there.id), 4001)
+
+
+async def deaf(client, ann):
+    await ann.stall()
+    for _ in range(2):
+        await client.manager.broadcast_to_all("Hello?")
+
+
+async def shut_down(client, ann):
+    await client.stop()
+
+
+async def cancelled(client, ann):
+    ann.task.cancel()
+
+
+ENDS = {
+    "the client closed, with a code": (closed_by_the_client, 4321),
+    "the client vanished": (vanished, 1006),
+    "the client did not read for `send_timeout` seconds": (deaf, 1006),
+    "`ws.close(4001)`, or `manager.disconnect(..., 4001)`": (closed_by_the_manager, 4001),
+    "the server shuts down": (shut_down, 1012),
+    "the server cancels the connection's task": (cancelled, 1012),
+}
+
+
+@pytest.mark.parametrize("row", ENDS)
+async def test_on_disconnect_gets_the_code_of_the_table(serve, pages, row):
+    """Rooms and tags are gone by then, the user is not; the connection has the code, too."""
+    end, code = ENDS[row]
+    ends = asyncio.Queue()
+
+    class Member(Watched):
+        async def on_connect(self, req, ws):
+            await self.join_room("hall")
+            await ws.add_tag("pro")
+            ws.user_id = "ann"
+            return True
+
+    app = serve(Member, limits=Limits(send_timeout=0.02), ends=ends)
+    async with simulate(app, write_buffer=1) as client, client.connect("/") as ann:
+        await end(client, ann)
+
+        assert await ends.get() == (code, code, frozenset(), frozenset(), "ann")
+    promised = dict(pages[PAGE].table("ends"))[row]
+    assert promised in (str(code), "that one")
+
+
+async def test_a_close_without_a_code_is_1005(serve, pages):
+    """A server reports such a close frame so, with an empty reason."""
+    ends = asyncio.Queue()
+    app = serve(Watched, ends=ends)
+
+    async def server(scope, receive, send):
+        async def receive_from_client():
+            event = await receive()
+            if event["type"] == "websocket.disconnect":
+                event |= {"code": 1005, "reason": ""}
+            return event
+
+        await app(scope, receive_from_client, send)
+
+    async with simulate(server) as client, client.connect("/") as ann:
+        await ann.close()
+        code, *_ = await ends.get()
+
+    assert str(code) == dict(pages[PAGE].table("ends"))["the client closed, without a code"]
+
+
+def test_every_end_of_the_table_is_tried(pages):
+    """No row is a mere promise; the reasons of the last are on a page of their own."""
+    elsewhere = {"the client closed, without a code", "a limit, an expiry, a failure"}
+
+    assert {row[0] for row in pages[PAGE].table("ends")} == ENDS.keys() | elsewhere
+
+
+async def test_on_disconnect_runs_to_its_end_although_the_task_is_cancelled(serve):
+    """A server that cancels the connection's task cuts no clean-up short."""
+    begun, go_on, ended = asyncio.Event(), asyncio.Event(), asyncio.Event()
+
+    class Tidy(WebSocketResource):
+        async def on_disconnect(self, ws, close_code):
+            begun.set()
+            await go_on.wait()
+            ended.set()
+
+    async with simulate(serve(Tidy)) as client:
+        ann = client.connect("/")
+        await ann.__aenter__()
+        await ann.drop()
+        await begun.wait()
+        ann.task.cancel()
+        await asyncio.wait([ann.task])
+        go_on.set()
+
+        assert await asyncio.wait_for(ended.wait(), 5)
