@@ -237,3 +237,33 @@ def test_a_frame_is_measured_in_bytes(frame, most):
     else:
         sentence = f"A message has at most {most} bytes (message_bytes)."
         assert excess == (1009, "too_large", sentence)
+
+
+@given(
+    gaps=st.lists(st.floats(0, 3), max_size=40),
+    burst=st.integers(1, 5),
+    rate=st.integers(1, 3),
+)
+def test_no_stretch_of_time_has_more_than_the_burst_and_its_rate(gaps, burst, rate):
+    """No more than that in the long run, and the burst in any case."""
+
+    async def play():
+        bench = Bench(burst=burst, messages_per_second=rate)
+        loop = asyncio.get_running_loop()
+        began = now = loop.time()
+        loop.time, real = (lambda: now), loop.time
+        admitted = []
+        try:
+            for gap in gaps:
+                now += gap
+                if bench.inbox.excess("x") is None:
+                    admitted.append(now - began)
+        finally:
+            loop.time = real
+        return admitted
+
+    admitted = asyncio.run(play())
+
+    for first, begin in enumerate(admitted):
+        for last, end in enumerate(admitted[first:], first):
+            assert last - first + 1 <= burst + rate * (end - begin) + 1e-6
