@@ -8,7 +8,10 @@ import typer
 from typer.core import TyperGroup
 
 from pachinko_cli import console
+from pachinko_cli.commands.add_resource import add_resource
+from pachinko_cli.commands.add_worker import add_worker
 from pachinko_cli.commands.new import new
+from pachinko_cli.commands.remove import remove
 from pachinko_cli.commands.serve import serve
 from pachinko_cli.errors import CliError, InterruptedByUserError
 
@@ -34,6 +37,9 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 app.command(short_help="Make a project: a Falcon app that runs, with its tests.")(new)
+app.command(short_help="Add a WebSocket resource to the project, with its test.")(add_resource)
+app.command(short_help="Add a background worker to the project, with its test.")(add_worker)
+app.command(short_help="Take out what was added, unless it was edited.")(remove)
 app.command(short_help="Run the project's app, and again whenever it is saved.")(serve)
 
 

@@ -20,15 +20,15 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from pachinko_cli import manifest
+from pachinko_cli.disk import lock, refusals_named
 from pachinko_cli.errors import (
     CliError,
     InterruptedByUserError,
     TargetTakenError,
     UnwritableError,
 )
-
-if sys.platform != "win32":
-    import fcntl
+from pachinko_cli.manifest import Manifest
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -38,19 +38,6 @@ if TYPE_CHECKING:
 
 STAGING_PREFIX = ".pachinko-new-"
 
-# What the file system may answer to a write that is nobody's bug.
-_REFUSALS = frozenset(
-    {
-        errno.EACCES,
-        errno.EDQUOT,
-        errno.EFBIG,
-        errno.EIO,
-        errno.ENAMETOOLONG,
-        errno.ENOSPC,
-        errno.EPERM,
-        errno.EROFS,
-    }
-)
 # What a rename answers when something else is in that place.
 _TAKEN = frozenset({errno.EEXIST, errno.ENOTDIR, errno.ENOTEMPTY, errno.EISDIR})
 # What would make git or uv work on another project than the one they are started in.
@@ -192,7 +179,22 @@ def render(answers: Answers, folder: Path) -> Project:
     output.mkdir()
     context = {"cookiecutter": variables(answers)}
     path = Path(generate_files(source, context, output, accept_hooks=False))
+    record(path, answers)
     return Project(path, tuple(sorted(file.relative_to(path) for file in _files(path))))
+
+
+def record(project: Path, answers: Answers) -> None:
+    """Note in the project what it was made from, for the commands that change it later."""
+    files = {file.relative_to(project).as_posix(): file.read_bytes() for file in _files(project)}
+    noted = Manifest(
+        template=answers.template.name,
+        template_version=answers.template.defaults()["_template_version"],
+        answers={"name": answers.name.title, "agents-md": answers.agents_md},
+        files={path: manifest.digest(content) for path, content in sorted(files.items())},
+    )
+    (project / manifest.FOLDER).mkdir()
+    (project / manifest.PATH).write_bytes(noted.encode())
+    (project / manifest.BASE).write_bytes(manifest.snapshot(files))
 
 
 def variables(answers: Answers) -> dict[str, object]:
@@ -213,13 +215,13 @@ def staging(parent: Path) -> Iterator[Path]:
     It is locked while it is used.  The lock ends with the process, even with one that was killed:
     that is how `sweep` tells a folder that was left from one that is in use.
     """
-    folder, lock = _locked_folder(parent)
+    folder, descriptor = _locked_folder(parent)
     try:
         yield folder
     finally:
         shutil.rmtree(folder, ignore_errors=True)
-        if lock is not None:
-            os.close(lock)
+        if descriptor is not None:
+            os.close(descriptor)
 
 
 def sweep(parent: Path) -> None:
@@ -230,26 +232,11 @@ def sweep(parent: Path) -> None:
         with contextlib.suppress(OSError):
             if folder.is_symlink() or folder.stat().st_uid != os.geteuid():
                 continue
-            lock = _lock(folder)
+            descriptor = lock(folder)
             try:
                 shutil.rmtree(folder, ignore_errors=True)
             finally:
-                os.close(lock)
-
-
-@contextlib.contextmanager
-def refusals_named(folder: Path) -> Iterator[None]:
-    """Turn what a file system may refuse into an `UnwritableError` that names the folder.
-
-    Any other `OSError` is a bug, and goes through as it is.
-    """
-    try:
-        yield
-    except OSError as error:
-        cause = error.__cause__ if error.errno is None else error  # Cookiecutter wraps some
-        if isinstance(cause, OSError) and cause.errno in _REFUSALS:
-            raise UnwritableError(folder, cause) from error
-        raise
+                os.close(descriptor)
 
 
 def move(staged: Path, target: Path) -> None:
@@ -271,25 +258,14 @@ def _locked_folder(parent: Path) -> tuple[Path, int | None]:
         if sys.platform == "win32":
             return folder, None
         try:
-            lock = _lock(folder)
+            descriptor = lock(folder)
         except (BlockingIOError, FileNotFoundError):
             continue  # another run swept it before it was locked
         except OSError:
             return folder, None  # a file system without locks, where `sweep` gets none either
         if folder.exists():
-            return folder, lock
-        os.close(lock)
-
-
-def _lock(folder: Path) -> int:
-    """Lock a folder for this process; `BlockingIOError` while another one has it."""
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError:
+            return folder, descriptor
         os.close(descriptor)
-        raise
-    return descriptor
 
 
 def _files(folder: Path) -> Iterator[Path]:

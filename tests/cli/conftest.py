@@ -5,6 +5,7 @@ import os
 import pty
 import re
 import select
+import shutil
 import signal
 import subprocess
 import sys
@@ -58,15 +59,37 @@ def pachinko(tmp_path, environment):
     return run
 
 
+@pytest.fixture(scope="session")
+def baked(tmp_path_factory, environment):
+    """Make a project of each template, once for the run, and give their folders by template."""
+    folder = tmp_path_factory.mktemp("baked")
+    for template in ("chat", "minimal"):
+        (folder / template).mkdir()
+        subprocess.run(
+            [*PACHINKO, "new", "tea-room", "-q", "--no-git", "--template", template],
+            cwd=folder / template,
+            env=environment,
+            check=True,
+            timeout=DEADLINE,
+        )
+    return {template: folder / template / "tea-room" for template in ("chat", "minimal")}
+
+
+@pytest.fixture
+def project(baked, tmp_path):
+    """Give a project that is the test's own: a chat, called Tea Room."""
+    return shutil.copytree(baked["chat"], tmp_path / "tea-room")
+
+
 @pytest.fixture
 def begin(tmp_path, environment):
     """Start `pachinko` in the test's folder, and give the process; it ends with the test."""
     with contextlib.ExitStack() as processes:
 
-        def start(*arguments, **variables):
+        def start(*arguments, cwd=tmp_path, **variables):
             process = subprocess.Popen(
                 [*PACHINKO, *arguments],
-                cwd=tmp_path,
+                cwd=cwd,
                 env=environment | variables,
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.PIPE,

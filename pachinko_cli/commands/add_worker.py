@@ -1,0 +1,87 @@
+"""`pachinko add-worker`: adds a background worker to a project, with its test."""
+
+import re
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from pachinko_cli import additions, changes, project, reports
+from pachinko_cli.console import Console
+from pachinko_cli.errors import USAGE, CliError, shown
+from pachinko_cli.modules import module_name
+
+LONGEST = 366 * 86_400  # seconds
+
+_UNITS = {"ms": 0.001, "": 1.0, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86_400.0}
+_INTERVAL = re.compile(r"([0-9]{1,9}(?:\.[0-9]{1,6})?)(ms|s|m|h|d|)")
+
+
+def add_worker(
+    name: Annotated[str, typer.Argument(metavar="NAME", help="What to call it: pulse.")],
+    *,
+    every: Annotated[
+        str,
+        typer.Option(metavar="INTERVAL", help="How often it does its work: 500ms, 30s, 5m, 1h."),
+    ] = "30s",
+    force: Annotated[
+        bool, typer.Option("--force", help="Overwrite files that are there and differ.")
+    ] = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Show it, and write nothing.")] = False,
+    as_json: Annotated[
+        bool, typer.Option("--json", help="Print one JSON event a line on stdout.")
+    ] = False,
+    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Print only what failed.")] = False,
+    verbose: Annotated[
+        bool, typer.Option("--verbose", "-v", help="Print what changes in a file, too.")
+    ] = False,
+) -> None:
+    """Add a background worker: its module, its passing test, its line in workers/__init__.py.
+
+    All of it is written, or nothing; the same again changes nothing.  `pachinko remove worker NAME`
+    takes it out again.
+
+    \b
+    Examples:
+      pachinko add-worker pulse
+      pachinko add-worker pulse --every 5m --dry-run
+    """  # noqa: D301 - a raw string would show Click's mark for "keep these lines"
+    out = Console(quiet=quiet, verbose=verbose, as_json=as_json)
+    module = module_name(name, "add-worker")
+    seconds = interval(every)
+    found = project.find(Path.cwd())
+    if dry_run:
+        plan = additions.worker(found, module, seconds, force=force)
+    else:
+        with changes.alone(found.root):
+            plan = additions.worker(found, module, seconds, force=force)
+            if not plan.conflicts:
+                additions.carry_out(plan)
+
+    reports.files(out, plan)
+    reports.refuse_conflicts(plan)
+    code = reports.steps(out, plan)
+    commands = [f"python -m pytest tests/test_{module.module}.py", "pachinko serve"]
+    what = f"{plan.subject}, every {every}"
+    reports.result(out, plan, what, dry_run=dry_run, commands=commands)
+    raise typer.Exit(code)
+
+
+def interval(text: str) -> float:
+    """Read a time with its unit, in seconds; a number alone is seconds.
+
+    >>> interval("500ms"), interval("5m")
+    (0.5, 300.0)
+
+    Raises:
+        CliError: It is no time, or none to wait for (exit 2).
+    """
+    found = _INTERVAL.fullmatch(text.strip())
+    seconds = float(found[1]) * _UNITS[found[2]] if found else 0.0
+    if not 0.001 <= seconds <= LONGEST:
+        raise CliError(
+            f"--every {shown(text)} is no time between a millisecond and a year",
+            hint="write a number and a unit: 500ms, 30s, 5m, 1h",
+            exit_code=USAGE,
+        )
+    return round(seconds, 6)

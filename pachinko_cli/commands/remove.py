@@ -1,0 +1,62 @@
+"""`pachinko remove`: takes out of a project what `add-resource` or `add-worker` added."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from pachinko_cli import additions, changes, project, reports
+from pachinko_cli.console import Console
+from pachinko_cli.errors import USAGE, CliError, shown
+from pachinko_cli.modules import snake_case
+
+KINDS = ("resource", "worker")
+
+
+def remove(
+    kind: Annotated[str, typer.Argument(metavar="|".join(KINDS), help="What it is.")],
+    name: Annotated[str, typer.Argument(metavar="NAME", help="What it was added as.")],
+    *,
+    force: Annotated[
+        bool, typer.Option("--force", help="Remove files that you edited, too.")
+    ] = False,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Show it, and change nothing.")
+    ] = False,
+    as_json: Annotated[
+        bool, typer.Option("--json", help="Print one JSON event a line on stdout.")
+    ] = False,
+    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Print only what failed.")] = False,
+    verbose: Annotated[
+        bool, typer.Option("--verbose", "-v", help="Print what changes in a file, too.")
+    ] = False,
+) -> None:
+    """Remove a resource or a worker that was added: its files, and its line in the table.
+
+    A file that you edited is kept and named, with exit code 3.
+
+    \b
+    Examples:
+      pachinko remove resource notes
+      pachinko remove worker pulse --dry-run
+    """  # noqa: D301 - a raw string would show Click's mark for "keep these lines"
+    out = Console(quiet=quiet, verbose=verbose, as_json=as_json)
+    if kind not in KINDS:
+        raise CliError(
+            f"{shown(kind)} is nothing that can be removed",
+            hint=f"try: pachinko remove {KINDS[0]} NAME, or {KINDS[1]} NAME",
+            exit_code=USAGE,
+        )
+    found = project.find(Path.cwd())
+    module = snake_case(name)
+    if dry_run:
+        plan = additions.removal(found, kind, module, force=force)
+    else:
+        with changes.alone(found.root):
+            plan = additions.removal(found, kind, module, force=force)
+            additions.carry_out(plan)
+
+    reports.files(out, plan)
+    code = reports.steps(out, plan)
+    reports.result(out, plan, plan.subject, dry_run=dry_run, removed=True)
+    raise typer.Exit(code)
