@@ -64,7 +64,7 @@ def library_source() -> str:
     both follow.
 
     >>> f"falcon-pachinko[cli]{library_source()}"
-    'falcon-pachinko[cli] @ file:///home/ann/falcon-pachinko'
+    'falcon-pachinko[cli] @ file:///srv/ann/falcon-pachinko'
     """
     from importlib import metadata  # noqa: PLC0415 - not needed to show help
 
@@ -75,8 +75,8 @@ def library_source() -> str:
 def source_from(direct_url: str | None) -> str | None:
     """The end of a requirement for what `direct_url.json` says; None where that is of no use.
 
-    >>> source_from('{"url": "file:///home/ann/my%20code", "dir_info": {"editable": true}}')
-    ' @ file:///home/ann/my%20code'
+    >>> source_from('{"url": "file:///srv/ann/my%20code", "dir_info": {"editable": true}}')
+    ' @ file:///srv/ann/my%20code'
     """
     from urllib.parse import urlsplit  # noqa: PLC0415 - not needed to show help
     from urllib.request import url2pathname  # noqa: PLC0415

@@ -41,7 +41,7 @@ def test_a_name_has_three_forms(typed, forms):
         ("class", "class-app"),
         ("json", "json-app"),
         ("../x", "x"),
-        ("/home/ann/Tea Room/", "tea-room"),
+        ("/srv/ann/Tea Room/", "tea-room"),
         ("1a", "app-1a"),
         ("", "tea-room"),
         ("...", "tea-room"),
