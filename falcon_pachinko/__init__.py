@@ -9,14 +9,19 @@
 """
 
 from falcon_pachinko.admission import Principal
+from falcon_pachinko.backends import Backend
+from falcon_pachinko.backends.base import Position
+from falcon_pachinko.cluster import Gap
 from falcon_pachinko.connection import Connection
 from falcon_pachinko.errors import (
     AlreadyInstalledError,
+    BackendError,
     DuplicateConnectionError,
     DuplicateHandlerError,
     DuplicateWorkerError,
     EncodeError,
     HandlerError,
+    LeaseLostError,
     MessageError,
     NotAllowedError,
     PachinkoError,
@@ -32,7 +37,8 @@ from falcon_pachinko.errors import (
 from falcon_pachinko.extension import App, Pachinko, install
 from falcon_pachinko.handlers import handles_message
 from falcon_pachinko.hooks import Hook, Message
-from falcon_pachinko.limits import Limits
+from falcon_pachinko.leases import Lease, current_lease
+from falcon_pachinko.limits import HistoryLimits, Limits
 from falcon_pachinko.manager import Delivery, WebSocketConnectionManager
 from falcon_pachinko.resource import WebSocketResource
 from falcon_pachinko.router import WebSocketRouter
@@ -42,20 +48,27 @@ from falcon_pachinko.workers import Worker, WorkerController, worker
 __all__ = [
     "AlreadyInstalledError",
     "App",
+    "Backend",
+    "BackendError",
     "Connection",
     "Delivery",
     "DuplicateConnectionError",
     "DuplicateHandlerError",
     "DuplicateWorkerError",
     "EncodeError",
+    "Gap",
     "HandlerError",
+    "HistoryLimits",
     "Hook",
+    "Lease",
+    "LeaseLostError",
     "Limits",
     "Message",
     "MessageError",
     "NotAllowedError",
     "Pachinko",
     "PachinkoError",
+    "Position",
     "Principal",
     "ResourceTypeError",
     "RoomLimitError",
@@ -72,6 +85,7 @@ __all__ = [
     "WorkerController",
     "WorkerError",
     "connection",
+    "current_lease",
     "everyone",
     "handles_message",
     "install",

@@ -14,13 +14,14 @@ import asyncio
 import logging
 from collections import deque
 from collections.abc import Awaitable, Callable, Coroutine, Generator, Iterable, Mapping
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 import falcon
 
 from falcon_pachinko.codec import CODECS, JSON, Codec, Packet, pack_bytes, pack_text
 from falcon_pachinko.errors import NotAllowedError
 from falcon_pachinko.limits import Limits
+from falcon_pachinko.tally import type_of
 from falcon_pachinko.typing import AsgiEvent, AsgiSend
 
 if TYPE_CHECKING:
@@ -100,6 +101,14 @@ class _Resumed:
         return resume(self.step, self.waiting_for)
 
 
+class _Inbox(Protocol):
+    """What a connection knows of its session, which stands a floor above it."""
+
+    waiting: bool
+
+    def hold(self) -> None: ...
+
+
 _CONNECTING, _OPEN, _CLOSING, _CLOSED = range(4)
 
 
@@ -138,6 +147,7 @@ class Connection:
         "close_reason",
         "codec",
         "id",
+        "inbox",
         "joined",
         "limits",
         "manager",
@@ -226,6 +236,7 @@ class Connection:
         self.task: asyncio.Task[Any] | None = None
         self.side_tasks: set[Any] = set()
         self.on_end: Callable[[], None] | None = None
+        self.inbox: _Inbox | None = None
 
     def __repr__(self) -> str:
         stage = ("connecting", "open", "closing", "closed")[self._stage]
@@ -274,6 +285,11 @@ class Connection:
         return self._stage >= _CLOSING
 
     @property
+    def busy(self) -> bool:
+        """Whether one of its handlers runs, or its ``on_connect``."""
+        return bool(self.side_tasks) or (self.inbox is not None and not self.inbox.waiting)
+
+    @property
     def outbox_bytes(self) -> int:
         """How many bytes wait for the client to read."""
         return 0 if self._stage == _CLOSED else self._queued_bytes
@@ -281,6 +297,7 @@ class Connection:
     async def add_tag(self, tag: str) -> None:
         """Put a tag on it, so that a broadcast to ``tag(...)`` reaches it."""
         self.manager.tag(self, tag)
+        await self.manager.cluster.settled()
 
     async def remove_tag(self, tag: str) -> None:
         """Take a tag off; one it does not wear is no error."""
@@ -359,7 +376,13 @@ class Connection:
             EncodeError: It cannot be encoded; nothing was sent.
         """
         if self.push(self.codec.encode(message)):
-            self.manager.tally.count_sent(message)
+            self.manager.tally.count_sent(type_of(message))
+        if self._writer is not None:
+            await self._keep_pace()
+
+    async def send_packet(self, packet: Packet) -> None:
+        """Send a frame that is encoded already, at the client's pace."""
+        self.push(packet)
         if self._writer is not None:
             await self._keep_pace()
 
@@ -370,9 +393,7 @@ class Connection:
             TypeError: It is no str.
             EncodeError: It has no UTF-8 form.
         """
-        self.push(pack_text(text))
-        if self._writer is not None:
-            await self._keep_pace()
+        await self.send_packet(pack_text(text))
 
     async def send_data(self, data: bytes | bytearray | memoryview) -> None:
         """Send a binary frame as it is.
@@ -380,9 +401,7 @@ class Connection:
         Raises:
             TypeError: It is no bytes-like object.
         """
-        self.push(pack_bytes(data))
-        if self._writer is not None:
-            await self._keep_pace()
+        await self.send_packet(pack_bytes(data))
 
     async def close(self, code: int = 1000, reason: str = "") -> None:
         """Close, after the frames that wait; before the accept, deny the handshake (403).
@@ -424,6 +443,11 @@ class Connection:
             return False
         self._start_writer(step, waiting_for, packet.size)
         return True
+
+    def hold(self) -> None:
+        """Have its session take no more messages: it goes as soon as it is idle."""
+        if self.inbox is not None:
+            self.inbox.hold()
 
     def begin_close(self, code: int, reason: str = "") -> None:
         """`close`, for callers that cannot wait: the close frame follows what waits."""

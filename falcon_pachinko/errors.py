@@ -18,7 +18,9 @@
     ├── EncodeError                a message cannot be put on the wire; nobody gets it
     ├── NotAllowedError            a verb that the connection's state does not allow
     ├── UnknownConnectionError     no connection here has that id
-    └── DuplicateConnectionError   a connection here has that id already
+    ├── DuplicateConnectionError   a connection here has that id already
+    ├── BackendError               the server between the processes did not do as asked
+    └── LeaseLostError             a singleton worker acts after it lost its lease
 
 Each holds its data as attributes first; its text is a sentence that names the
 offending value and the remedy.
@@ -30,11 +32,13 @@ from collections.abc import Iterable
 
 __all__ = [
     "AlreadyInstalledError",
+    "BackendError",
     "DuplicateConnectionError",
     "DuplicateHandlerError",
     "DuplicateWorkerError",
     "EncodeError",
     "HandlerError",
+    "LeaseLostError",
     "MessageError",
     "NotAllowedError",
     "PachinkoError",
@@ -225,4 +229,31 @@ class RoomLimitError(MessageError):
         super().__init__(
             "room_limit",
             f"A connection may be in {limit} rooms at once (Limits.rooms); leave one first.",
+        )
+
+
+class BackendError(PachinkoError, ConnectionError):
+    """The server between the processes is not there, or did not do as asked in time.
+
+    Broadcasts never raise it: members on this process get them anyway, and
+    ``Delivery.published`` tells. What needs the server does: presence of a whole
+    cluster, a position in a history, a required backend at the start.
+    """
+
+    def __init__(self, backend: str, why: str) -> None:
+        self.backend = backend
+        super().__init__(f"{backend}: {why}")
+
+
+class LeaseLostError(PachinkoError, RuntimeError):
+    """A singleton worker wants to send after its lease ended: another process runs it by now.
+
+    Let it pass: the worker ends here, and waits for its turn.
+    """
+
+    def __init__(self, worker: str) -> None:
+        self.worker = worker
+        super().__init__(
+            f"worker {worker} has lost its lease, so another process may run it already; "
+            "nothing was sent"
         )

@@ -12,8 +12,10 @@ import falcon.asgi
 import falcon.inspect
 
 from falcon_pachinko.admission import Admission, Authenticate
+from falcon_pachinko.backends import Backend, open_backend
 from falcon_pachinko.errors import (
     AlreadyInstalledError,
+    BackendError,
     RouteConflictError,
     SetupError,
     UnknownRouteError,
@@ -43,6 +45,7 @@ log = logging.getLogger("falcon_pachinko")
 class _Options:
     """What `install` was called with; two calls are the same if these are equal."""
 
+    backend: Backend | str | None
     limits: Limits
     origins: tuple[str, ...] | None
     allowed_hosts: tuple[str, ...] | None
@@ -54,6 +57,7 @@ class _Options:
     def of(
         cls,
         *,
+        backend: Backend | str | None = None,
         limits: Limits | None = None,
         origins: Iterable[str] | str | None = None,
         allowed_hosts: Iterable[str] | str | None = None,
@@ -62,6 +66,7 @@ class _Options:
         resource_factory: Callable[..., Any] | None = None,
     ) -> _Options:
         return cls(
+            backend=backend,
             limits=limits or Limits(),
             origins=_names(origins),
             allowed_hosts=_names(allowed_hosts),
@@ -91,12 +96,16 @@ class Pachinko:
         self.app = app
         self.options = options
         self.limits = limits = options.limits
-        self.ws_connection_manager = WebSocketConnectionManager(limits)
+        self.ws_connection_manager = WebSocketConnectionManager(
+            limits, open_backend(options.backend)
+        )
         """Who is connected to this app, and the way to send to them."""
         self.routes: list[Route] = []
         """The WebSocket routes, in the order in which they were added."""
         self.controller = WorkerController(
-            self.ws_connection_manager, stop_timeout=limits.shutdown_timeout
+            self.ws_connection_manager,
+            stop_timeout=limits.shutdown_timeout,
+            backend=self.ws_connection_manager.cluster.backend,
         )
         self.ws_connection_manager.add_gauge("workers", self.controller.status)
         self._warned = False
@@ -228,14 +237,18 @@ class Pachinko:
             )
 
     async def start(self) -> None:
-        """Start the workers; the app's lifespan does it."""
-        self.ws_connection_manager.draining = False
+        """Join the other processes and start the workers; the app's lifespan does it.
+
+        Raises:
+            BackendError: The backend is required, and cannot be reached.
+        """
+        await self.ws_connection_manager.start()
         await self.controller.start()
 
     async def stop(self) -> None:
         """Stop the workers, close who is connected, and wait for all clean-ups."""
         await self.controller.stop()
-        await self.ws_connection_manager.shut_down()
+        await self.ws_connection_manager.stop()
 
 
 class _Installed:
@@ -323,7 +336,10 @@ def _lifespan(
 
     async def send_for_falcon(event: AsgiEvent) -> None:
         if event["type"] == "lifespan.startup.complete":
-            await pachinko.start()
+            try:
+                await pachinko.start()
+            except BackendError as error:
+                event = {"type": "lifespan.startup.failed", "message": str(error)}
         await send(event)
 
     return receive_for_falcon, send_for_falcon
@@ -343,6 +359,7 @@ class App(_Installed, falcon.asgi.App[Any, Any]):  # type: ignore[misc]  # Falco
     def __init__(
         self,
         *args: Any,
+        backend: Backend | str | None = None,
         limits: Limits | None = None,
         origins: Iterable[str] | str | None = None,
         allowed_hosts: Iterable[str] | str | None = None,
@@ -353,6 +370,7 @@ class App(_Installed, falcon.asgi.App[Any, Any]):  # type: ignore[misc]  # Falco
     ) -> None:
         super().__init__(*args, **kwargs)
         options = _Options.of(
+            backend=backend,
             limits=limits,
             origins=origins,
             allowed_hosts=allowed_hosts,
@@ -366,6 +384,7 @@ class App(_Installed, falcon.asgi.App[Any, Any]):  # type: ignore[misc]  # Falco
 def install(
     app: falcon.asgi.App[Any, Any],
     *,
+    backend: Backend | str | None = None,
     limits: Limits | None = None,
     origins: Iterable[str] | str | None = None,
     allowed_hosts: Iterable[str] | str | None = None,
@@ -381,6 +400,9 @@ def install(
 
     Args:
         app: A `falcon.asgi.App`, or an instance of a subclass of it.
+        backend: What connects this process with others that serve the same app:
+            ``"redis://host:6379/0"``, ``"nats://host:4222"``, or a `Backend`. Without
+            one, rooms end at the process.
         limits: What one client may cost, for all routes that do not say otherwise.
         origins: Web origins whose pages may connect, besides the server's own:
             ``["https://app.example", "https://*.app.example"]``; ``"*"`` for any.
@@ -408,6 +430,7 @@ def install(
         got = "falcon.App, which is WSGI" if isinstance(app, falcon.App) else repr(app)
         raise SetupError(f"install() takes a falcon.asgi.App, not {got}")
     options = _Options.of(
+        backend=backend,
         limits=limits,
         origins=origins,
         allowed_hosts=allowed_hosts,

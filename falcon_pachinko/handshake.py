@@ -133,6 +133,7 @@ class Handshake:
                     "return True to accept the connection, or False to deny it"
                 )
         if connection.unaccepted:
+            await connection.manager.cluster.settled()  # what is sent to its user arrives
             await connection.accept()
         for hook in self.hooks.after_connect:
             await attend(hook(self.req, connection))

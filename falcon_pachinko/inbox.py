@@ -112,6 +112,20 @@ class Inbox:
                 self._events.clear()
                 self._connection.begin_close(1008, f"over {most} messages wait (inbox_messages)")
 
+    def hold(self) -> None:
+        """Give the session no more messages, only the end; those that come are thrown away."""
+        receive = self._receive
+
+        async def receive_the_end() -> AsgiEvent:
+            while (event := await receive())["type"] == "websocket.receive":
+                pass
+            return event
+
+        self._receive = receive_the_end
+        if self._events:
+            left = (event for event in self._events if event["type"] != "websocket.receive")
+            self._events = deque(left)
+
     def _note_end(self, event: AsgiEvent) -> None:
         self.gone, self.code = True, _close_code(event)
 

@@ -6,7 +6,7 @@ import dataclasses
 import math
 from typing import Literal
 
-__all__ = ["Limits"]
+__all__ = ["HistoryLimits", "Limits"]
 
 _POLICIES = ("close", "drop_oldest", "drop_newest")
 
@@ -70,14 +70,42 @@ class Limits:
     """Seconds that a clean-up (``on_disconnect``, a worker's end) may take at most."""
 
     def __post_init__(self) -> None:
-        for field in dataclasses.fields(self):
-            value = getattr(self, field.name)
-            if field.name == "on_overflow":
-                if value not in _POLICIES:
-                    raise ValueError(f"on_overflow={value!r}: choose one of {_POLICIES}")
-            elif value is None and field.default is None:
-                continue
-            elif isinstance(value, bool) or not isinstance(value, (int, float)):
-                raise TypeError(f"{field.name}={value!r}: give a number")
-            elif not (math.isfinite(value) and value > 0):
-                raise ValueError(f"{field.name}={value!r}: give a finite number above 0")
+        if self.on_overflow not in _POLICIES:
+            raise ValueError(f"on_overflow={self.on_overflow!r}: choose one of {_POLICIES}")
+        _check_numbers(self)
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class HistoryLimits:
+    """How much of a room's history is kept; what exceeds one of the limits is forgotten first.
+
+    Example::
+
+        manager.configure_rooms("chat:", history=HistoryLimits(count=50, seconds=600))
+
+    Raises:
+        ValueError: A number is not positive.
+    """
+
+    count: int = 100
+    """How many messages."""
+
+    bytes: int = 262_144
+    """How many bytes they have together."""
+
+    seconds: float = 3600.0
+    """How old one may become. A history that gets none for so long ends, and the next is new."""
+
+    def __post_init__(self) -> None:
+        _check_numbers(self)
+
+
+def _check_numbers(limits: Limits | HistoryLimits) -> None:
+    for field in dataclasses.fields(limits):
+        value = getattr(limits, field.name)
+        if field.name == "on_overflow" or (value is None and field.default is None):
+            continue
+        if isinstance(value, bool) or not isinstance(value, (int, float)):
+            raise TypeError(f"{field.name}={value!r}: give a number")
+        if not (math.isfinite(value) and value > 0):
+            raise ValueError(f"{field.name}={value!r}: give a finite number above 0")

@@ -4,21 +4,36 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections import Counter
-from collections.abc import AsyncIterator, Callable, Collection
-from collections.abc import Set as AbstractSet
+import math
+from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Coroutine, Mapping
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from falcon_pachinko.codec import JSON, Codec, Packet
+from falcon_pachinko.backends.base import Backend, Position
+from falcon_pachinko.backends.memory import MemoryBackend
+from falcon_pachinko.cluster import Cluster, Gap
+from falcon_pachinko.codec import JSON, MSGPACK, Codec, Packet
 from falcon_pachinko.connection import LINGER, Connection, check_close_code
+from falcon_pachinko.drain import Drained, drain
 from falcon_pachinko.errors import (
-    DuplicateConnectionError,
-    RoomLimitError,
     UnknownConnectionError,
 )
-from falcon_pachinko.limits import Limits
-from falcon_pachinko.rooms import Index, check_room_name
-from falcon_pachinko.tally import Tally
+from falcon_pachinko.history import History
+from falcon_pachinko.leases import check_lease
+from falcon_pachinko.limits import HistoryLimits, Limits
+from falcon_pachinko.membership import Membership
+from falcon_pachinko.parcels import (
+    ALL,
+    Broadcast,
+    Disconnect,
+    Parcel,
+    ParcelPackets,
+    PresenceDiff,
+    channel_of,
+    implied_by,
+)
+from falcon_pachinko.presence import GRACE, Presence, Present
+from falcon_pachinko.rooms import OptionsByPrefix, RoomOptions, check_room_name
+from falcon_pachinko.tally import Tally, type_of
 from falcon_pachinko.targets import ConnectionId, Everyone, Room, Target, User
 
 if TYPE_CHECKING:
@@ -42,7 +57,7 @@ class Delivery(NamedTuple):
     dropped: int
     """How many did not: their outbox was full, or they were on their way out."""
     published: bool = False
-    """Whether it went to other processes too."""
+    """Whether it is on its way to other processes; False without a backend, or while it is away."""
 
 
 class _Packets(dict[Codec, Packet]):
@@ -56,7 +71,7 @@ class _Packets(dict[Codec, Packet]):
         return packet
 
 
-class WebSocketConnectionManager:
+class WebSocketConnectionManager(Membership):
     """Knows this process's connections and their rooms, and sends to any set of them.
 
     `install` makes one per app, as ``app.ws_connection_manager``. All of it
@@ -68,23 +83,27 @@ class WebSocketConnectionManager:
             await manager.broadcast_to_room(room, {"type": "notice"})
     """
 
-    def __init__(self, limits: Limits | None = None) -> None:
+    def __init__(self, limits: Limits | None = None, backend: Backend | None = None) -> None:
         self.limits = limits or Limits()
+        backend = backend or MemoryBackend()
+        super().__init__(Cluster(backend, self._arrived, self._missed, self._is_back))
+        self._presence = Presence(
+            self.cluster, self._send_to, lambda room: self._options.of(room).presence_grace
+        )
+        self._history = History(
+            self.cluster,
+            self._rooms.members,
+            self._fan_out,
+            lambda room: self._options.of(room).history,
+        )
         self.tally = Tally()
         """What has happened so far; see `status`."""
         self.draining = False
         """Whether the server is going down: nobody new is accepted."""
-        self._connections: dict[str, Connection] = {}
-        self._rooms: Index[Connection] = Index()
-        self._users: Index[Connection] = Index()
-        self._tags: Index[Connection] = Index()
-        self._addresses: Index[Connection] = Index()
+        self._options = OptionsByPrefix()
+        self._on_gap: list[Callable[[Gap], Awaitable[None]]] = []
         self._gauges: dict[str, Callable[[], Any]] = {}
-        self._codecs: Counter[Codec] = Counter()  # how many connections speak which
         self._endings: set[asyncio.Task[Any]] = set()
-
-    def __len__(self) -> int:
-        return len(self._connections)
 
     # Membership.
 
@@ -112,15 +131,27 @@ class WebSocketConnectionManager:
         if connection is not None:
             self.forget(connection)
 
-    async def join_room(self, connection_id: str, room: str) -> None:
+    async def join_room(
+        self, connection_id: str, room: str, *, since: Position | None = None
+    ) -> None:
         """Put a connection into a room; being in it already is no error.
+
+        Returns when broadcasts of other processes reach it, or their backend is away.
+
+        Args:
+            connection_id: The connection.
+            room: The room.
+            since: Where the client was when it was here last, in a room with a history:
+                it gets ``history.state``, what it missed, and then what is live.
 
         Raises:
             UnknownConnectionError: No connection here has that id.
             RoomNameError: The name cannot name a room.
             RoomLimitError: It is in as many rooms as it may be.
+            NotAllowedError: ``since`` is given, and the room has no history, or the
+                connection is in it already.
         """
-        self.join(self._known(connection_id), room)
+        await self.bring_into(self._known(connection_id), room, since)
 
     async def leave_room(self, connection_id: str, room: str) -> None:
         """Take a connection from a room; a room or an id that is not there is no error."""
@@ -131,7 +162,7 @@ class WebSocketConnectionManager:
     # Sending.
 
     async def broadcast(
-        self, message: Any, *, to: Target, exclude: Collection[str] = ()
+        self, message: Any, *, to: Target, exclude: Collection[str] = (), keep: bool = True
     ) -> Delivery:
         """Send a message to whom a target names; encoded once, before anybody gets it.
 
@@ -142,10 +173,16 @@ class WebSocketConnectionManager:
             message: What can be encoded: dicts, structs, lists, text, numbers, ...
             to: ``room("lobby") & tag("pro") - user("bob")`` and the like.
             exclude: Ids of connections that do not get it.
+            keep: Whether a room that has a history remembers it; ``exclude`` then is only
+                about those who are there now.
 
         Raises:
             EncodeError: The message cannot be encoded; nobody got it.
+            LeaseLostError: A singleton worker sends it, after its lease ended.
         """
+        check_lease()
+        if keep and self._options and type(to) is Room and self._options.of(to.name).history:
+            return await self._broadcast_kept(message, to.name, exclude)
         members = to.select(self)
         if exclude:
             excluded = {exclude} if isinstance(exclude, str) else exclude
@@ -156,20 +193,31 @@ class WebSocketConnectionManager:
         packets = _Packets(message)
         for codec in codecs or (JSON,):
             packets[codec] = codec.encode(message)
+        published = False
+        if not self.cluster.alone:
+            published = self._publish(message, packets, to, exclude)
+        queued = await self._fan_out(chosen, packets)
+        self.tally.count_sent(type_of(message), queued)
+        return Delivery(queued, len(chosen) - queued, published)
+
+    async def _fan_out(self, chosen: list[Connection], packets: dict[Codec, Packet]) -> int:
+        """Give a frame to connections, and let other tasks run now and then; say how many took it.
+
+        No task per connection: a frame that leaves at once costs one step of the server's ``send``.
+        """
         queued = 0
         for start in range(0, len(chosen), STRIDE):
             if start:
                 await asyncio.sleep(0)
             for connection in chosen[start : start + STRIDE]:
                 queued += connection.push(packets[connection.codec])
-        self.tally.count_sent(message, queued)
-        return Delivery(queued, len(chosen) - queued)
+        return queued
 
     async def broadcast_to_room(
-        self, room: str, message: Any, *, exclude: Collection[str] = ()
+        self, room: str, message: Any, *, exclude: Collection[str] = (), keep: bool = True
     ) -> Delivery:
         """Send a message to the members of a room; an empty room is no error."""
-        return await self.broadcast(message, to=Room(room), exclude=exclude)
+        return await self.broadcast(message, to=Room(room), exclude=exclude, keep=keep)
 
     async def broadcast_to_all(self, message: Any, *, exclude: Collection[str] = ()) -> Delivery:
         """Send a message to every connection."""
@@ -184,7 +232,9 @@ class WebSocketConnectionManager:
         return await self.broadcast(message, to=User(user_id))
 
     async def disconnect(self, to: Target | str, code: int = 1000, reason: str = "") -> int:
-        """Close whom a target names, each after what waits for it; return how many.
+        """Close whom a target names, each after what waits for it; return how many here.
+
+        With a backend, those of other processes are closed too, and not counted.
 
         Args:
             to: A target, or the id of one connection.
@@ -195,13 +245,190 @@ class WebSocketConnectionManager:
             ValueError: The code is not one that may be sent.
         """
         check_close_code(code)
+        check_lease()
         target = ConnectionId(to) if isinstance(to, str) else to
+        if not self.cluster.alone and not self._is_here(target):
+            self.cluster.publish(channel_of(target), Disconnect(0, 0, code, reason, target))
+        return await self._disconnect_here(target, code, reason)
+
+    async def _disconnect_here(self, target: Target, code: int, reason: str) -> int:
         closing = [each for each in target.select(self) if not each.closed]
         for count, connection in enumerate(closing, 1):
             connection.begin_close(code, reason)
             if not count % STRIDE:
                 await asyncio.sleep(0)
         return len(closing)
+
+    # Other processes.
+
+    def _publish(
+        self, message: Any, packets: _Packets, to: Target, exclude: Collection[str]
+    ) -> bool:
+        """Let the other processes send a message to whom the target names there."""
+        if self._is_here(to):
+            return False
+        channel = channel_of(to)
+        parcel = self._parcel(message, packets, exclude, self.cluster.subprotocols)
+        if implied_by(channel) != to:
+            parcel.target = to
+        return self.cluster.publish(channel, parcel)
+
+    def _parcel(
+        self, message: Any, packets: _Packets, exclude: Collection[str], spoken: Collection[str]
+    ) -> Broadcast:
+        excluded = (exclude,) if isinstance(exclude, str) else tuple(exclude)
+        data = packets[MSGPACK].event["bytes"] if spoken else None
+        return Broadcast(0, 0, type_of(message), packets[JSON].event["text"], data, excluded)
+
+    async def _broadcast_kept(self, message: Any, room: str, exclude: Collection[str]) -> Delivery:
+        spoken = self.cluster.subprotocols | self.cluster.own_subprotocols
+        parcel = self._parcel(message, _Packets(message), exclude, spoken)
+        delivery = Delivery(*await self._history.send(room, parcel))
+        self.tally.count_sent(parcel.type, delivery.queued)
+        return delivery
+
+    def _is_here(self, target: Target) -> bool:
+        """Whether a target is one connection, of this process: nobody else need hear of it."""
+        return isinstance(target, ConnectionId) and target.name in self._connections
+
+    async def _arrived(
+        self, node: str, parcel: Parcel, channel: str, position: Position | None
+    ) -> None:
+        """Do here what another process asked for."""
+        kind, _, name = channel.partition(":")
+        match parcel:
+            case Broadcast() if position is not None:
+                await self._history.deliver(node, name, parcel, position)
+            case PresenceDiff() if kind == "room":
+                self._presence.take(node, name, parcel)
+            case Broadcast():
+                target = parcel.target or implied_by(channel) or Everyone()
+                members, excluded = target.select(self), set(parcel.exclude)
+                chosen = [each for each in members if each.id not in excluded]
+                queued = await self._fan_out(chosen, ParcelPackets(parcel))
+                self.tally.count_sent(parcel.type, queued)
+            case Disconnect(code=code, reason=reason, target=target):
+                check_close_code(code)
+                await self._disconnect_here(target, code, reason)
+
+    async def _missed(self, gap: Gap) -> None:
+        """Tell of a gap: the hooks, and the clients of rooms that asked for it."""
+        for hook in self._on_gap:
+            try:
+                await hook(gap)
+            except Exception:
+                log.exception("a hook on gaps failed")
+        kind, _, name = (gap.channel or "").partition(":")
+        everywhere = gap.channel is None or gap.channel == ALL
+        rooms = self._rooms.names() if everywhere else [name] if kind == "room" else []
+        await self._presence.refresh(rooms)
+        for room in rooms if self._options else ():
+            await self._history.catch_up(room)
+            if self._options.of(room).resync:
+                resync = {"type": "resync", "payload": {"room": room}}
+                await self._send_to(self._rooms.members(room), resync)
+
+    def _is_back(self) -> None:
+        """The backend is up: tell it what it may have forgotten, or never heard."""
+        self._presence.write_again()
+        self._background(self._history.mend())
+
+    def _background(self, job: Coroutine[Any, Any, None]) -> None:
+        self.expect_end_of(asyncio.get_running_loop().create_task(job))
+
+    async def _send_to(self, connections: Collection[Connection], message: Any) -> None:
+        """Send a message of the library's own to connections of this process."""
+        queued = await self._fan_out(list(connections), _Packets(message))
+        self.tally.count_sent(type_of(message), queued)
+
+    def on_gap(self, hook: Callable[[Gap], Awaitable[None]]) -> None:
+        """Have a coroutine function called whenever messages of other processes may be missing.
+
+        Example::
+
+            async def reload_prices(gap):
+                log.warning("missed something on %s: %s", gap.channel, gap.why)
+
+            manager.on_gap(reload_prices)
+        """
+        self._on_gap.append(hook)
+
+    def configure_rooms(
+        self,
+        prefix: str,
+        *,
+        history: HistoryLimits | None = None,
+        presence_grace: float = GRACE,
+        resync: bool = False,
+    ) -> None:
+        """Say what rooms do whose names begin with a plain string; the longest prefix counts.
+
+        Call it where the app is made, alike in every process.
+
+        Args:
+            prefix: ``"chat:"``, or ``""`` for all rooms.
+            history: Keep the messages, for clients that come back; see `join_room`. Each
+                message then has the field ``history`` with its room, epoch and offset.
+            presence_grace: Seconds that a user who went stays present, so that a reload of
+                the page is no leave and a join.
+            resync: Send ``{"type": "resync", "payload": {"room": ...}}`` to a room's members
+                when messages of other processes may be missing there.
+
+        Example::
+
+            manager.configure_rooms("chat:", history=HistoryLimits(count=50), resync=True)
+        """
+        if not (math.isfinite(presence_grace) and presence_grace >= 0):
+            raise ValueError(f"presence_grace={presence_grace!r}: give a number of seconds")
+        options = RoomOptions(resync=resync, history=history, presence_grace=presence_grace)
+        self._options.put(prefix, options)
+
+    # Presence and history.
+
+    async def track(
+        self, connection_id: str, room: str, meta: Mapping[str, Any] | None = None
+    ) -> None:
+        """Make a connection present in a room, joining it if need be; again, to change its meta.
+
+        It gets ``presence.state``, and ``presence.diff`` whenever somebody comes or goes.
+
+        Raises:
+            UnknownConnectionError: No connection here has that id.
+            EncodeError: The meta cannot be encoded.
+            RoomNameError: The name cannot name a room.
+            RoomLimitError: It is in as many rooms as it may be.
+        """
+        await self.track_here(self._known(connection_id), room, meta)
+
+    async def untrack(self, connection_id: str, room: str) -> None:
+        """Make a connection absent; it stays in the room. One that is not present is no error."""
+        connection = self._connections.get(connection_id)
+        if connection is not None:
+            self._presence.untrack(connection, room)
+
+    async def presence(self, room: str) -> Present:
+        """Return who is present in a room, on all processes: ``{key: [meta, ...]}``.
+
+        The key is the user's id, or the connection's where there is no user; a user with
+        several connections has several metas.
+
+        Raises:
+            BackendError: Nobody on this process is present there, and the backend is away.
+        """
+        return await self._presence.present(room)
+
+    async def count_present(self, room: str) -> int:
+        """Count the users (and connections without one) that are present in a room."""
+        return await self._presence.count(room)
+
+    async def history(self, room: str) -> list[Any]:
+        """Return the messages of a room that are kept, oldest first, as JSON clients get them.
+
+        Raises:
+            NotAllowedError: The room has no history; see `configure_rooms`.
+            BackendError: The backend is away.
+        """
+        return await self._history.kept(room)
 
     # Looking.
 
@@ -244,114 +471,48 @@ class WebSocketConnectionManager:
             "rooms": len(self._rooms),
             "users": len(self._users),
             "outbox_bytes": sum(each.outbox_bytes for each in self._connections.values()),
+            "backend": self.cluster.backend.state if self.cluster.backend.shared else None,
+            "gaps": self.cluster.gaps,
+            "rejected": self.cluster.rejected,
+            "unpublished": self.cluster.unpublished,
             **self.tally.status(),
             **{name: read() for name, read in self._gauges.items()},
         }
 
-    # The directory that targets look members up in.
+    # The same without looking the connection up, for the resource.
 
-    def in_room(self, name: str) -> AbstractSet[Connection]:
-        """Return a room's members, as a live view."""
-        return self._rooms.members(name)
+    async def bring_into(
+        self, connection: Connection, room: str, since: Position | None = None
+    ) -> None:
+        """`join_room`, for a connection."""
+        if since is None:
+            self.join(connection, room)
+            await self.cluster.settled()
+        else:
+            check_room_name(room)
+            await self._history.join(connection, room, since, lambda: self.join(connection, room))
 
-    def of_user(self, name: str) -> AbstractSet[Connection]:
-        """Return a user's connections, as a live view."""
-        return self._users.members(name)
-
-    def at_address(self, address: str) -> AbstractSet[Connection]:
-        """Return who comes from an address, where that is counted, as a live view."""
-        return self._addresses.members(address)
-
-    def with_tag(self, name: str) -> AbstractSet[Connection]:
-        """Return who wears a tag, as a live view."""
-        return self._tags.members(name)
-
-    def with_id(self, name: str) -> AbstractSet[Connection]:
-        """Return the connection of that id, if it is here."""
-        connection = self._connections.get(name)
-        return {connection} if connection is not None else set()
-
-    def all(self) -> AbstractSet[Connection]:
-        """Return every connection."""
-        return set(self._connections.values())
-
-    # The same without waiting, for the session, the resource and the connection.
-
-    def add(self, connection: Connection, connection_id: str | None = None) -> None:
-        """`add_connection`, for a connection."""
-        known_as = connection_id or connection.id
-        if known_as in self._connections:
-            raise DuplicateConnectionError(known_as)
-        connection.id = known_as
-        self._connections[known_as] = connection
-        self._codecs[connection.codec] += 1
-        if connection.address is not None:
-            self._addresses.add(connection.address, connection)
-        self.identify(connection, None)
+    async def track_here(
+        self, connection: Connection, room: str, meta: Mapping[str, Any] | None
+    ) -> None:
+        """`track`, for a connection."""
+        self.join(connection, room)
+        await self.cluster.settled()
+        await self._presence.track(connection, room, {} if meta is None else meta)
 
     def forget(self, connection: Connection) -> None:
         """`remove_connection`, for a connection: costs as much as it has rooms and tags."""
-        if self._connections.get(connection.id) is not connection:
-            return
-        del self._connections[connection.id]
-        self._count_codec(connection.codec, -1)
-        for room in connection.joined:
-            self._rooms.discard(room, connection)
-        for tag in connection.worn:
-            self._tags.discard(tag, connection)
-        connection.joined.clear()
-        connection.worn.clear()
-        if connection.address is not None:
-            self._addresses.discard(connection.address, connection)
-        if connection.user_id is not None:
-            self._users.discard(connection.user_id, connection)
-
-    def recode(self, connection: Connection, before: Codec) -> None:
-        """Note that a connection speaks another codec than before."""
-        if connection.id in self._connections:
-            self._count_codec(before, -1)
-            self._count_codec(connection.codec, 1)
-
-    def _count_codec(self, codec: Codec, by: int) -> None:
-        self._codecs[codec] += by
-        if not self._codecs[codec]:
-            del self._codecs[codec]
-
-    def identify(self, connection: Connection, before: str | None) -> None:
-        """Note that a connection belongs to another user than before."""
-        if before is not None:
-            self._users.discard(before, connection)
-        if connection.user_id is not None and connection.id in self._connections:
-            self._users.add(connection.user_id, connection)
-
-    def join(self, connection: Connection, room: str) -> None:
-        """`join_room`, for a connection; one that has gone joins nothing, quietly."""
-        check_room_name(room)
-        if room in connection.joined or connection.id not in self._connections:
-            return
-        limit = connection.limits.rooms
-        if len(connection.joined) >= limit:
-            raise RoomLimitError(limit)
-        connection.joined.add(room)
-        self._rooms.add(room, connection)
+        self._presence.gone(connection)
+        super().forget(connection)
 
     def leave(self, connection: Connection, room: str) -> None:
         """`leave_room`, for a connection."""
-        if room in connection.joined:
-            connection.joined.discard(room)
-            self._rooms.discard(room, connection)
+        self._presence.untrack(connection, room)
+        super().leave(connection, room)
 
-    def tag(self, connection: Connection, tag: str) -> None:
-        """Put a tag on a connection; one that has gone wears nothing."""
-        check_room_name(tag)
-        if connection.id in self._connections:
-            connection.worn.add(tag)
-            self._tags.add(tag, connection)
-
-    def untag(self, connection: Connection, tag: str) -> None:
-        """Take a tag off a connection."""
-        connection.worn.discard(tag)
-        self._tags.discard(tag, connection)
+    def emptied(self, room: str) -> None:
+        """Note that the last member of this process has left a room."""
+        self._history.emptied(room)
 
     def add_gauge(self, name: str, read: Callable[[], Any]) -> None:
         """Let `status` tell what another part of the app knows, under a name of its own."""
@@ -362,17 +523,48 @@ class WebSocketConnectionManager:
         self._endings.add(task)
         task.add_done_callback(self._endings.discard)
 
+    async def drain(self, seconds: float) -> Drained:
+        """Send everybody away, without haste: for a server that is about to stop.
+
+        From now on handshakes are denied with 503. Connections are closed with
+        1012, a batch after the other, and the reason tells each batch another time to
+        come back; see `close-codes` in the reference. Handlers that run may finish
+        first. It returns when everybody is gone, or the time is over.
+
+        Args:
+            seconds: How long it may take; with 0, everybody is closed at once.
+
+        Example::
+
+            gone = await app.ws_connection_manager.drain(20)
+            log.info("%d closed, %d of them busy", gone.closed, gone.cut)
+        """
+        self.draining = True
+        return await drain(self.all(), seconds)
+
+    async def start(self) -> None:
+        """Join the other processes; the app's lifespan does it.
+
+        Raises:
+            BackendError: The backend is required, and cannot be reached.
+        """
+        self.draining = False
+        await self.cluster.start()
+        self._presence.start()
+
+    async def stop(self) -> None:
+        """Close who is still here, wait for all clean-ups, and leave the other processes."""
+        await self.shut_down()
+        await self._presence.stop()
+        await self.cluster.stop()
+
     async def shut_down(self) -> None:
         """Close who is still here with 1012, and wait until all clean-ups are done.
 
         What takes longer than ``Limits.shutdown_timeout`` seconds is cancelled, and logged.
         """
-        self.draining = True
-        sessions = set()
-        for connection in self.all():
-            connection.begin_close(1012, "the server restarts; come back")
-            if connection.task is not None:
-                sessions.add(connection.task)
+        sessions = {each.task for each in self.all() if each.task is not None}
+        await self.drain(0)
         loop = asyncio.get_running_loop()
         deadline = loop.time() + self.limits.shutdown_timeout
         while left := {task for task in sessions | self._endings if not task.done()}:

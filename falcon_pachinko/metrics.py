@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, get_args
 
 import falcon.asgi
 
+from falcon_pachinko.backends.base import State
 from falcon_pachinko.extension import installed
 
 if TYPE_CHECKING:
@@ -26,6 +27,15 @@ _COUNTERS = {
     "dropped": ("reason", "Frames that did not reach their client."),
     "errors": ("type", "Handlers that failed."),
     "closed": ("code", "Connections that ended."),
+}
+
+
+_PLAIN_COUNTERS = {
+    "accepted": "Connections accepted.",
+    "denied": "Handshakes denied.",
+    "gaps": "Times that messages of other processes may have been missed.",
+    "rejected": "Parcels of other processes that were none.",
+    "unpublished": "Parcels that did not leave for other processes.",
 }
 
 
@@ -75,8 +85,16 @@ class MetricsResource:
         status = self._status()
         for name, text in _GAUGES.items():
             yield GaugeMetricFamily(f"pachinko_{name}", text, value=status[name])
-        for name, text in (("accepted", "Connections accepted."), ("denied", "Handshakes denied.")):
+        for name, text in _PLAIN_COUNTERS.items():
             yield CounterMetricFamily(f"pachinko_{name}", text, value=status[name])
+        up = GaugeMetricFamily(
+            "pachinko_backend",
+            "The state of the backend: 1 for the one it is in.",
+            labels=["state"],
+        )
+        for state in get_args(State) if status["backend"] is not None else ():
+            up.add_metric([state], status["backend"] == state)
+        yield up
         for name, (label, text) in _COUNTERS.items():
             counter = CounterMetricFamily(f"pachinko_{name}", text, labels=[label])
             for value, count in status[name].items():

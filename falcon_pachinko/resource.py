@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any, ClassVar
 
 import falcon
 import falcon.asgi
 
+from falcon_pachinko.backends.base import Position
 from falcon_pachinko.connection import Connection
 from falcon_pachinko.errors import SetupError
 from falcon_pachinko.handlers import HandlerTable, require_coroutine
@@ -103,16 +105,43 @@ class WebSocketResource:
         As long as it is not overridden, such a frame is answered with an error.
         """
 
-    async def join_room(self, room: str) -> None:
+    async def join_room(self, room: str, *, since: Position | None = None) -> None:
         """Put this connection into a room; one that has gone joins nothing, quietly.
+
+        Returns when broadcasts of other processes reach it, or their backend is away.
+
+        Args:
+            room: The room.
+            since: Where the client was when it was here last, in a room with a history:
+                it gets ``history.state``, what it missed, and then what is live.
 
         Raises:
             RoomNameError: The name cannot name a room.
             RoomLimitError: It is in as many rooms as it may be; unless caught,
                 the client is told.
+            NotAllowedError: ``since`` is given, and the room has no history, or the
+                connection is in it already.
         """
         connection = self._connection()
-        connection.manager.join(connection, room)
+        await connection.manager.bring_into(connection, room, since)
+
+    async def track(self, room: str, meta: Mapping[str, Any] | None = None) -> None:
+        """Join a room and be present there; again, to change the meta.
+
+        This client gets ``presence.state``, and the room's others ``presence.diff``;
+        see ``manager.presence``.
+
+        Args:
+            room: The room; leaving it, or ending, ends the presence.
+            meta: What the others are to know, such as ``{"name": "Ann"}``.
+
+        Raises:
+            EncodeError: The meta cannot be encoded.
+            RoomNameError: The name cannot name a room.
+            RoomLimitError: It is in as many rooms as it may be.
+        """
+        connection = self._connection()
+        await connection.manager.track_here(connection, room, meta)
 
     async def leave_room(self, room: str) -> None:
         """Take this connection from a room; one it is not in is no error."""
@@ -124,6 +153,8 @@ class WebSocketResource:
         room: str,
         message: Any,
         exclude_self: bool = False,  # noqa: FBT001, FBT002  # as it was asked for
+        *,
+        keep: bool = True,
     ) -> Delivery:
         """Send a message to the members of a room, to this client too if it is one.
 
@@ -131,13 +162,14 @@ class WebSocketResource:
             room: The room; this connection need not be in it.
             message: What can be encoded.
             exclude_self: Leave this client out.
+            keep: Whether a room that has a history remembers it.
 
         Raises:
             EncodeError: The message cannot be encoded; nobody got it.
         """
         connection = self._connection()
         exclude = (connection.id,) if exclude_self else ()
-        return await connection.manager.broadcast_to_room(room, message, exclude=exclude)
+        return await connection.manager.broadcast_to_room(room, message, exclude=exclude, keep=keep)
 
     async def send(self, message: Any) -> None:
         """Send a message to this client.

@@ -2,14 +2,23 @@
 
 from __future__ import annotations
 
+import dataclasses
 from bisect import bisect_left, insort
 from collections.abc import Iterator
 from collections.abc import Set as AbstractSet
 from typing import Generic, TypeVar
 
 from falcon_pachinko.errors import RoomNameError
+from falcon_pachinko.limits import HistoryLimits
 
-__all__ = ["MAX_NAME_BYTES", "Index", "SortedNames", "check_room_name"]
+__all__ = [
+    "MAX_NAME_BYTES",
+    "Index",
+    "OptionsByPrefix",
+    "RoomOptions",
+    "SortedNames",
+    "check_room_name",
+]
 
 MAX_NAME_BYTES = 200
 """How long a room's name may be, in UTF-8 (DESIGN: names are opaque text)."""
@@ -106,6 +115,48 @@ class SortedNames:
         return max(at - 1, 0)
 
 
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class RoomOptions:
+    """What rooms do besides passing messages on; see ``manager.configure_rooms``."""
+
+    resync: bool = False
+    history: HistoryLimits | None = None
+    presence_grace: float = 3.0
+
+
+class OptionsByPrefix:
+    """The options of rooms, by what their names begin with; the longest prefix counts.
+
+    >>> options = OptionsByPrefix()
+    >>> options.put("chat:", RoomOptions(resync=True))
+    >>> options.of("chat:tea").resync, options.of("game:1").resync
+    (True, False)
+    """
+
+    __slots__ = ("_by_prefix",)
+
+    NONE = RoomOptions()
+
+    def __init__(self) -> None:
+        self._by_prefix: dict[str, RoomOptions] = {}
+
+    def __bool__(self) -> bool:
+        return bool(self._by_prefix)
+
+    def put(self, prefix: str, options: RoomOptions) -> None:
+        """Set the options of rooms whose names begin with a plain string."""
+        self._by_prefix[prefix] = options
+        longest_first = sorted(self._by_prefix.items(), key=lambda each: -len(each[0]))
+        self._by_prefix = dict(longest_first)
+
+    def of(self, room: str) -> RoomOptions:
+        """Return a room's options."""
+        for prefix, options in self._by_prefix.items():
+            if room.startswith(prefix):
+                return options
+        return self.NONE
+
+
 class Index(Generic[T]):
     """Names and their members; a name lives as long as it has one.
 
@@ -125,24 +176,27 @@ class Index(Generic[T]):
     def __contains__(self, name: str) -> bool:
         return name in self._members
 
-    def add(self, name: str, member: T) -> None:
-        """Put a member under a name; once more changes nothing."""
+    def add(self, name: str, member: T) -> bool:
+        """Put a member under a name; say whether it is the first. Once more changes nothing."""
         members = self._members.get(name)
         if members is None:
             self._members[name] = {member}
             self._names.add(name)
-        else:
-            members.add(member)
+            return True
+        members.add(member)
+        return False
 
-    def discard(self, name: str, member: T) -> None:
-        """Take a member from a name, and the name away with its last member."""
+    def discard(self, name: str, member: T) -> bool:
+        """Take a member from a name, and the name away with its last; say whether it was."""
         members = self._members.get(name)
         if members is None:
-            return
+            return False
         members.discard(member)
-        if not members:
-            del self._members[name]
-            self._names.remove(name)
+        if members:
+            return False
+        del self._members[name]
+        self._names.remove(name)
+        return True
 
     def members(self, name: str) -> AbstractSet[T]:
         """Return who is under a name, as a live view: copy it before anything may change."""

@@ -94,6 +94,7 @@ class Session:
         """Live the connection's whole life; when this returns or raises, all of it is over."""
         connection, inbox = self.connection, self._inbox
         connection.task, connection.on_end = self._task, self._settle
+        connection.inbox = inbox
         connection.manager.add(connection)
         cancelled = False
         try:
@@ -136,7 +137,7 @@ class Session:
     async def _leave(self, cancelled: bool) -> None:  # noqa: FBT001  # what the loop has found out
         """Forget the connection everywhere, then let the resource say goodbye."""
         connection, inbox = self.connection, self._inbox
-        connection.on_end = None
+        connection.on_end = connection.inbox = None
         if connection.ready and not inbox.gone:  # it is we who end it, out of turn
             connection.begin_close(1012 if cancelled else 1011, "")
         if connection.close_code is None:

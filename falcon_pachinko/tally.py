@@ -72,9 +72,9 @@ class Tally:
         self.dropped: Counter[str] = Counter()
         self.errors: Counter[str] = Counter()
 
-    def count_sent(self, message: Any, times: int = 1) -> None:
-        """Count a message that went, or waits to go, to so many clients."""
-        name, sent = type_of(message), self.sent
+    def count_sent(self, name: str, times: int = 1) -> None:
+        """Count a message that went, or waits to go, to so many clients; by its `type_of`."""
+        sent = self.sent
         if name not in sent and len(sent) >= MOST_TYPES:
             name = OTHER
         sent[name] += times

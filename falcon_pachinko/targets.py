@@ -11,11 +11,11 @@ Python binds ``-`` tighter than ``&``, and ``&`` tighter than ``|``.
 from __future__ import annotations
 
 from collections.abc import Set as AbstractSet
-from typing import Protocol, TypeVar
+from typing import TYPE_CHECKING, Protocol, TypeAlias, TypeVar
 
 import msgspec
 
-__all__ = ["Directory", "Target", "connection", "everyone", "room", "tag", "user"]
+__all__ = ["AnyTarget", "Directory", "Target", "connection", "everyone", "room", "tag", "user"]
 
 T = TypeVar("T")
 T_co = TypeVar("T_co", covariant=True)
@@ -113,8 +113,8 @@ class Everyone(Target, frozen=True, tag="everyone"):
 class Union(Target, frozen=True, tag="or"):
     """Who is in the one or in the other: ``a | b``."""
 
-    left: Target
-    right: Target
+    left: AnyTarget
+    right: AnyTarget
 
     def select(self, directory: Directory[T]) -> AbstractSet[T]:
         """Join both, each member once."""
@@ -124,8 +124,8 @@ class Union(Target, frozen=True, tag="or"):
 class Both(Target, frozen=True, tag="and"):
     """Who is in both: ``a & b``."""
 
-    left: Target
-    right: Target
+    left: AnyTarget
+    right: AnyTarget
 
     def select(self, directory: Directory[T]) -> AbstractSet[T]:
         """Keep whom both name."""
@@ -135,12 +135,18 @@ class Both(Target, frozen=True, tag="and"):
 class Except(Target, frozen=True, tag="minus"):
     """Who is in the one but not in the other: ``a - b``."""
 
-    left: Target
-    right: Target
+    left: AnyTarget
+    right: AnyTarget
 
     def select(self, directory: Directory[T]) -> AbstractSet[T]:
         """Take the second's members away."""
         return self.left.select(directory) - self.right.select(directory)
+
+
+if TYPE_CHECKING:
+    AnyTarget: TypeAlias = Target
+else:  # what msgspec can read one as
+    AnyTarget = Room | User | Tag | ConnectionId | Everyone | Union | Both | Except
 
 
 def room(name: str) -> Target:

@@ -3,15 +3,24 @@
 from __future__ import annotations
 
 import asyncio
+import contextvars
 import functools
 import inspect
 import logging
 import random
 import signal
+import time
 from collections.abc import Awaitable, Callable, Coroutine
 from typing import Any, Literal, TypeVar
 
-from falcon_pachinko.errors import DuplicateWorkerError, WorkerError
+from falcon_pachinko.backends import Backend, MemoryBackend
+from falcon_pachinko.errors import (
+    BackendError,
+    DuplicateWorkerError,
+    LeaseLostError,
+    WorkerError,
+)
+from falcon_pachinko.leases import Lease, hold
 
 __all__ = ["Worker", "WorkerController", "worker"]
 
@@ -19,6 +28,10 @@ log = logging.getLogger("falcon_pachinko.workers")
 
 HEALTHY = 60.0
 """Seconds that a worker must run for its next crash to count as the first again."""
+
+_LEASE = 2 / 3  # of Backend.ttl: the rest is for others to notice its end
+_TRIES = 6  # how often within Backend.ttl a lease is renewed, or tried for
+_CERTAIN = 0.9  # of a lease's time: the clocks of two machines may not go alike
 
 Restart = Literal["on-failure", "never"]
 
@@ -34,6 +47,7 @@ def worker(
     restart: Restart | None = None,
     critical: bool | None = None,
     backoff: tuple[float, float] | None = None,
+    singleton: bool | None = None,
 ) -> Callable[[F], F]:
     """Write a worker's options beside its function; what `WorkerController.add` is given wins.
 
@@ -45,7 +59,13 @@ def worker(
 
         app.add_websocket_worker(poll_prices)
     """
-    given = {"name": name, "restart": restart, "critical": critical, "backoff": backoff}
+    given = {
+        "name": name,
+        "restart": restart,
+        "critical": critical,
+        "backoff": backoff,
+        "singleton": singleton,
+    }
     options = {key: value for key, value in given.items() if value is not None}
 
     def mark(function: F) -> F:
@@ -66,14 +86,18 @@ class Worker:
         restart: Restart = "on-failure",
         critical: bool = False,
         backoff: tuple[float, float] = (0.5, 30.0),
+        backend: Backend | None = None,
     ) -> None:
         self.name = name
         self.restart = restart
         self.critical = critical
         self.backoff = backoff
-        self.state: Literal["waiting", "running", "done", "failed", "stopped"] = "waiting"
+        self.state: Literal["waiting", "standby", "running", "done", "failed", "stopped"] = (
+            "waiting"
+        )
         self.restarts = 0
         self._run = run
+        self._backend = backend  # whose lease says which process runs it, if only one may
 
     def __repr__(self) -> str:
         return f"<Worker {self.name} {self.state}>"
@@ -86,7 +110,7 @@ class Worker:
         while True:
             self.state, began = "running", loop.time()
             try:
-                await self._run()
+                await (self._run() if self._backend is None else self._run_alone(self._backend))
             except asyncio.CancelledError as error:
                 task = asyncio.current_task()
                 if task is not None and task.cancelling():
@@ -109,6 +133,78 @@ class Worker:
             await asyncio.sleep(pause)
             self.restarts += 1
             delay = min(delay * 2, largest)
+
+    async def _run_alone(self, backend: Backend) -> None:
+        """Run it while this process has its lease; wait for the lease, and again after a loss.
+
+        It runs in a task of its own, which is cancelled when the lease is lost. What it
+        sends is refused from the moment the lease may have ended, be it cancelled or not.
+        """
+        while True:
+            lease = await self._take_lease(backend)
+            self.state = "running"
+            context = contextvars.copy_context()
+            context.run(hold, lease)
+            loop = asyncio.get_running_loop()
+            running = loop.create_task(self._call(), context=context)
+            keeping = loop.create_task(self._keep(backend, lease))
+            try:
+                await asyncio.wait((running, keeping), return_when=asyncio.FIRST_COMPLETED)
+                lost = not (running.done() and lease.held)
+            finally:
+                for task in (running, keeping):
+                    task.cancel()
+                await asyncio.wait((running, keeping))
+                await self._give_back(backend, lease)
+            if not lost:
+                running.result()
+                return
+            log.warning("worker %s has lost its lease; another process may run it", self.name)
+            error = None if running.cancelled() else running.exception()
+            if error is not None and not isinstance(error, LeaseLostError):
+                self._crashed(error)
+
+    async def _call(self) -> None:
+        await self._run()
+
+    async def _take_lease(self, backend: Backend) -> Lease:
+        """Wait for this process's turn."""
+        seconds = backend.ttl * _LEASE
+        while True:
+            asked = time.monotonic()
+            try:
+                token = await backend.acquire(self.name, seconds)
+            except BackendError as error:
+                log.debug("worker %s waits for the backend: %s", self.name, error)
+                token = None
+            if token is not None:
+                log.info("worker %s runs here (token %d)", self.name, token)
+                return Lease(self.name, token, asked + seconds * _CERTAIN)
+            self.state = "standby"
+            await asyncio.sleep(backend.ttl / _TRIES * random.uniform(0.8, 1.2))  # noqa: S311  # apart from each other
+
+    async def _keep(self, backend: Backend, lease: Lease) -> None:
+        """Renew the lease until it is lost."""
+        seconds = backend.ttl * _LEASE
+        while lease.held:
+            await asyncio.sleep(backend.ttl / _TRIES)
+            asked = time.monotonic()
+            try:
+                async with asyncio.timeout(max(0.0, lease.until - asked)):
+                    if not await backend.renew(self.name, lease.token, seconds):
+                        return
+            except (BackendError, TimeoutError) as error:
+                log.debug("the lease of worker %s was not renewed: %s", self.name, error)
+            else:
+                if lease.held:  # one that had ended stays ended
+                    lease.until = asked + seconds * _CERTAIN
+
+    async def _give_back(self, backend: Backend, lease: Lease) -> None:
+        lease.until = 0.0
+        try:
+            await backend.release(self.name, lease.token)
+        except BackendError:
+            log.debug("the lease of worker %s ends by itself", self.name)
 
     def _crashed(self, error: BaseException) -> None:
         log.error("worker %s crashed", self.name, exc_info=error)
@@ -133,11 +229,14 @@ class WorkerController:
         await controller.stop()
     """
 
-    def __init__(self, *defaults: Any, stop_timeout: float = 20.0) -> None:
+    def __init__(
+        self, *defaults: Any, stop_timeout: float = 20.0, backend: Backend | None = None
+    ) -> None:
         self.workers: dict[str, Worker] = {}
         self.started = False
         self._defaults = defaults
         self._stop_timeout = stop_timeout
+        self._backend = backend or MemoryBackend()
         self._tasks: dict[str, asyncio.Task[None]] = {}
 
     def add(
@@ -148,6 +247,7 @@ class WorkerController:
         restart: Restart | None = None,
         critical: bool | None = None,
         backoff: tuple[float, float] | None = None,
+        singleton: bool | None = None,
         **kwargs: Any,
     ) -> Worker:
         """Register a coroutine function; it starts with the others, or at once after `start`.
@@ -164,6 +264,9 @@ class WorkerController:
             critical: A crash ends the process, through the server's own shutdown.
             backoff: The first and the largest pause in seconds, by default 0.5 and 30; it
                 doubles in between, gives or takes a fifth, and starts over after a healthy minute.
+            singleton: Run it on one process of all that share a backend: the one that has
+                the lease of its name. If that one dies, another has it within
+                ``Backend.ttl``. See `current_lease`.
             kwargs: What it is called with, by name.
 
         Raises:
@@ -175,6 +278,7 @@ class WorkerController:
         restart = restart or own.get("restart", "on-failure")
         critical = own.get("critical", False) if critical is None else critical
         backoff = backoff or own.get("backoff", (0.5, 30.0))
+        singleton = own.get("singleton", False) if singleton is None else singleton
         if not (callable(function) and inspect.iscoroutinefunction(_callee(function))):
             raise WorkerError(called, f"is not a coroutine; write `async def {called}(...)`")
         if restart not in ("on-failure", "never"):
@@ -195,6 +299,7 @@ class WorkerController:
             restart=restart,
             critical=critical,
             backoff=backoff,
+            backend=self._backend if singleton and self._backend.shared else None,
         )
         self.workers[called] = worker
         if self.started:

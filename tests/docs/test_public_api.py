@@ -11,7 +11,10 @@ PAGE = "docs/reference/public-api.md"
 
 WIDTH = 100
 
-NOT_CALLED = ("Connection", "Hook", "Pachinko", "Target", "WebSocketResource", "Worker")
+NOT_CALLED = (
+    *("Backend", "Connection", "Hook", "Lease", "Pachinko", "Target", "WebSocketResource"),
+    "Worker",
+)
 """Classes that the library makes, or that one derives from."""
 
 

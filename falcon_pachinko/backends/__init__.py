@@ -1,0 +1,51 @@
+"""What connects the processes of one app: Redis, NATS, or one process with itself.
+
+``install(app, backend="redis://...")`` is all that an application needs of this.
+"""
+
+from __future__ import annotations
+
+from urllib.parse import urlsplit
+
+from falcon_pachinko.backends.base import Backend
+from falcon_pachinko.backends.memory import MemoryBackend, MemoryHub
+from falcon_pachinko.errors import SetupError
+
+__all__ = ["Backend", "MemoryBackend", "MemoryHub", "open_backend"]
+
+
+def open_backend(given: Backend | str | None) -> Backend:
+    """Return the backend that a setting names; nothing is connected yet.
+
+    Args:
+        given: ``redis://``, ``rediss://``, ``unix://`` (a Redis socket), ``nats://``,
+            ``tls://`` (NATS), ``memory://name`` (all apps of this process that name
+            the same), a `Backend`, or None for one of its own.
+
+    Raises:
+        SetupError: It names none, or one whose package is not installed.
+
+    Example::
+
+        open_backend("redis://db.example:6379/0?namespace=shop")
+    """
+    if given is None:
+        return MemoryBackend()
+    if isinstance(given, Backend):
+        return given
+    scheme = urlsplit(given).scheme if isinstance(given, str) else ""
+    if scheme == "memory":
+        return MemoryBackend(MemoryHub.of(given.removeprefix("memory://")))
+    if scheme in ("redis", "rediss", "unix"):
+        from falcon_pachinko.backends.redis import RedisBackend  # noqa: PLC0415  # an extra
+
+        return RedisBackend(given)
+    if scheme in ("nats", "tls"):
+        from falcon_pachinko.backends.nats import NatsBackend  # noqa: PLC0415  # an extra
+
+        return NatsBackend(given)
+    shown = repr(given) if not scheme else f"{scheme}://..."  # the rest may hold a password
+    raise SetupError(
+        f"backend={shown} names no backend; use redis://host:6379/0, nats://host:4222, "
+        "memory://name, a Backend, or None"
+    )

@@ -1,0 +1,225 @@
+"""What a backend is: names and bytes between processes, and a little memory that they share.
+
+A backend knows nothing of connections, rooms or messages. It carries bytes on
+named channels, remembers who is present and what was kept, and grants leases.
+Subclass `Backend` for another server, and hold it to
+`falcon_pachinko.testing.conformance`.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import AsyncIterator, Collection, Mapping, Sequence
+from typing import Any, Literal, NamedTuple, TypeAlias
+
+import msgspec
+
+from falcon_pachinko.limits import HistoryLimits
+
+__all__ = [
+    "Backend",
+    "Event",
+    "Kept",
+    "Lost",
+    "Past",
+    "Position",
+    "Received",
+    "State",
+    "StateChanged",
+]
+
+State: TypeAlias = Literal["up", "degraded", "down"]
+"""``up``: bytes travel both ways. ``degraded``: they do not, and the backend tries again.
+``down``: it was not started, or was stopped."""
+
+
+class Position(msgspec.Struct, frozen=True):
+    """A place in a channel's history: an offset only means something within its epoch.
+
+    The position of a client that has nothing yet is ``Position()``.
+    """
+
+    epoch: str = ""
+    offset: int = 0
+
+    @classmethod
+    def of(cls, req: Any) -> Position:
+        """Read a position from a request's query: ``?epoch=...&offset=...``; else ``Position()``.
+
+        Raises:
+            falcon.HTTPInvalidParam: The offset is no whole number.
+        """
+        return cls(req.get_param("epoch") or "", req.get_param_as_int("offset") or 0)
+
+
+class Received(NamedTuple):
+    """Bytes that arrived on a channel that is subscribed to; with their place, if they are kept."""
+
+    channel: str
+    data: bytes
+    position: Position | None = None
+
+
+class Lost(NamedTuple):
+    """Some bytes may be missing, on any channel; all of them are subscribed to again.
+
+    This node's presence entries and leases may be gone too: enter them again, renew.
+    """
+
+    why: str
+
+
+class StateChanged(NamedTuple):
+    """The backend's state is another one; ``why`` is a sentence for the log."""
+
+    state: State
+    why: str
+
+
+Event: TypeAlias = Received | Lost | StateChanged
+
+
+class Kept(NamedTuple):
+    """One message of a history."""
+
+    offset: int
+    data: bytes
+
+
+class Past(NamedTuple):
+    """What a history has after a position."""
+
+    position: Position
+    """Where the history stands: what arrives from now on has a larger offset."""
+    entries: tuple[Kept, ...]
+    """What came after the position that was asked about, oldest first; if that cannot be
+    told, or not all of it is kept any more, then everything that is kept."""
+    complete: bool
+    """Whether what came after that position is all there: False if the epoch is another
+    one, if the offset is not reached yet, or if some of it is forgotten."""
+
+
+class Backend(ABC):
+    """Carries bytes between processes.
+
+    One instance serves one app in one process. All methods belong to the event
+    loop of `start`. Each is bounded in time, and raises `BackendError` where it
+    could not do what it promises; `subscribe` and `unsubscribe` never do, since
+    the backend catches up by itself when it is back.
+
+    Attributes:
+        name: What logs call it, without its secrets: ``redis://db.example:6379/0``.
+        state: Whether bytes travel; see `State`. Every change is also an event.
+        shared: Whether other processes can be reached at all.
+        ttl: Seconds after its last sign of life at which a process counts as dead, for
+            presence and leases; a setting (``?ttl=5`` in a URL).
+    """
+
+    name: str = "backend"
+    state: State = "down"
+    shared: bool = True
+    ttl: float = 15.0
+
+    @abstractmethod
+    async def start(self, node: str) -> None:
+        """Try to connect, as the process that ``node`` names, and go on trying afterwards.
+
+        A server that is not there yet is no error: the state is ``degraded``, and
+        the backend goes on trying, unless it was told that it is required.
+
+        Raises:
+            BackendError: The server is required, and cannot be reached.
+        """
+
+    @abstractmethod
+    async def stop(self) -> None:
+        """Take back this node's entries and leases, and end; once more changes nothing."""
+
+    @abstractmethod
+    def events(self) -> AsyncIterator[Event]:
+        """Return the stream of what happens, for one reader; it ends with `stop`.
+
+        The bytes of one publisher on one channel come in the order in which they
+        were published. A reader that is slow is waited for where the server has
+        room for that; what it has none for is `Lost`, never left out silently.
+        """
+
+    # Channels: bytes to whoever listens now.
+
+    @abstractmethod
+    async def publish(self, parcels: Sequence[tuple[str, bytes]]) -> None:
+        """Send bytes to channels, in this order.
+
+        Raises:
+            BackendError: Some of them, or all, may not have been sent.
+        """
+
+    @abstractmethod
+    async def subscribe(self, channels: Collection[str]) -> None:
+        """Listen to channels; names are literal, never patterns.
+
+        Returns when the subscription is live: what anybody publishes from then on
+        arrives. While the state is not ``up`` it returns at once, and is live when
+        the state is ``up`` again.
+        """
+
+    @abstractmethod
+    async def unsubscribe(self, channels: Collection[str]) -> None:
+        """Stop listening; a few events of these channels may still come."""
+
+    # Presence: each node's entries in tables, gone when its lease ends.
+
+    @abstractmethod
+    async def enter(self, table: str, entries: Mapping[str, bytes]) -> None:
+        """Put entries of this node into a table, in place of those with the same keys."""
+
+    @abstractmethod
+    async def leave(self, table: str, keys: Collection[str]) -> None:
+        """Take entries of this node out of a table; one that is not there is no error."""
+
+    @abstractmethod
+    async def entries(self, table: str) -> Mapping[str, Mapping[str, bytes]]:
+        """Return a table, by node and key; entries of nodes whose lease ended are not in it."""
+
+    @abstractmethod
+    async def beat(self, ttl: float) -> Collection[str]:
+        """Renew this node's lease for ``ttl`` seconds, and return the nodes that have one.
+
+        If it had ended since the last beat, this node's entries are gone, and a `Lost` tells.
+        """
+
+    # Leases: one holder at a time.
+
+    @abstractmethod
+    async def acquire(self, name: str, ttl: float) -> int | None:
+        """Take a lease that nobody has, for ``ttl`` seconds; None if somebody has it.
+
+        Returns:
+            The fencing token: larger than that of every earlier holder.
+        """
+
+    @abstractmethod
+    async def renew(self, name: str, token: int, ttl: float) -> bool:
+        """Keep a lease for another ``ttl`` seconds; False if it is lost."""
+
+    @abstractmethod
+    async def release(self, name: str, token: int) -> None:
+        """Give a lease back; one that is lost already is no error."""
+
+    # History: channels that remember.
+
+    @abstractmethod
+    async def append(self, channel: str, data: bytes, limits: HistoryLimits) -> Position:
+        """Keep bytes and publish them: one step, so that all subscribers see one order.
+
+        Those who are subscribed, this node included, get them as `Received` with
+        their position.
+        """
+
+    @abstractmethod
+    async def read(self, channel: str, after: Position, limits: HistoryLimits) -> Past:
+        """Return what a history has after a position; it is there even if nothing was kept yet."""
+
+    @abstractmethod
+    async def forget(self, channel: str) -> None:
+        """End a history: the next one has another epoch, so that no old position is valid."""

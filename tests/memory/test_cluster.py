@@ -1,0 +1,223 @@
+"""Several apps on one hub, each as one process of a cluster: what crosses, and what does not."""
+
+from __future__ import annotations
+
+import contextlib
+
+import falcon.asgi
+import msgspec
+import pytest
+
+from falcon_pachinko import WebSocketResource, everyone, handles_message, install, room, tag, user
+from falcon_pachinko.backends import MemoryBackend, MemoryHub
+from falcon_pachinko.testing import Disconnected, simulate
+
+
+class Say(msgspec.Struct):
+    text: str
+
+
+class Chat(WebSocketResource):
+    async def on_connect(self, req, ws, room_name):
+        ws.user_id = req.get_param("user")
+        self.room = room_name
+        await self.join_room(room_name)
+        return True
+
+    @handles_message("say")
+    async def say(self, ws, payload: Say):
+        delivery = await self.broadcast_to_room(self.room, {"type": "said", "payload": payload})
+        return delivery._asdict()
+
+    @handles_message("whisper")
+    async def whisper(self, ws, payload: Say):
+        said = {"type": "said", "payload": payload}
+        await self.broadcast_to_room(self.room, said, exclude_self=True)
+
+    @handles_message("wear")
+    async def wear(self, ws, payload: Say):
+        await ws.add_tag(payload.text)
+        return ws.id
+
+
+def node(hub, backend=None):
+    app = falcon.asgi.App()
+    install(app, backend=backend or MemoryBackend(hub))
+    app.add_websocket_route("/{room_name}", Chat)
+    return app
+
+
+@pytest.fixture
+async def nodes():
+    """Two processes of one cluster: their apps, and a client maker for each."""
+    hub = MemoryHub()
+    async with contextlib.AsyncExitStack() as stack:
+        apps = [node(hub), node(hub)]
+        clients = [await stack.enter_async_context(simulate(app)) for app in apps]
+        yield tuple(zip(apps, clients, strict=True))
+
+
+async def test_a_room_spans_processes(nodes):
+    """What one member says, members of the room on the other process receive, once."""
+    (_, here), (_, there) = nodes
+    async with here.connect("/tea") as ann, there.connect("/tea") as bob:
+        await ann.send_json({"type": "say", "payload": {"text": "hi"}})
+
+        assert await bob.receive_json() == {"type": "said", "payload": {"text": "hi"}}
+        assert await ann.receive_json() == {"type": "said", "payload": {"text": "hi"}}
+        assert (await ann.receive_json())["payload"] == {
+            "queued": 1,
+            "dropped": 0,
+            "published": True,
+        }
+        await bob.expect_nothing()
+
+
+async def test_other_rooms_hear_nothing(nodes):
+    """A process without members of a room is not even sent its messages."""
+    (_, here), (app, there) = nodes
+    async with here.connect("/tea") as ann, there.connect("/coffee") as bob:
+        await ann.request({"type": "say", "payload": {"text": "hi"}})
+
+        await bob.expect_nothing()
+    assert "room:tea" not in app.ws_connection_manager.cluster._wanted
+
+
+@pytest.mark.parametrize(
+    ("target", "reached"),
+    [
+        (user("bob"), "bob"),
+        (tag("pro"), "bob"),
+        (everyone, "ann bob cid"),
+        (room("tea") & tag("pro"), "bob"),
+        (room("tea") | room("coffee"), "ann bob"),
+        (everyone - user("ann"), "bob cid"),
+        ((room("tea") - user("ann")) & (tag("pro") | user("bob")), "bob"),
+    ],
+)
+async def test_any_target_crosses(nodes, target, reached):
+    """The algebra is evaluated where the connections live, on every process."""
+    (app, here), (_, there) = nodes
+    async with (
+        here.connect("/tea?user=ann") as ann,
+        there.connect("/tea?user=bob") as bob,
+        there.connect("/milk?user=cid") as cid,
+    ):
+        await bob.request({"type": "wear", "payload": {"text": "pro"}})
+        await app.ws_connection_manager.broadcast({"type": "ping"}, to=target)
+
+        for name, client in {"ann": ann, "bob": bob, "cid": cid}.items():
+            if name in reached:
+                assert await client.receive_json() == {"type": "ping"}
+            else:
+                await client.expect_nothing()
+
+
+async def test_one_connection_is_reached_by_its_id(nodes):
+    """An id tells which process to send to; the others hear nothing of it."""
+    (app, _), (_, there) = nodes
+    async with there.connect("/tea") as bob, there.connect("/tea") as cid:
+        bobs_id = (await bob.request({"type": "wear", "payload": {"text": "pro"}}))["payload"]
+        delivery = await app.ws_connection_manager.send_to_connection(bobs_id, {"type": "ping"})
+
+        assert await bob.receive_json() == {"type": "ping"}
+        assert delivery == (0, 0, True)
+        await cid.expect_nothing()
+
+
+async def test_exclusion_crosses(nodes):
+    """The one who is left out is left out wherever the message comes from."""
+    (app, here), (_, there) = nodes
+    async with here.connect("/tea") as ann, there.connect("/tea") as bob:
+        bobs_id = (await bob.request({"type": "wear", "payload": {"text": "pro"}}))["payload"]
+        await app.ws_connection_manager.broadcast_to_room("tea", {"type": "x"}, exclude=[bobs_id])
+
+        assert await ann.receive_json() == {"type": "x"}
+        await bob.expect_nothing()
+
+
+async def test_a_disconnect_crosses(nodes):
+    """A target is disconnected on every process, with the code and the reason."""
+    (app, _), (_, there) = nodes
+    async with there.connect("/tea?user=bob") as bob:
+        here = await app.ws_connection_manager.disconnect(user("bob"), 4001, "moved")
+
+        with pytest.raises(Disconnected):
+            await bob.receive_json()
+        assert (here, bob.close_code, bob.close_reason) == (0, 4001, "moved")
+
+
+async def test_each_codec_gets_its_own_form(nodes):
+    """Bytes reach a MessagePack client of another process as bytes, not as JSON has them."""
+    (app, here), (_, there) = nodes
+    async with (
+        here.connect("/tea") as ann,
+        there.connect("/tea", subprotocols=["pachinko.msgpack"]) as bob,
+    ):
+        await app.ws_connection_manager.broadcast_to_room("tea", {"type": "raw", "payload": b"\0"})
+
+        assert (await ann.receive_json())["payload"] == "AA=="
+        assert msgspec.msgpack.decode(await bob.receive())["payload"] == b"\0"
+
+
+async def test_subscriptions_follow_members(nodes):
+    """When everybody has left, nothing but the process's own channels is subscribed to."""
+    (app, here), _ = nodes
+    cluster = app.ws_connection_manager.cluster
+    async with here.connect("/tea?user=ann") as ann:
+        await ann.request({"type": "wear", "payload": {"text": "pro"}})
+        during = set(cluster.backend._channels)
+    await cluster.settled()
+
+    own = {"all", f"node:{cluster.node}"}
+    assert during == own | {"room:tea", "user:ann", "tag:pro"}
+    assert cluster.backend._channels == own
+
+
+async def test_foreign_bytes_are_counted_and_dropped(nodes):
+    """What is no parcel, or is one of another version, harms nobody."""
+    (app, _), (_, there) = nodes
+    other = app.ws_connection_manager.cluster.backend
+    async with there.connect("/tea") as bob:
+        for junk in (b"", b"\x01", b"\xff" * 40, b"\x02" + b"0" * 30, b'{"type":"said"}'):
+            await other.publish([("room:tea", junk)])
+        await app.ws_connection_manager.broadcast_to_room("tea", {"type": "still"})
+
+        assert await bob.receive_json() == {"type": "still"}
+        assert nodes[1][0].ws_connection_manager.status()["rejected"] == 5
+
+
+async def test_a_parcel_that_never_came_is_a_gap(nodes):
+    """Who misses a parcel finds out with the next one: a counter, a hook, a word to the room."""
+    (app, _), (second, there) = nodes
+    manager, gaps = second.ws_connection_manager, []
+
+    async def note(gap):
+        gaps.append(gap)
+
+    manager.on_gap(note)
+    manager.configure_rooms("te", resync=True)
+    async with there.connect("/tea") as bob:
+        first = app.ws_connection_manager
+        await first.broadcast_to_room("tea", {"type": "one"})
+        assert await bob.receive_json() == {"type": "one"}
+        first.cluster.backend.state = "degraded"
+        lost = await first.broadcast_to_room("tea", {"type": "two"})
+        first.cluster.backend.state = "up"
+        await first.broadcast_to_room("tea", {"type": "three"})
+
+        assert not lost.published
+        assert await bob.receive_json() == {"type": "resync", "payload": {"room": "tea"}}
+        assert await bob.receive_json() == {"type": "three"}
+    assert [gap.channel for gap in gaps] == ["room:tea"]
+    assert manager.status()["gaps"] == 1
+
+
+async def test_without_a_backend_nothing_is_published():
+    """One process on its own has no backend to tell of, and nothing to publish to."""
+    app = node(None, MemoryBackend())
+    async with simulate(app) as client, client.connect("/tea") as ann:
+        answer = await ann.request({"type": "say", "payload": {"text": "hi"}})
+
+        assert answer["payload"] == {"queued": 1, "dropped": 0, "published": False}
+        assert app.ws_connection_manager.status()["backend"] is None
