@@ -23,6 +23,7 @@ _CONNECTS = re.compile(
     r"(\w+) connects to (\S+?)(?: offering (\S+?))?(?: with (.+?))?(?:: HTTP (\d+) (.*))?"
 )
 _ASKS = re.compile(r"([A-Z]+) (/\S*)(?: (.+?))?: HTTP (\d+) (.*)")
+_EPOCH = re.compile(r'(?<="epoch":")[0-9a-f]+(?=")')  # random, so the pages call it EPOCH
 _CLOSES = re.compile(r"(\w+) closes")
 _CLOSED = re.compile(r"(?:Connection|(\w+) is) closed: (.*)")
 
@@ -34,8 +35,10 @@ class Player(contextlib.AsyncExitStack):
         super().__init__()
         self.connect_to, self.http = connect_to, http
         self.clients = {}
+        self.epoch = ""
 
     async def connect(self, name, path, **options):
+        path = path.replace("EPOCH", self.epoch)
         self.clients[name] = await self.enter_async_context(self.connect_to(path, **options))
 
     async def knock(self, line):
@@ -95,6 +98,9 @@ class Player(contextlib.AsyncExitStack):
             frame = msgspec.json.encode(msgspec.msgpack.decode(frame)).decode()
         elif isinstance(frame, bytes):
             frame = f"{BINARY}{frame.hex()}"
+        if epoch := _EPOCH.search(frame):
+            self.epoch = epoch[0]
+            frame = _EPOCH.sub("EPOCH", frame)
         assert frame == text
 
     async def see_closed(self, client, how):

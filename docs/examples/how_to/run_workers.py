@@ -2,7 +2,7 @@ import asyncio
 
 import falcon.asgi
 
-from falcon_pachinko import WebSocketResource, WorkerController, install, worker
+from falcon_pachinko import WebSocketResource, WorkerController, current_lease, install, worker
 
 PRICES = asyncio.Queue()
 
@@ -26,6 +26,18 @@ app = falcon.asgi.App()
 install(app)
 app.add_websocket_worker(announce)
 app.add_websocket_worker(forward, app.ws_connection_manager, PRICES)
+# endregion
+
+
+# region: singleton
+@worker(singleton=True)
+async def bill(manager, ledger):
+    while True:
+        customer = await ledger.next_due()
+        await ledger.charge(customer, fence=current_lease().token)
+        await manager.send_to_user(customer, {"type": "charged"})
+
+
 # endregion
 
 
