@@ -15,7 +15,7 @@ import select
 import socket
 import struct
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -148,10 +148,12 @@ class Client:
 
 
 class Crowd:
-    """All connections to one server, and the loop that reads them."""
+    """All connections to one server, be it one process or several, and the loop that reads them."""
 
-    def __init__(self, port: int, pid: int, dialect: Dialect, seconds: float) -> None:
-        self.port, self.pid, self.dialect = port, pid, dialect
+    def __init__(
+        self, ports: Sequence[int], pids: Sequence[int], dialect: Dialect, seconds: float
+    ) -> None:
+        self.ports, self.pids, self.dialect = ports, pids, dialect
         self.seconds = seconds  # how long to go on with what has no end of its own
         self._epoll = select.epoll()
         self._clients: dict[int, Client] = {}
@@ -161,7 +163,8 @@ class Crowd:
         opened: list[Client] = []
         while len(opened) < count:
             batch = [
-                Client(self.port, receive_buffer) for _ in range(min(100, count - len(opened)))
+                Client(self.ports[number % len(self.ports)], receive_buffer)
+                for number in range(len(opened), min(len(opened) + 100, count))
             ]
             for client in batch:
                 client.ask_upgrade(self.dialect.path)
@@ -200,21 +203,29 @@ class Crowd:
     def metered(self) -> Iterator[dict[str, float]]:
         """Meter a block: the server's CPU seconds, and how busy both sides were."""
         cost: dict[str, float] = {}
-        wall, own, server = time.perf_counter(), time.process_time(), cpu_seconds(self.pid)
+        wall, own, server = time.perf_counter(), time.process_time(), self.cpu_seconds()
         yield cost
-        cost["cpu_s"] = cpu_seconds(self.pid) - server
+        cost["cpu_s"] = self.cpu_seconds() - server
         cost["wall_s"] = time.perf_counter() - wall
         cost["client_busy"] = (time.process_time() - own) / cost["wall_s"]
         cost["server_busy"] = cost["cpu_s"] / cost["wall_s"]
 
     def settle(self) -> None:
         """Wait until the server has had nothing to do for a tenth of a second."""
-        idle, before = 0, cpu_seconds(self.pid)
+        idle, before = 0, self.cpu_seconds()
         while idle < 5:
             time.sleep(0.02)
-            now = cpu_seconds(self.pid)
-            idle = idle + 1 if now - before < 0.0005 and not runnable(self.pid) else 0
+            now = self.cpu_seconds()
+            idle = idle + 1 if now - before < 0.0005 and not any(map(runnable, self.pids)) else 0
             before = now
+
+    def cpu_seconds(self) -> float:
+        """Return the CPU time of all of the server's processes."""
+        return sum(map(cpu_seconds, self.pids))
+
+    def heap_kib(self) -> int:
+        """Return the memory of all of the server's processes, in KiB."""
+        return sum(map(heap_kib, self.pids))
 
 
 def cpu_seconds(pid: int) -> float:
@@ -281,7 +292,10 @@ def broadcast(crowd: Crowd, members: int) -> dict[str, Any]:
     keep_saying(crowd.seconds / 4)  # warms up
     with crowd.metered() as cost:
         deliveries = keep_saying(crowd.seconds)
-    return {"figure": cost["cpu_s"] / deliveries * 1e6, "count": deliveries, **cost}
+    latency = cost["wall_s"] / (deliveries / members)
+    return {"figure": cost["cpu_s"] / deliveries * 1e6, "count": deliveries, **cost} | {
+        "latency_s": latency
+    }
 
 
 def stalled(crowd: Crowd, members: int, broadcasts: int) -> dict[str, Any]:
@@ -293,7 +307,7 @@ def stalled(crowd: Crowd, members: int, broadcasts: int) -> dict[str, Any]:
     crowd.join(sleeper, ROOM)
     crowd.ignore(sleeper)
     said = crowd.dialect.frame("say", {"room": ROOM, "text": "x" * 16_000})
-    before = heap_kib(crowd.pid)
+    before = crowd.heap_kib()
     delivered, slowest = 0, 0.0
     with crowd.metered() as cost, contextlib.suppress(FrozenError):
         for _ in range(broadcasts):
@@ -301,7 +315,7 @@ def stalled(crowd: Crowd, members: int, broadcasts: int) -> dict[str, Any]:
             clients[0].send(said)
             crowd.gather(members, b"said")
             delivered, slowest = delivered + 1, max(slowest, time.perf_counter() - start)
-    grown = (heap_kib(crowd.pid) - before) / 1024
+    grown = (crowd.heap_kib() - before) / 1024
     cost |= {"slowest_s": slowest, "grown_mib": grown}
     return {"figure": 100 * delivered / broadcasts, **cost}
 
@@ -332,15 +346,15 @@ def idle(crowd: Crowd, connections: int) -> dict[str, Any]:
     """Open connections that say nothing, and see what the server grows by."""
     crowd.open(100)  # what is allocated once is there
     crowd.settle()
-    before = heap_kib(crowd.pid)
+    before = crowd.heap_kib()
     with crowd.metered() as cost:
         crowd.open(connections)
         crowd.settle()
-    grown = heap_kib(crowd.pid) - before
+    grown = crowd.heap_kib() - before
     return {"figure": grown / connections, "count": connections, **cost}
 
 
-CASES: dict[str, tuple[str, Callable[[Crowd], dict[str, Any]]]] = {
+CASES: dict[str, tuple[str, Callable[..., dict[str, Any]]]] = {
     "echo1x1": ("echo, 1 x 1, µs", partial(echo, connections=1, depth=1)),
     "echo64x1": ("echo, 64 x 1, µs", partial(echo, connections=64, depth=1)),
     "echo64x16": ("echo, 64 x 16, µs", partial(echo, connections=64, depth=16)),
@@ -356,16 +370,20 @@ CASES: dict[str, tuple[str, Callable[[Crowd], dict[str, Any]]]] = {
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("case", choices=CASES)
-    parser.add_argument("--port", type=int, required=True)
-    parser.add_argument("--pid", type=int, required=True, help="the server's process")
+    parser.add_argument("--port", type=int, required=True, action="append")
+    parser.add_argument(
+        "--pid", type=int, required=True, action="append", help="the server's process, for each"
+    )
     parser.add_argument("--core", type=int, required=True, help="where this program runs")
     parser.add_argument("--dialect", choices=DIALECTS, default="json")
     parser.add_argument("--seconds", type=float, default=1.0, help="how long to measure")
+    parser.add_argument("--members", type=int, default=1000, help="of the room, in broadcast")
     asked = parser.parse_args()
     os.sched_setaffinity(0, {asked.core})
     crowd = Crowd(asked.port, asked.pid, DIALECTS[asked.dialect], asked.seconds)
     try:
-        result = CASES[asked.case][1](crowd)
+        more = {"members": asked.members} if asked.case == "broadcast" else {}
+        result = CASES[asked.case][1](crowd, **more)
     except (LoadError, OSError) as error:
         result = {"error": f"{type(error).__name__}: {error}"}
     print(json.dumps(result))

@@ -1,16 +1,22 @@
 """Django Channels: a JSON consumer, rooms as groups of the layer that lives in memory."""
 
+import os
+
 import django
 from channels.generic.websocket import AsyncJsonWebsocketConsumer
 from channels.routing import ProtocolTypeRouter, URLRouter
 from django.conf import settings
 from django.urls import path
 
+if redis := os.environ.get("BENCH_REDIS"):
+    LAYER = {"BACKEND": "channels_redis.core.RedisChannelLayer", "CONFIG": {"hosts": [redis]}}
+else:
+    LAYER = {"BACKEND": "channels.layers.InMemoryChannelLayer"}
 settings.configure(
     SECRET_KEY="of no use to a benchmark",
     ALLOWED_HOSTS=["*"],
     DATABASES={},
-    CHANNEL_LAYERS={"default": {"BACKEND": "channels.layers.InMemoryChannelLayer"}},
+    CHANNEL_LAYERS={"default": LAYER},
     LOGGING_CONFIG=None,
 )
 django.setup()

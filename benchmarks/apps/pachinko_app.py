@@ -1,5 +1,7 @@
 """falcon_pachinko: a resource with typed handlers; rooms are the library's."""
 
+import os
+
 import falcon.asgi
 import msgspec
 
@@ -42,5 +44,9 @@ class Chat(WebSocketResource):
 
 
 app = falcon.asgi.App()
-install(app, limits=Limits(messages_per_second=1e9))  # counted like any rate, never reached
+install(
+    app,
+    backend=os.environ.get("BENCH_REDIS"),
+    limits=Limits(messages_per_second=1e9),  # counted like any rate, never reached
+)
 app.add_websocket_route("/ws", Chat)

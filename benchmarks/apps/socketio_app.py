@@ -1,8 +1,12 @@
 """python-socketio: events and rooms of its own, over WebSocket only, no polling first."""
 
+import os
+
 import socketio
 
+redis = os.environ.get("BENCH_REDIS")
 server = socketio.AsyncServer(
+    client_manager=socketio.AsyncRedisManager(redis) if redis else None,
     async_mode="asgi",
     transports=["websocket"],
     cors_allowed_origins="*",
