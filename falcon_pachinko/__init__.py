@@ -13,6 +13,7 @@ from falcon_pachinko.backends import Backend
 from falcon_pachinko.backends.base import Position
 from falcon_pachinko.cluster import Gap
 from falcon_pachinko.connection import Connection
+from falcon_pachinko.drain import Drained
 from falcon_pachinko.errors import (
     AlreadyInstalledError,
     BackendError,
@@ -52,6 +53,7 @@ __all__ = [
     "BackendError",
     "Connection",
     "Delivery",
+    "Drained",
     "DuplicateConnectionError",
     "DuplicateHandlerError",
     "DuplicateWorkerError",

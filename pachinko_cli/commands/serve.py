@@ -39,8 +39,25 @@ def serve(
         typer.Option(min=0, max=65535, help="The port.  [default: the first free one from 8000]"),
     ] = None,
     reload: Annotated[
-        bool, typer.Option("--reload/--no-reload", help="Start again when a .py file is saved.")
-    ] = True,
+        bool | None,
+        typer.Option(
+            "--reload/--no-reload",
+            help="Start again when a .py file is saved.  [default: yes, for one process]",
+        ),
+    ] = None,
+    workers: Annotated[
+        int, typer.Option(min=1, help="How many processes serve the port; above 1, no reload.")
+    ] = 1,
+    drain: Annotated[
+        float | None,
+        typer.Option(
+            min=0,
+            max=86_400,
+            help="Without reload: seconds that clients have when it ends; 0 is at once.  "
+            "[default: 20]",
+        ),
+    ] = None,
+    trace: Annotated[bool, typer.Option("--trace", help="Show every frame as it travels.")] = False,
     open_page: Annotated[bool, typer.Option("--open", help="Open the page in a browser.")] = False,
     as_json: Annotated[
         bool, typer.Option("--json", help="Print one JSON event a line on stdout.")
@@ -53,22 +70,29 @@ def serve(
 ) -> None:
     """Serve the project's app on this machine, and reload it when its code is saved.
 
-    The project is found from any folder inside it.  Ctrl-C ends it, with exit code 0.
+    The project is found from any folder inside it.  Ctrl-C ends it, with exit code 0; without
+    reload, clients are first told when to come back, and handlers may finish.  A second Ctrl-C
+    does not wait.
 
     \b
     Examples:
       pachinko serve
       pachinko serve --port 8080 --open
+      pachinko serve --trace
+      pachinko serve --host 0.0.0.0 --workers 4 --drain 30
       pachinko serve tea_room.asgi:app --no-reload -- --proxy-headers --ws wsproto
     """  # noqa: D301 - a raw string would show Click's mark for "keep these lines"
     options = uvicorn_options or []
     if app is not None and app.startswith("-"):  # `serve -- --log-level debug`: no APP at all
         options, app = [app, *options], None
+    if reload is None:
+        reload = workers == 1
+    _check_together(reload=reload, workers=workers, drain=drain)
     root, app = _what_to_serve(app)
     given = _uvicorn_arguments(app, options)
 
     from pachinko_cli.server.listener import FIRST_PORT, listen  # noqa: PLC0415 - not for `--help`
-    from pachinko_cli.server.plan import Plan  # noqa: PLC0415
+    from pachinko_cli.server.plan import DRAIN_SECONDS, Plan  # noqa: PLC0415
 
     plan = Plan(
         root=root,
@@ -76,6 +100,9 @@ def serve(
         host=host,
         console=Console(quiet=quiet, verbose=verbose, as_json=as_json),
         reload=reload,
+        processes=workers,
+        drain=DRAIN_SECONDS if drain is None else drain,
+        trace=trace,
         open_page=open_page,
         uvicorn=given,
     )
@@ -83,15 +110,35 @@ def serve(
         found = listener.getsockname()[1]
         if port is None and found != FIRST_PORT:
             plan.console.line(f"Port {FIRST_PORT} is taken; this is {found}")
-        if reload:
+        if workers > 1:
+            from pachinko_cli.server import processes  # noqa: PLC0415
+
+            processes.supervise(plan, listener)
+        elif reload:
             from pachinko_cli.server.reloading import supervise  # noqa: PLC0415
 
             supervise(plan, listener)
         else:
+            from pachinko_cli.server.overview import announcer  # noqa: PLC0415
             from pachinko_cli.server.running import run  # noqa: PLC0415
 
-            run(plan, listener)
+            run(plan, listener, announcer(plan))
     plan.console.event("stopped")
+
+
+def _check_together(*, reload: bool, workers: int, drain: float | None) -> None:
+    if reload and workers > 1:
+        raise CliError(
+            f"--reload serves one process, not {workers}",
+            hint="leave out --reload, or --workers",
+            exit_code=USAGE,
+        )
+    if reload and drain is not None:
+        raise CliError(
+            "--drain is for the end of a server that does not reload",
+            hint="add --no-reload, or leave out --drain",
+            exit_code=USAGE,
+        )
 
 
 def _what_to_serve(app: str | None) -> tuple[Path, str]:

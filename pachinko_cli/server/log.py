@@ -39,12 +39,17 @@ def redact(target: str) -> str:
         return target
     fields = (field.partition("=") for field in query.split("&"))
     return f"{path}?" + "&".join(
-        f"{name}=***" if value and _opens_something(name) else name + equals + value
+        f"{name}=***" if value and opens_something(name) else name + equals + value
         for name, equals, value in fields
     )
 
 
-def _opens_something(name: str) -> bool:
+def opens_something(name: str) -> bool:
+    """Whether what goes by this name is a secret, as far as a name can tell.
+
+    >>> opens_something("accessToken"), opens_something("author")
+    (True, False)
+    """
     words = _WORDS.findall(unquote_plus(name))
     return any(word.lower() in _SECRET_WORDS for word in words)
 
@@ -77,6 +82,11 @@ def worth_a_line_without_reload(record: logging.LogRecord) -> bool:
     return worth_a_line(record) or "CTRL+C" in str(record.msg)
 
 
+def wants_colours() -> bool:
+    """Whether stderr shows colours, and the user wants to see them."""
+    return sys.stderr.isatty() and not os.environ.get("NO_COLOR")
+
+
 class Line(logging.Formatter):
     """`14:03:22  200  GET  /health  127.0.0.1:53412`, and `14:03:22  error  ...` for the rest.
 
@@ -86,7 +96,7 @@ class Line(logging.Formatter):
     def __init__(self, *, use_colors: bool | None = None) -> None:
         super().__init__(datefmt="%H:%M:%S")
         if use_colors is None:
-            use_colors = sys.stderr.isatty() and not os.environ.get("NO_COLOR")
+            use_colors = wants_colours()
         self._use_colors = use_colors
 
     def formatMessage(self, record: logging.LogRecord) -> str:  # noqa: N802 - logging's name

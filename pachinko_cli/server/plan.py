@@ -10,16 +10,23 @@ if TYPE_CHECKING:
 
     from pachinko_cli.console import Console
 
-# How long a handler that does not end by itself may hold up a save, and a production stop.
-_GRACE_WITH_RELOAD = 1
-_GRACE = 20
+DRAIN_SECONDS = 20.0
+
+# How long a handler that does not end by itself may hold up a save, and what is busy when a drain
+# is over.
+_GRACE = 1.0
+
+# What the app's own shutdown gets after all that, before its process is killed.
+_SHUTDOWN_WITH_RELOAD, _SHUTDOWN = 4.0, 30.0
 
 
 @dataclass(frozen=True, kw_only=True)
 class Plan:
     """What to serve and how; the same for every reload, and handed to every child process.
 
-    `uvicorn` holds the arguments of `uvicorn.Config` that the user gave; they go before ours.
+    `drain` is how many seconds clients have when the server stops; only without `reload`.
+    `processes` is how many serve the one port.  `uvicorn` holds the arguments of `uvicorn.Config`
+    that the user gave; they go before ours.
     """
 
     root: Path
@@ -27,6 +34,9 @@ class Plan:
     host: str
     console: Console
     reload: bool = True
+    processes: int = 1
+    drain: float = DRAIN_SECONDS
+    trace: bool = False
     open_page: bool = False
     uvicorn: dict[str, Any]
 
@@ -39,6 +49,12 @@ class Plan:
             # on the wire into a thousand times as many here.
             "ws_per_message_deflate": False,
             # Without one, a handler that is not receiving holds up a reload, and SIGTERM, for ever.
-            "timeout_graceful_shutdown": _GRACE_WITH_RELOAD if self.reload else _GRACE,
+            "timeout_graceful_shutdown": _GRACE,
             **self.uvicorn,
         }
+
+    @property
+    def patience(self) -> float:
+        """Seconds after which a process that was asked to end is killed."""
+        grace: float = self.options()["timeout_graceful_shutdown"]
+        return grace + (_SHUTDOWN_WITH_RELOAD if self.reload else self.drain + _SHUTDOWN)

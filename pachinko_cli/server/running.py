@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import logging
+import multiprocessing
 import os
 import signal
 import threading
-import webbrowser
+import time
 from typing import TYPE_CHECKING, Any
 
 import uvicorn
@@ -20,22 +22,24 @@ from pachinko_cli.server.loading import load
 if TYPE_CHECKING:
     import socket
     from collections.abc import Callable, Iterator
+    from types import FrameType
 
+    from falcon_pachinko import WebSocketConnectionManager
     from pachinko_cli.server.overview import Overview
     from pachinko_cli.server.plan import Plan
 
+# How long a second signal leaves the process to end by itself.
+_HURRY_SECONDS = 2.0
 
-def run(
-    plan: Plan,
-    listener: socket.socket,
-    *,
-    shown: Overview | None = None,
-    on_ready: Callable[[Overview], None] = lambda _: None,
-) -> None:
+# Seconds between two looks whether a second signal came.
+_LOOK_SECONDS = 0.1
+
+
+def run(plan: Plan, listener: socket.socket, on_ready: Callable[[Overview, str], None]) -> None:
     """Serve the app on `listener` until SIGINT or SIGTERM; return then, whatever was going on.
 
-    `shown` is what the last banner said: the next one is only printed when it says something else.
-    `on_ready` gets what this one says as soon as requests are answered.
+    `on_ready` gets what there is to say about the app, and where the page is, as soon as requests
+    are answered.  Without reload, clients are drained before the end.
 
     Raises:
         CliError: The app does not import (`LoadError`), or refused to start.
@@ -44,17 +48,17 @@ def run(
     os.chdir(plan.root)
     app = load(plan.root, plan.app, factory=config.factory, whole_trace=plan.console.verbose)
     config.app, config.factory = app, False
+    manager = _manager(app)
+    if plan.trace:
+        from pachinko_cli.server.trace import Tracer  # noqa: PLC0415 - without it, it costs nothing
 
-    def announce() -> None:
-        found = overview.of(app)
+        config.app = Tracer(plan.console).around(app)
+
+    def ready() -> None:
         url = overview.url(plan.host, listener.getsockname()[1], secure=config.is_ssl)
-        overview.announce(plan, found, url, shown)
-        if plan.open_page and shown is None:
-            # A browser in the terminal would block: not the loop, please.
-            threading.Thread(target=webbrowser.open, args=(url,), daemon=True).start()
-        on_ready(found)
+        on_ready(overview.of(app), url)
 
-    server = Server(config, announce)
+    server = Server(config, ready, drain=None if plan.reload else Drain(plan, manager))
     try:
         server.run(sockets=[listener])
     except SystemExit:
@@ -65,6 +69,14 @@ def run(
             f"{plan.app} was imported, but its startup failed; the log above says why",
             hint="look at its process_startup methods and at its workers",
         )
+
+
+def _manager(app: Any) -> WebSocketConnectionManager | None:
+    """What knows the app's connections; None where `falcon_pachinko` is not installed."""
+    from falcon_pachinko.extension import installed  # noqa: PLC0415 - after the app's own imports
+
+    pachinko = installed(app)
+    return pachinko.ws_connection_manager if pachinko else None
 
 
 def run_failure(plan: Plan, listener: socket.socket, error: CliError) -> None:
@@ -102,18 +114,81 @@ def _config(plan: Plan) -> uvicorn.Config:
     return config
 
 
-class Server(uvicorn.Server):
-    """uvicorn's server, which says when it is ready and ends without a signal's exit code."""
+class Drain:
+    """How clients are sent away before the server stops: kindly, and in `plan.drain` seconds."""
 
-    def __init__(self, config: uvicorn.Config, announce: Callable[[], None]) -> None:
+    def __init__(self, plan: Plan, manager: WebSocketConnectionManager | None) -> None:
+        self.seconds = plan.drain
+        self._console, self._manager = plan.console, manager
+
+    async def run(self) -> None:
+        """Send everybody away, and say so."""
+        if self._manager is None:
+            return
+        count = await self._manager.count()
+        self._console.event("draining", pid=os.getpid(), connections=count, seconds=self.seconds)
+        if count:
+            whom = _connections(count)
+            self._console.line(f"Draining {whom}, for up to {self.seconds:g} s", style="dim")
+        gone = await self._manager.drain(self.seconds)
+        self._console.event("drained", pid=os.getpid(), closed=gone.closed, cut=gone.cut)
+        if gone.cut:
+            busy = "they were" if gone.cut > 1 else "it was"
+            self._console.line(f"Cut, since {busy} still busy: {_connections(gone.cut)}")
+
+
+def _connections(count: int) -> str:
+    return f"{count} connection{'s'[: count != 1]}"
+
+
+class Server(uvicorn.Server):
+    """uvicorn's server: it says when it is ready, drains, and ends without a signal's exit code."""
+
+    def __init__(
+        self, config: uvicorn.Config, on_ready: Callable[[], None], drain: Drain | None = None
+    ) -> None:
         super().__init__(config)
-        self._announce = announce
+        self._on_ready, self._drain = on_ready, drain
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
-        """Start listening, and announce it."""
+        """Start listening, and say so."""
         await super().startup(sockets)
         if self.started:
-            self._announce()
+            self._on_ready()
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        """Stop listening and drain, before uvicorn closes all sockets and then stops the app."""
+        if self._drain is not None:
+            for server in self.servers:
+                server.close()
+            for listener in sockets or []:
+                listener.close()
+            await self._send_away(self._drain)
+        await super().shutdown(sockets)
+
+    async def _send_away(self, drain: Drain) -> None:
+        """Drain, until it is done or a second signal comes; requests have what time is left."""
+        loop = asyncio.get_running_loop()
+        ends = loop.time() + drain.seconds
+        draining = loop.create_task(drain.run())
+        while not (draining.done() or self.force_exit):
+            await asyncio.wait([draining], timeout=_LOOK_SECONDS)
+        if not draining.done():
+            draining.cancel()
+        elif (error := draining.exception()) is not None:
+            logging.getLogger("uvicorn.error").error("the drain failed", exc_info=error)
+        grace = self.config.timeout_graceful_shutdown
+        if grace is not None:  # the user may have asked uvicorn to wait for ever
+            left = max(ends - loop.time(), grace)
+            self.config.timeout_graceful_shutdown = left  # type: ignore[assignment]  # any number does
+
+    def handle_exit(self, sig: int, frame: FrameType | None) -> None:
+        """Begin to end; at a second signal, end at once."""
+        if not self.should_exit:
+            self.should_exit = True
+        elif multiprocessing.parent_process() is None:  # else the supervisor sees to that
+            self.force_exit = True
+            threading.Thread(target=_end_anyway, daemon=True).start()
 
     @contextlib.contextmanager
     def capture_signals(self) -> Iterator[None]:
@@ -125,3 +200,9 @@ class Server(uvicorn.Server):
         for number in HANDLED_SIGNALS:
             signal.signal(number, self.handle_exit)
         yield
+
+
+def _end_anyway() -> None:
+    """End the process, though something in it may wait without await."""
+    time.sleep(_HURRY_SECONDS)
+    os._exit(1)

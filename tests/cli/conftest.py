@@ -10,6 +10,7 @@ import signal
 import subprocess
 import sys
 import termios
+import threading
 import time
 from fcntl import ioctl
 from pathlib import Path
@@ -108,8 +109,8 @@ def terminal(tmp_path, environment):
     """Start `pachinko` on a terminal of its own, and give that; it ends with the test."""
     with contextlib.ExitStack() as terminals:
 
-        def start(*arguments, **variables):
-            opened = Terminal([*PACHINKO, *arguments], tmp_path, environment | variables)
+        def start(*arguments, cwd=tmp_path, **variables):
+            opened = Terminal([*PACHINKO, *arguments], cwd, environment | variables)
             terminals.callback(opened.close)
             return opened
 
@@ -151,6 +152,11 @@ class Terminal:
     def type(self, keys):
         """Press keys; a line ends with a newline, and a control key is its control character."""
         os.write(self._keyboard, keys.encode(errors="surrogateescape"))
+
+    def modes(self):
+        """Tell whether it edits lines until Enter, and whether it shows what is typed."""
+        local = termios.tcgetattr(self._keyboard)[3]
+        return bool(local & termios.ICANON), bool(local & termios.ECHO)
 
     def interrupt(self):
         """Press Ctrl-C until it is heard: Python misses one that comes right before it reads."""
@@ -216,3 +222,89 @@ def contents():
         }
 
     return read
+
+
+class Serving:
+    """A running `pachinko serve`, what it prints, and the way to wait for a line of it."""
+
+    def __init__(self, folder, *arguments, **environment):
+        self.process = subprocess.Popen(
+            [sys.executable, "-m", "pachinko_cli", "serve", *arguments],
+            cwd=folder,
+            env={**os.environ, "NO_COLOR": "1", **environment},
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            start_new_session=True,
+        )
+        self._lines = []
+        self._seen = 0
+        self._changed = threading.Condition()
+        self._at_end = False
+        self._reader = threading.Thread(target=self._read)
+        self._reader.start()
+
+    def _read(self):
+        for line in self.process.stdout:
+            with self._changed:
+                self._lines.append(line)
+                self._changed.notify_all()
+        with self._changed:
+            self._at_end = True
+            self._changed.notify_all()
+
+    @property
+    def output(self):
+        return "".join(self._lines)
+
+    def until(self, pattern):
+        """Wait for the next line with `pattern` after the last one waited for."""
+        deadline = time.monotonic() + DEADLINE
+        with self._changed:
+            while True:
+                while self._seen < len(self._lines):
+                    self._seen += 1
+                    if found := re.search(pattern, self._lines[self._seen - 1]):
+                        return found
+                assert not self._at_end, f"ended before {pattern!r}:\n{self.output}"
+                waited = self._changed.wait(deadline - time.monotonic())
+                assert waited, f"no {pattern!r} in {DEADLINE} s:\n{self.output}"
+
+    def url(self):
+        """Wait for the banner; where the page is."""
+        return self.until(r"page +(http://\S+)")[1]
+
+    def ready(self):
+        """Wait for the end of the banner; where the page is."""
+        url = self.url()
+        self.until("Ctrl-C ends it")
+        return url
+
+    def signal(self, number):
+        """Send a signal to every process, as a terminal does."""
+        os.killpg(self.process.pid, number)
+
+    def all_gone(self):
+        """Wait until no process holds our end of the output; the exit code."""
+        self._reader.join(DEADLINE)
+        assert not self._reader.is_alive(), f"a process is left:\n{self.output}"
+        return self.process.wait(DEADLINE)
+
+
+@pytest.fixture
+def serve(project):
+    """Start `pachinko serve` with arguments, in the project; it ends with the test."""
+    started = []
+
+    def start(*arguments, folder=project, **environment):
+        started.append(Serving(folder, *arguments, **environment))
+        return started[-1]
+
+    yield start
+    for serving in started:
+        with contextlib.suppress(ProcessLookupError):
+            serving.signal(signal.SIGKILL)
+        serving.all_gone()
+        serving.process.stdin.close()
+        serving.process.stdout.close()

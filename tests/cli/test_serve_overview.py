@@ -1,11 +1,15 @@
 """What the banner of `pachinko serve` knows about an app."""
 
+from pathlib import Path
+
 import falcon.asgi
 import pytest
 
 from falcon_pachinko import WebSocketResource, handles_message, install
+from pachinko_cli.console import Console
 from pachinko_cli.server import overview
 from pachinko_cli.server.overview import Overview, WebSocketRoute
+from pachinko_cli.server.plan import Plan
 
 
 class Page:
@@ -88,3 +92,55 @@ def test_another_kind_of_app_is_served_without_details():
 def test_the_url_is_one_that_a_browser_here_can_open(host, secure, url):
     """Every interface is shown as loopback; IPv6 has its brackets."""
     assert overview.url(host, 8000, secure=secure) == url
+
+
+def announced(capsys, host, allowed_hosts):
+    """Announce an app on a host, and give what was printed on stderr."""
+    plan = Plan(root=Path(), app="tea_room.asgi:app", host=host, console=Console(), uvicorn={})
+    overview.announcer(plan)(Overview(allowed_hosts=allowed_hosts), "http://here")
+    return capsys.readouterr().err
+
+
+LOOPBACK = ("localhost", "127.0.0.1", "[::1]")
+
+
+@pytest.mark.parametrize(
+    ("host", "allowed_hosts", "refused"),
+    [
+        ("0.0.0.0", LOOPBACK, "other machines"),
+        ("::", LOOPBACK, "other machines"),
+        ("10.0.0.5", LOOPBACK, "10.0.0.5"),
+        ("app.example", ("*.app.example",), "app.example"),
+    ],
+)
+def test_a_host_that_the_app_refuses_is_told(capsys, host, allowed_hosts, refused):
+    """Whose WebSockets are going to be refused, by which setting, and how to change it."""
+    printed = announced(capsys, host, allowed_hosts)
+
+    assert f"WebSockets for {refused} are going to be refused with 403" in printed
+    assert ", ".join(allowed_hosts) in printed
+    assert "allowed_hosts=[...]" in printed
+    assert "TEA_ROOM_ALLOWED_HOSTS" in printed
+
+
+@pytest.mark.parametrize(
+    ("host", "allowed_hosts"),
+    [
+        ("127.0.0.1", LOOPBACK),
+        ("::1", LOOPBACK),
+        ("0.0.0.0", None),
+        ("0.0.0.0", (*LOOPBACK, "app.example")),
+        ("a.app.example", ("*.app.example",)),
+    ],
+)
+def test_a_host_that_the_app_takes_is_not_worth_a_word(capsys, host, allowed_hosts):
+    """Nothing is said where nothing is wrong, or where the project has names of its own."""
+    assert announced(capsys, host, allowed_hosts) == ""
+
+
+def test_the_setting_of_an_app_is_known():
+    """As it was given to `install`."""
+    app = falcon.asgi.App()
+    install(app, allowed_hosts=LOOPBACK)
+
+    assert overview.of(app).allowed_hosts == LOOPBACK

@@ -16,6 +16,7 @@ PUBLIC = [
     "BackendError",
     "Connection",
     "Delivery",
+    "Drained",
     "DuplicateConnectionError",
     "DuplicateHandlerError",
     "DuplicateWorkerError",

@@ -3,6 +3,7 @@
 
 const FIRST_RETRY = 500; // milliseconds; doubles with every failure …
 const LONGEST_RETRY = 15_000; // … up to this
+const LONGEST_HINT = 60_000; // a server that wants us later than that is not believed
 const ANSWER_WITHIN = 10_000; // a server that is silent for longer is gone
 const TYPING_REPEAT = 3_000; // whoever goes on writing says so this often
 const TYPING_PAUSE = 2_000; // no key for this long: we stopped writing
@@ -93,7 +94,7 @@ function connect() {
 
   const current = new WebSocket(address);
   current.addEventListener("message", (event) => current === socket && receive(JSON.parse(event.data)));
-  current.addEventListener("close", () => current === socket && reconnectSoon());
+  current.addEventListener("close", (event) => current === socket && reconnectSoon(retryIn(event.reason)));
   socket = current;
 }
 
@@ -107,10 +108,16 @@ function hangUp() {
   for (const id of typists.keys()) forgetTypist(id);
 }
 
-function reconnectSoon() {
+/** A server that restarts says in its close reason when it wants to be asked again: milliseconds. */
+function retryIn(reason) {
+  const [, seconds] = /retry in ([0-9.]+) s/.exec(reason) ?? [];
+  return Math.min(Number(seconds) * 1000, LONGEST_HINT) || 0;
+}
+
+function reconnectSoon(hint = 0) {
   hangUp();
   const longest = Math.min(FIRST_RETRY * 2 ** failures, LONGEST_RETRY);
-  const due = Date.now() + longest * (0.5 + Math.random() / 2); // so that a whole room does not return at once
+  const due = Date.now() + hint + longest * (0.5 + Math.random() / 2); // so that a whole room does not return at once
   failures += 1;
   showState("reconnecting");
   const tick = () => {
