@@ -50,8 +50,8 @@ def test_every_name_of_the_code_is_there(pages, root):
 
 
 def test_every_name_of_the_journey_is_there(pages, root):
-    """What the picture calls `Session._run` and the like is a class of ours that has it."""
-    (journey,) = (b for b in pages[PAGE].blocks if b.language == "text" and not b.marker)
+    """What the pictures call `Session._run` and the like is a class of ours that has it."""
+    pictures = [b.text for b in pages[PAGE].blocks if b.language == "text" and not b.marker]
     modules = [path.stem for path in (root / "falcon_pachinko").glob("[a-z]*.py")]
     classes = {
         name: member
@@ -59,7 +59,7 @@ def test_every_name_of_the_journey_is_there(pages, root):
         for name, member in vars(importlib.import_module(f"falcon_pachinko.{module}")).items()
         if isinstance(member, type)
     }
-    named = re.findall(r"\b([A-Z]\w+)\.(\w+)", journey.text)
+    named = re.findall(r"\b([A-Z]\w+)\.(\w+)", "\n".join(pictures))
 
     assert named
     for name, attribute in named:
