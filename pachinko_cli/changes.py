@@ -10,13 +10,16 @@ import contextlib
 import difflib
 import json
 import os
+import shlex
 import shutil
 import stat
+import time
 from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import PurePosixPath
 from typing import TYPE_CHECKING, Any
 
+from pachinko_cli import console
 from pachinko_cli.disk import lock, refusals_named
 from pachinko_cli.errors import CliError, InterruptedByUserError
 from pachinko_cli.manifest import FOLDER, digest, inside
@@ -26,6 +29,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 UNDO = f"{FOLDER}/undo"
+PATIENCE = 1.0  # seconds of waiting for another command, before this one says that it waits
 _JOURNAL = "journal.json"
 
 
@@ -35,6 +39,7 @@ class Status(StrEnum):
     CREATE = "create"
     IDENTICAL = "identical"
     MODIFY = "modify"
+    MERGE = "merge"
     CONFLICT = "conflict"
     REMOVE = "remove"
     KEEP = "keep"
@@ -55,11 +60,13 @@ class Change:
     @property
     def writes(self) -> bool:
         """Whether anything is to be done."""
-        return self.status in {Status.CREATE, Status.MODIFY, Status.REMOVE}
+        return self.status in {Status.CREATE, Status.MODIFY, Status.MERGE, Status.REMOVE}
 
     @property
     def diff(self) -> list[str]:
         """The difference, line by line, as `diff -u` shows it."""
+        if any(b"\0" in (content or b"") for content in (self.before, self.after)):
+            return [f"Binary file {self.path} differs"]
         before, after = (
             (content or b"").decode(errors="backslashreplace").splitlines()
             for content in (self.before, self.after)
@@ -91,15 +98,18 @@ def read(root: Path, path: str) -> bytes | None:
     Raises:
         CliError: The way to it is a symbolic link, or it is no file, or cannot be read.
     """
-    place = root
-    for part in path.split("/"):
-        place = place / part
-        if place.is_symlink():
-            raise CliError(
-                f"{place} is a symbolic link, which may lead out of the project",
-                hint="put the file or folder itself there; nothing was changed",
-            )
+    place, mode = root, 0
     try:
+        for part in path.split("/"):
+            place = place / part
+            mode = place.lstat().st_mode
+            if stat.S_ISLNK(mode):
+                raise CliError(
+                    f"{place} is a symbolic link, which may lead out of the project",
+                    hint="put the file or folder itself there; nothing was changed",
+                )
+        if not (stat.S_ISREG(mode) or stat.S_ISDIR(mode)):  # reading a pipe would never end
+            raise CliError(f"{place} is no ordinary file", hint="nothing was changed")
         return place.read_bytes()
     except FileNotFoundError:
         return None
@@ -111,11 +121,14 @@ def read(root: Path, path: str) -> bytes | None:
 
 @contextlib.contextmanager
 def alone(root: Path) -> Iterator[None]:
-    """Keep other commands out of the project, and take back what a killed one left half done."""
-    try:
-        descriptor = lock(root, wait=True)
-    except OSError:  # a file system without locks
-        descriptor = None
+    """Keep other commands out of the project, and take back what a killed one left half done.
+
+    While another one is at it, this waits, and after a second says so.
+
+    Raises:
+        CliError: What was left half done cannot be taken back; the message says where it is.
+    """
+    descriptor = _turn(root)
     try:
         with refusals_named(root):
             _take_back(root)
@@ -131,7 +144,7 @@ def apply(root: Path, changes: Sequence[Change]) -> None:
     Raises:
         UnwritableError: The file system refused one; the others were taken back.
         InterruptedByUserError: Ctrl-C; what was written was taken back.
-        CliError: A file is not what it was when the changes were planned.
+        CliError: A file is not what it was when the changes were planned, or write-protected.
     """
     wanted = [change for change in changes if change.writes]
     if not wanted:
@@ -140,11 +153,7 @@ def apply(root: Path, changes: Sequence[Change]) -> None:
     try:
         with refusals_named(root):
             for change in wanted:
-                if read(root, change.path) != change.before:
-                    raise CliError(
-                        f"{change.path} was changed by somebody else just now",
-                        hint="nothing was written; try again",
-                    )
+                _still_possible(root, change)
             _note(root, wanted)
             noted = True
             for number, change in enumerate(wanted):
@@ -158,6 +167,34 @@ def apply(root: Path, changes: Sequence[Change]) -> None:
             what = "it was done already" if complete else "nothing was changed"
             raise InterruptedByUserError(f"interrupted; {what}") from None
         raise
+
+
+def _turn(root: Path) -> int | None:
+    """The project's lock, once it is free; None on a file system without locks."""
+    patience = time.monotonic() + PATIENCE
+    with contextlib.suppress(OSError):
+        while time.monotonic() < patience:
+            try:
+                return lock(root)
+            except BlockingIOError:
+                time.sleep(0.02)
+        console.note(f"waiting for another pachinko that is at work in {root}")
+        return lock(root, wait=True)
+    return None
+
+
+def _still_possible(root: Path, change: Change) -> None:
+    if read(root, change.path) != change.before:
+        raise CliError(
+            f"{change.path} was changed by somebody else just now",
+            hint="nothing was written; try again",
+        )
+    # A rename would get past it: the folder's mode decides about that.
+    if change.before is not None and not os.access(root / change.path, os.W_OK):
+        raise CliError(
+            f"{change.path} is write-protected, so nothing was changed",
+            hint=f"if it may be changed, type:  chmod u+w {shlex.quote(str(root / change.path))}",
+        )
 
 
 def _note(root: Path, changes: Sequence[Change]) -> None:
@@ -186,11 +223,12 @@ def _note(root: Path, changes: Sequence[Change]) -> None:
 
 def _write(root: Path, change: Change, staged: Path) -> None:
     target = root / change.path
-    if change.after is None:
-        target.unlink()
-    else:
-        target.parent.mkdir(parents=True, exist_ok=True)
-        staged.replace(target)
+    with refusals_named(target.parent):
+        if change.after is None:
+            target.unlink()
+        else:
+            target.parent.mkdir(parents=True, exist_ok=True)
+            staged.replace(target)
 
 
 def _take_back(root: Path) -> None:
@@ -199,23 +237,48 @@ def _take_back(root: Path) -> None:
     if (root / FOLDER).is_symlink() or undo.is_symlink():
         return
     journal = undo / _JOURNAL
-    if journal.exists():
-        noted = json.loads(journal.read_text(encoding="utf-8"))
-        for number, entry in enumerate(noted["changes"]):
-            target, old = root / inside(entry["path"]), undo / f"old-{number}"
-            now = read(root, entry["path"])
-            if (None if now is None else digest(now)) != entry["after"]:
+    if os.path.lexists(journal):
+        changes, folders = _begun(root)
+        for number, (path, mode, after) in enumerate(changes):
+            target, old = root / path, undo / f"old-{number}"
+            now = read(root, path)
+            if (None if now is None else digest(now)) != after:
                 continue  # not written yet, or edited since
-            if entry["mode"] is None:
+            if mode is None:
                 target.unlink(missing_ok=True)
-            elif old.exists():
-                old.chmod(entry["mode"])
+            elif old.is_file() and not old.is_symlink():
+                old.chmod(mode)
                 target.parent.mkdir(parents=True, exist_ok=True)
                 old.replace(target)
         journal.unlink()
-        for folder in sorted(noted["folders"], reverse=True):
+        for folder in sorted(folders, reverse=True):
             with contextlib.suppress(OSError):
-                (root / inside(folder)).rmdir()
+                (root / folder).rmdir()
     shutil.rmtree(undo, ignore_errors=True)
     with contextlib.suppress(OSError):
         (root / FOLDER).rmdir()  # only where it is empty
+
+
+def _begun(root: Path) -> tuple[list[tuple[str, int | None, str | None]], list[str]]:
+    """What the journal says: the changes with the modes before and digests after, new folders.
+
+    It came with the project, and may have been written by anybody, or by half in a power cut.
+    """
+    place = f"{UNDO}/{_JOURNAL}"
+    try:
+        noted = json.loads(read(root, place) or b"")
+        changes = [
+            (inside(each["path"]), _mode(each["mode"]), each["after"]) for each in noted["changes"]
+        ]
+        return changes, [inside(folder) for folder in noted["folders"]]
+    except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
+        raise CliError(
+            f"a command was interrupted here, and {place}, which says what it did, cannot be read",
+            hint=f"compare the project with your repository, then delete {root / UNDO}",
+        ) from error
+
+
+def _mode(noted: object) -> int | None:
+    if noted is None or (isinstance(noted, int) and 0 <= noted <= 0o7777):
+        return noted
+    raise ValueError(f"{noted!r} is no mode of a file")

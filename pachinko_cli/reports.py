@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
+import os
+import sys
 from typing import TYPE_CHECKING
 
 from pachinko_cli import additions, console
@@ -9,7 +12,7 @@ from pachinko_cli.changes import Change, Status
 from pachinko_cli.errors import CliError
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterator, Sequence
 
     from pachinko_cli.additions import Plan, Step
     from pachinko_cli.console import Console
@@ -17,23 +20,51 @@ if TYPE_CHECKING:
 _STYLES = {
     Status.CREATE: "green",
     Status.MODIFY: "yellow",
+    Status.MERGE: "yellow",
     Status.REMOVE: "yellow",
     Status.CONFLICT: "bold red",
     Status.KEEP: "bold red",
 }
+_DIFFERING = {Status.CONFLICT, Status.MODIFY, Status.MERGE}
 _DIFF = {"+": "green", "-": "red", "@": "cyan"}
 
 
+@contextlib.contextmanager
+def unheard() -> Iterator[None]:
+    """Go on where nobody reads the report, as behind `| head`, or where its disk is full.
+
+    What was done is done, and the exit code still says how it ended.
+    """
+    try:
+        yield
+    except (OSError, SystemExit) as error:  # Rich ends the process where a pipe was closed
+        with contextlib.suppress(OSError):
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        if isinstance(error, OSError) and not isinstance(error, BrokenPipeError):
+            with contextlib.suppress(OSError):
+                console.warn(CliError(f"cannot print what was done: {error.strerror}"))
+
+
+@unheard()
 def files(out: Console, plan: Plan) -> None:
-    """Print what becomes of each file; with the difference, where one would be overwritten."""
-    for change in plan.changes:
-        diff = change.diff if change.status in {Status.CONFLICT, Status.MODIFY} else []
-        told = {"diff": diff} if diff and change.status is Status.CONFLICT else {}
-        out.event("file", status=str(change.status), path=change.path, **told)
-        out.line(f"{change.status:>9}  {change.path}", style=_STYLES.get(change.status, "dim"))
-        if change.status is Status.CONFLICT or out.verbose:
-            for line in diff:
-                out.line(f"           {line}", style=_DIFF.get(line[:1], ""))
+    """Print what becomes of each file; with the difference, where one would be overwritten.
+
+    Where one would be, nothing becomes of the others.
+    """
+    for change in plan.conflicts or plan.changes:
+        file(out, change, in_full=change.status is Status.CONFLICT)
+
+
+def file(out: Console, change: Change, *, note: str = "", in_full: bool = False) -> None:
+    """Print what becomes of a file; with the difference where asked for, and for `--verbose`."""
+    in_full = in_full or out.verbose
+    diff = change.diff if in_full and change.status in _DIFFERING else []
+    told = {name: value for name, value in (("diff", diff), ("note", note)) if value}
+    out.event("file", status=str(change.status), path=change.path, **told)
+    about = f"{change.path}: {note}" if note else change.path
+    out.line(f"{change.status:>9}  {about}", style=_STYLES.get(change.status, "dim"))
+    for line in diff:
+        out.line(f"           {line}", style=_DIFF.get(line[:1], ""))
 
 
 def refuse_conflicts(plan: Plan) -> None:
@@ -55,11 +86,14 @@ def overwriting(conflicts: tuple[Change, ...]) -> CliError:
 def steps(out: Console, plan: Plan) -> int:
     """Print on stderr what is left to a person; gives the exit code."""
     for step in plan.steps:
-        out.event("step", verb=step.verb, path=step.file, why=step.why, lines=step.lines)
-        console.warn(CliError(f"{step.file} {step.why}, so it was not changed", hint=_typed(step)))
+        refused = CliError(f"{step.file} {step.why}, so it was not changed", hint=_typed(step))
+        with unheard():
+            out.event("step", verb=step.verb, path=step.file, why=step.why, lines=step.lines)
+            console.warn(refused)
     return additions.A_STEP_REMAINS if plan.steps else 0
 
 
+@unheard()
 def result(
     out: Console,
     plan: Plan,
@@ -72,7 +106,7 @@ def result(
     """Print how it ended, and what to type next."""
     done = "Removed" if removed else "Added"
     if not plan.does_something and plan.steps:
-        event, sentence = "waiting", f"{what}: see above"
+        event, sentence = "waiting", f"{what} {'stays' if removed else 'is unused'} until then"
     elif not plan.does_something:
         event, sentence = "identical", f"Nothing to do for {what}"
     elif dry_run:
