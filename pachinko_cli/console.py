@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, TextIO
 from pachinko_cli.errors import CliError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator
+    from collections.abc import Callable, Iterable, Iterator, Mapping
     from pathlib import Path
 
     import rich.console
@@ -83,6 +83,45 @@ class Console:
         """Print one JSON object on a line of its own, with `--json` only."""
         if self.as_json:
             print(json.dumps({"event": event, **fields}), flush=True)  # noqa: T201 - for machines
+
+    def document(self, content: object) -> None:
+        """Print one JSON document, with `--json` only: the whole answer of a command that asks."""
+        if self.as_json:
+            print(json.dumps(content, indent=2), flush=True)  # noqa: T201 - for machines
+
+    def marked(self, mark: str, text: str, style: str) -> None:
+        """Print a line behind a mark, a word of at most seven letters that has the style."""
+        if self._for_people:
+            out = _rich(sys.stdout)
+            out.print(f"{mark:<7}", style=style, markup=False, end="  ")
+            out.print(text, markup=False)
+
+    def table(self, sections: Mapping[tuple[str, ...], Iterable[tuple[str, ...]]]) -> None:
+        """Print rows in columns that all sections share, each below its own heads.
+
+        What is too long is folded on a terminal, and left on its line where a program reads it.
+        """
+        if not (self._for_people and sections):
+            return
+        from rich.table import Table  # noqa: PLC0415 - showing help needs no Rich
+        from rich.text import Text  # noqa: PLC0415
+
+        out = _rich(sys.stdout)
+        if not out.is_terminal:
+            out.width = 10_000
+        table = Table(box=None, show_header=False, pad_edge=False, padding=(0, 2, 0, 0))
+        for _ in max(sections, key=len, default=()):
+            table.add_column(overflow="fold")
+        for heads, rows in sections.items():
+            if table.row_count:
+                table.add_row()
+            table.add_row(*(Text(head, style="bold") for head in heads))
+            for row in rows:
+                table.add_row(*map(Text, row))
+        with out.capture() as printed:
+            out.print(table, soft_wrap=False)
+        for line in printed.get().splitlines():
+            print(line.rstrip())  # noqa: T201 - styled by Rich, without the spaces that fill columns
 
     def tree(self, root: str, files: Iterable[Path]) -> None:
         """Print a folder as a tree, folders first met first."""

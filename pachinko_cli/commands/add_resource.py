@@ -1,13 +1,11 @@
 """`pachinko add-resource`: adds a WebSocket resource to a project, with its test and its route."""
 
-from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from pachinko_cli import additions, changes, project, reports
+from pachinko_cli import additions, changes, project, reports, usage
 from pachinko_cli.console import Console
-from pachinko_cli.errors import USAGE, CliError, shown
 from pachinko_cli.messages import messages
 from pachinko_cli.modules import ModuleName, module_name
 from pachinko_cli.parts import KINDS
@@ -43,6 +41,7 @@ def add_resource(
             help="What it begins as: "
             + "; ".join(f"{kind} {summary}" for kind, (_, summary) in KINDS.items())
             + ".",
+            autocompletion=lambda: list(KINDS),
         ),
     ] = "room",
     force: Annotated[
@@ -73,7 +72,7 @@ def add_resource(
     kind = _known(kind)
     declared = messages(message or [each for each in [KINDS[kind][0]] if each])
     where = route_path(path if path is not None else _default_path(module, kind))
-    found = project.find(Path.cwd())
+    found = project.current()
     if dry_run:
         plan = additions.resource(found, module, where, kind, declared, force=force)
     else:
@@ -95,9 +94,7 @@ def add_resource(
 
 def _known(kind: str) -> str:
     if kind not in KINDS:
-        raise CliError(
-            f"there is no kind {shown(kind)}", hint=f"kinds: {', '.join(KINDS)}", exit_code=USAGE
-        )
+        raise usage.unknown_choice("kind", kind, KINDS)
     return kind
 
 

@@ -1,21 +1,38 @@
 """`pachinko remove`: takes out of a project what `add-resource` or `add-worker` added."""
 
-from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from pachinko_cli import additions, changes, project, reports
+from pachinko_cli import additions, changes, manifest, project, reports, usage
 from pachinko_cli.console import Console
-from pachinko_cli.errors import USAGE, CliError, shown
+from pachinko_cli.errors import CliError
 from pachinko_cli.modules import snake_case
 
 KINDS = ("resource", "worker")
 
 
+def _added(ctx: typer.Context) -> list[str]:
+    """The names that a shell completes: those of the kind that stands before."""
+    try:
+        root = project.current().root
+        made = manifest.decode(changes.read(root, manifest.PATH))
+    except CliError:  # a half-typed line is no place for a complaint
+        return []
+    return [each.name for each in made.added if each.kind == ctx.params.get("kind")]
+
+
 def remove(
-    kind: Annotated[str, typer.Argument(metavar="|".join(KINDS), help="What it is.")],
-    name: Annotated[str, typer.Argument(metavar="NAME", help="What it was added as.")],
+    kind: Annotated[
+        str,
+        typer.Argument(
+            metavar="|".join(KINDS), help="What it is.", autocompletion=lambda: list(KINDS)
+        ),
+    ],
+    name: Annotated[
+        str,
+        typer.Argument(metavar="NAME", help="What it was added as.", autocompletion=_added),
+    ],
     *,
     force: Annotated[
         bool, typer.Option("--force", help="Remove files that you edited, too.")
@@ -42,12 +59,8 @@ def remove(
     """  # noqa: D301 - a raw string would show Click's mark for "keep these lines"
     out = Console(quiet=quiet, verbose=verbose, as_json=as_json)
     if kind not in KINDS:
-        raise CliError(
-            f"{shown(kind)} is nothing that can be removed",
-            hint=f"try: pachinko remove {KINDS[0]} NAME, or {KINDS[1]} NAME",
-            exit_code=USAGE,
-        )
-    found = project.find(Path.cwd())
+        raise usage.unknown_choice("kind", kind, KINDS)
+    found = project.current()
     module = snake_case(name)
     if dry_run:
         plan = additions.removal(found, kind, module, force=force)

@@ -4,10 +4,15 @@ import subprocess
 import sys
 
 import pytest
+import typer.main
+
+from pachinko_cli.app import app
 
 HEAVY = ("rich", "pydantic", "cookiecutter", "jinja2", "uvicorn", "falcon", "msgspec")
 # Typer itself asks Pydantic to read what follows a command's name.
 FOR_A_COMMAND = ("cookiecutter", "jinja2", "uvicorn", "falcon", "msgspec")
+
+COMMANDS = tuple(typer.main.get_command(app).commands)
 
 RUN = """
 import runpy, sys
@@ -36,9 +41,9 @@ def python(program):
     [
         (["--help"], HEAVY),
         (["--version"], HEAVY),
-        (["new", "--help"], FOR_A_COMMAND),
-        (["serve", "--help"], FOR_A_COMMAND),
+        *(([command, "--help"], FOR_A_COMMAND) for command in COMMANDS),
         (["new", "class"], FOR_A_COMMAND),
+        (["srve"], FOR_A_COMMAND),
     ],
 )
 def test_nothing_heavy_is_loaded_to_say_a_few_words(arguments, watched):
@@ -48,7 +53,7 @@ def test_nothing_heavy_is_loaded_to_say_a_few_words(arguments, watched):
     assert done.stderr.splitlines()[-1] == "[]"
 
 
-@pytest.mark.parametrize("command", ["new", "serve"])
+@pytest.mark.parametrize("command", COMMANDS)
 def test_every_command_s_help_has_an_example(command):
     """The fastest way to learn a command is to copy one."""
     done = python(RUN.format(arguments=[command, "--help"], watched=()))
