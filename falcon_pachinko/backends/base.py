@@ -148,7 +148,7 @@ class Backend(ABC):
 
     @abstractmethod
     async def publish(self, parcels: Sequence[tuple[str, bytes]]) -> None:
-        """Send bytes to channels, in this order.
+        """Send bytes to channels, in this order; this node gets them too, where it listens.
 
         Raises:
             BackendError: Some of them, or all, may not have been sent.

@@ -1,0 +1,193 @@
+"""What Redis does in one step: Lua, with the server's own clock, in milliseconds.
+
+Keys, all behind the namespace: ``h`` a history's epoch, offset and size, ``k`` what
+it keeps; ``nodes`` when each node's lease ends, ``n`` a node's tables, ``t`` a table's
+nodes, ``e`` one node's entries in one table; ``l`` a lease, ``tokens`` the last token.
+"""
+
+from __future__ import annotations
+
+__all__ = [
+    "ACQUIRE",
+    "APPEND",
+    "BEAT",
+    "ENTER",
+    "ENTRIES",
+    "LEAVE",
+    "READ",
+    "RELEASE",
+    "RENEW",
+    "SCRIPTS",
+    "TAKE_BACK",
+]
+
+_NOW = """
+local time = redis.call('TIME')
+local now = time[1] * 1000 + math.floor(time[2] / 1000)
+local function digits(number) return string.format('%.0f', number) end
+"""
+
+# KEYS: h, k.  ARGV: count, bytes, milliseconds.  Whatever is kept has its time in front.
+# An offset is where the list ends; so what was forgotten needs no record of its own.
+_HISTORY = (
+    _NOW
+    + """
+local count, bytes, age = tonumber(ARGV[1]), tonumber(ARGV[2]), tonumber(ARGV[3])
+local meta = redis.call('HMGET', KEYS[1], 'epoch', 'offset', 'size')
+local epoch, offset, size = meta[1], tonumber(meta[2]), tonumber(meta[3])
+if not epoch then
+    epoch, offset, size = digits(time[1] * 1000000 + time[2]), 0, 0
+    redis.call('HSET', KEYS[1], 'epoch', epoch, 'offset', 0, 'size', 0)
+    redis.call('DEL', KEYS[2])
+    redis.call('PEXPIRE', KEYS[1], ARGV[3])
+end
+local kept = redis.call('LLEN', KEYS[2])
+local function trim()
+    while kept > 0 do
+        local oldest = redis.call('LINDEX', KEYS[2], 0)
+        if kept <= count and size <= bytes and tonumber(string.sub(oldest, 1, 13)) + age > now then
+            break
+        end
+        redis.call('LPOP', KEYS[2])
+        kept, size = kept - 1, size - #oldest + 13
+    end
+    if kept == 0 then size = 0 end
+    redis.call('HSET', KEYS[1], 'size', digits(size))
+end
+"""
+)
+
+# ARGV: ..., the channel to publish on, the bytes.
+APPEND = (
+    _HISTORY
+    + """
+local data = ARGV[5]
+offset, kept, size = offset + 1, kept + 1, size + #data
+redis.call('RPUSH', KEYS[2], digits(now) .. data)
+redis.call('HSET', KEYS[1], 'offset', digits(offset))
+trim()
+redis.call('PEXPIREAT', KEYS[1], digits(now + age))
+redis.call('PEXPIREAT', KEYS[2], digits(now + age))
+local position = epoch .. ':' .. digits(offset) .. ':'
+redis.call('PUBLISH', ARGV[4], '\\254K' .. position .. data)
+return {epoch, digits(offset)}
+"""
+)
+
+# ARGV: ..., the epoch and the offset after which to read.
+READ = (
+    _HISTORY
+    + """
+trim()
+local after, forgotten = tonumber(ARGV[5]), offset - kept
+local complete = epoch == ARGV[4] and after >= forgotten and after <= offset
+local skipped = complete and after - forgotten or 0
+local items = redis.call('LRANGE', KEYS[2], digits(skipped), -1)
+return {epoch, digits(offset), complete and 1 or 0, digits(forgotten + skipped + 1), items}
+"""
+)
+
+# KEYS: e, t, n, nodes.  ARGV: node, table, milliseconds, then keys and values.
+ENTER = (
+    _NOW
+    + """
+if #ARGV == 3 then return 0 end
+redis.call('ZADD', KEYS[4], 'NX', digits(now + ARGV[3]), ARGV[1])
+redis.call('SADD', KEYS[2], ARGV[1])
+redis.call('SADD', KEYS[3], ARGV[2])
+for place = 4, #ARGV, 2 do redis.call('HSET', KEYS[1], ARGV[place], ARGV[place + 1]) end
+return 1
+"""
+)
+
+# KEYS: e, t, n.  ARGV: node, table, then keys.
+LEAVE = """
+for place = 3, #ARGV do redis.call('HDEL', KEYS[1], ARGV[place]) end
+if redis.call('EXISTS', KEYS[1]) == 0 then
+    redis.call('SREM', KEYS[2], ARGV[1])
+    redis.call('SREM', KEYS[3], ARGV[2])
+end
+return 1
+"""
+
+# KEYS: t, nodes.  ARGV: namespace, table, the node that asks.
+ENTRIES = (
+    _NOW
+    + """
+local found = {}
+for _, node in ipairs(redis.call('SMEMBERS', KEYS[1])) do
+    local until_ = tonumber(redis.call('ZSCORE', KEYS[2], node) or 0)
+    if until_ > now or node == ARGV[3] then
+        local key = ARGV[1] .. ':e:' .. #node .. ':' .. node .. ':' .. ARGV[2]
+        local entries = redis.call('HGETALL', key)
+        if #entries > 0 then
+            found[#found + 1] = node
+            found[#found + 1] = entries
+        end
+    end
+end
+return found
+"""
+)
+
+# ARGV: namespace, node, ...
+_SWEEP = """
+local function sweep(node)
+    local tables = ARGV[1] .. ':n:' .. node
+    for _, name in ipairs(redis.call('SMEMBERS', tables)) do
+        redis.call('DEL', ARGV[1] .. ':e:' .. #node .. ':' .. node .. ':' .. name)
+        redis.call('SREM', ARGV[1] .. ':t:' .. name, node)
+    end
+    redis.call('DEL', tables)
+    redis.call('ZREM', KEYS[1], node)
+end
+"""
+
+# KEYS: nodes.  ARGV: namespace, node, milliseconds, whether it had a lease before.
+# Whoever beats takes back what dead nodes left behind.
+BEAT = (
+    _NOW
+    + _SWEEP
+    + """
+local ended = redis.call('ZSCORE', KEYS[1], ARGV[2])
+local lapsed = ended and tonumber(ended) <= now or not ended and ARGV[4] == '1'
+for _, node in ipairs(redis.call('ZRANGEBYSCORE', KEYS[1], '-inf', digits(now), 'LIMIT', 0, 50)) do
+    sweep(node)
+end
+redis.call('ZADD', KEYS[1], digits(now + ARGV[3]), ARGV[2])
+local alive = redis.call('ZRANGEBYSCORE', KEYS[1], '(' .. digits(now), '+inf')
+table.insert(alive, 1, lapsed and 1 or 0)
+return alive
+"""
+)
+
+# KEYS: nodes.  ARGV: namespace, node.
+TAKE_BACK = _SWEEP + "sweep(ARGV[2])\nreturn 1\n"
+
+# KEYS: l, tokens.  ARGV: milliseconds.  The clock is in a token, so that it grows even after
+# the server has lost everything.
+ACQUIRE = (
+    _NOW
+    + """
+if redis.call('EXISTS', KEYS[1]) == 1 then return false end
+local last = tonumber(redis.call('GET', KEYS[2]) or 0)
+local token = digits(math.max(last + 1, time[1] * 1000000 + time[2]))
+redis.call('SET', KEYS[2], token)
+redis.call('SET', KEYS[1], token, 'PX', ARGV[1])
+return token
+"""
+)
+
+# KEYS: l.  ARGV: token, milliseconds.
+RENEW = """
+if redis.call('GET', KEYS[1]) ~= ARGV[1] then return 0 end
+return redis.call('PEXPIRE', KEYS[1], ARGV[2])
+"""
+
+# KEYS: l.  ARGV: token.
+RELEASE = """
+if redis.call('GET', KEYS[1]) ~= ARGV[1] then return 0 end
+return redis.call('DEL', KEYS[1])
+"""
+
+SCRIPTS = (APPEND, READ, ENTER, LEAVE, ENTRIES, BEAT, TAKE_BACK, ACQUIRE, RENEW, RELEASE)

@@ -1,0 +1,145 @@
+"""The backend on a real Redis, held to what every backend does."""
+
+import pytest
+from redis_server import RedisServer
+
+from falcon_pachinko.backends.base import Lost, Position
+from falcon_pachinko.backends.redis import RedisBackend
+from falcon_pachinko.errors import BackendError
+from falcon_pachinko.limits import HistoryLimits
+from falcon_pachinko.testing.conformance import (
+    BackendConformance,
+    Node,
+    OutageConformance,
+    StoppableServer,
+    eventually,
+)
+
+LIMITS = HistoryLimits(count=10, bytes=1000, seconds=60)
+
+
+class OwnRedis(StoppableServer):
+    shortest_ttl = 0.3
+
+    def __init__(self, process):
+        self.process = process
+
+    def backend(self, namespace):
+        return RedisBackend(f"{self.process.url}?namespace={namespace}&timeout=2&probe=0.5")
+
+    async def interrupt(self, how):
+        self.process.kill() if how == "gone" else self.process.hang()
+
+    async def restore(self):
+        self.process.start()
+
+
+@pytest.fixture(scope="module")
+def process():
+    with RedisServer() as process:
+        yield process
+
+
+class TestRedis(BackendConformance):
+    @pytest.fixture
+    def server(self, process):
+        return OwnRedis(process)
+
+    async def test_scripts_that_the_server_forgot_are_given_again(self, process, start):
+        """SCRIPT FLUSH, as an administrator does it, costs nothing but a round trip."""
+        one = await start()
+        process.ask("SCRIPT", "FLUSH")
+
+        assert (await one.backend.append("a", b"1", LIMITS)).offset == 1
+
+    async def test_a_stop_leaves_no_key_but_the_last_token(self, process, start, namespace):
+        """What a node kept for itself goes with it; histories end by their own time."""
+        one = await start()
+        await one.backend.beat(60)
+        await one.backend.enter("t", {"ann": b"1"})
+        assert await one.backend.acquire("l", 60)
+        await one.backend.append("a", b"1", LIMITS)
+        await one.backend.forget("a")
+        await one.stop()
+
+        assert process.ask("KEYS", f"{namespace}*") == [f"{namespace}:tokens".encode()]
+
+    async def test_what_a_dead_node_left_is_swept(self, process, start, namespace):
+        """The next beat of anybody deletes its entries, which nobody sees any more."""
+        one, two = await start(), await start()
+        await one.backend.beat(0.2)
+        await one.backend.enter("t", {"ann": b"1"})
+        pattern = f"{namespace}:*{one.name}*"
+
+        async def swept():
+            await two.backend.beat(60)
+            return None if process.ask("KEYS", pattern) else True
+
+        assert process.ask("KEYS", pattern)
+        assert await eventually(swept, 10)
+
+    async def test_every_key_of_a_history_ends_by_itself(self, process, start, namespace):
+        """Rooms that nobody uses any more cost nothing in the long run."""
+        one = await start()
+        await one.backend.read("a", Position(), LIMITS)
+        await one.backend.append("b", b"1", LIMITS)
+        keys = process.ask("KEYS", f"{namespace}*")
+
+        assert len(keys) == 3
+        assert all(0 < process.ask("TTL", key) <= 60 for key in keys)
+
+    async def test_a_history_whose_messages_were_evicted_is_not_complete(
+        self, process, start, namespace
+    ):
+        """A server short of memory may drop keys; what is missing then is told."""
+        one = await start()
+        place = await one.backend.append("a", b"1", LIMITS)
+        await one.backend.append("a", b"2", LIMITS)
+        process.ask("DEL", f"{namespace}:k:a")
+        past = await one.backend.read("a", place, LIMITS)
+
+        assert (past.entries, past.complete) == ((), False)
+
+
+async def test_a_reader_that_is_too_slow_for_redis_is_told():
+    """Redis cuts a subscriber it has no room for: what it dropped is Lost, and the rest goes on."""
+    options = ("--client-output-buffer-limit", "pubsub", "1mb", "1mb", "1")
+    with RedisServer(*options) as process:
+        server = OwnRedis(process)
+        slow, one = (Node(server.backend("slow"), server.patience) for _ in "12")
+        await slow.start(listen=False)
+        await one.start()
+        await slow.backend.subscribe(["a"])
+        for number in range(100):
+            await one.backend.publish([("a", b"%03d" % number + b"x" * 524_288)])
+        slow.listen()
+        await slow.until(lambda: any(isinstance(each, Lost) for each in slow.events), "a Lost")
+        await slow.is_now("up", len(slow.events) - 1)
+        await one.backend.publish([("a", b"end")])
+        await slow.until(lambda: slow.received[-1].data == b"end", "the end")
+        await slow.stop()
+        await one.stop()
+
+    numbers = [int(each.data[:3]) for each in slow.received[:-1]]
+    assert numbers == sorted(set(numbers))
+    assert 0 < len(numbers) < 100
+
+
+async def test_a_server_that_refuses_is_told():
+    """What Redis says goes into the error, and the connection lives."""
+    with RedisServer("--maxmemory", "100kb") as process:
+        node = Node(OwnRedis(process).backend("full"), 10)
+        await node.start()
+        with pytest.raises(BackendError, match="OOM"):
+            await node.backend.append("a", b"1", LIMITS)
+        await node.backend.subscribe(["a"])
+        await node.backend.publish([("a", b"1")])
+
+        assert [each.data for each in await node.hears(1)] == [b"1"]
+        await node.stop()
+
+
+class TestRedisOutages(OutageConformance):
+    @pytest.fixture
+    def server(self, process):
+        return OwnRedis(process)
