@@ -221,8 +221,11 @@ class Pachinko:
         for route in self.routes:
             if route.template == template:
                 return route.resource.__name__
+        if "{" not in template or ":" not in template:  # a path that its own template matches
+            found = self.app._router.find(template)  # noqa: SLF001  # Falcon has no public look-up
+            return type(found[0]).__name__ if found and found[-1] == template else None
         try:
-            taken = falcon.inspect.inspect_routes(self.app)
+            taken = falcon.inspect.inspect_routes(self.app)  # reads sources, which takes its time
         except TypeError:  # a router of the user's own, which nobody can look into
             return None
         return next((each.class_name for each in taken if each.path == template), None)
