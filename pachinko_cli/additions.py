@@ -7,6 +7,7 @@ it becomes one list of changes that is applied as a whole.
 from __future__ import annotations
 
 import difflib
+import json
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
@@ -79,7 +80,7 @@ def resource(
         CliError: Another route has the path, or a file cannot be read.
     """
     file = f"{project.package}/routes.py"
-    table = changes.read(project.root, file)
+    table = _source(project, file)
     module = f"{project.package}.resources.{name.module}"
 
     def wire(class_name: str) -> wiring.Wire:
@@ -103,7 +104,14 @@ def resource(
     return _adding(project.root, addition, made.files, file, wire(class_name), force=force)
 
 
-def worker(project: Project, name: ModuleName, every: float, *, force: bool = False) -> Plan:
+def worker(
+    project: Project,
+    name: ModuleName,
+    every: float,
+    *,
+    singleton: bool = False,
+    force: bool = False,
+) -> Plan:
     """Plan a worker: its module, its test, its line in `WORKERS`.
 
     Raises:
@@ -116,11 +124,10 @@ def worker(project: Project, name: ModuleName, every: float, *, force: bool = Fa
         return wiring.Wire(package, "WORKERS", (function,), f"{package}.{name.module}")
 
     # Not the module's own name, which it would hide as an attribute of the package.
-    function = _free_name(
-        changes.read(project.root, file), wire, f"run_{name.module}", f"run_{name.module}_worker"
-    )
-    made = parts.Worker(project.package, name, function, every)
-    addition = Addition("worker", name.module, {"every": every}, {})
+    source = _source(project, file)
+    function = _free_name(source, wire, f"run_{name.module}", f"run_{name.module}_worker")
+    made = parts.Worker(project.package, name, function, every, singleton)
+    addition = Addition("worker", name.module, {"every": every, "singleton": singleton}, {})
     return _adding(project.root, addition, made.files, file, wire(function), force=force)
 
 
@@ -168,6 +175,18 @@ def removal(project: Project, kind: str, name: str, *, force: bool = False) -> P
 def carry_out(plan: Plan) -> None:
     """Apply a plan that has no conflict; see `changes.apply` for what it raises."""
     changes.apply(plan.root, plan.changes)
+
+
+def _source(project: Project, file: str) -> bytes | None:
+    """The module with the table; None where the package has none."""
+    source = changes.read(project.root, file)
+    if source is None and not (project.root / project.package).is_dir():
+        raise CliError(
+            f"there is no {project.package}/ in {project.root}, but its pyproject.toml says "
+            f"[tool.pachinko] package = {json.dumps(project.package)}",
+            hint="correct it there, or put the package back; nothing was changed",
+        )
+    return source
 
 
 def _adding(

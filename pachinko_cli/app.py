@@ -1,5 +1,6 @@
 """The command line itself: its commands, and the one place where an error becomes an exit code."""
 
+import contextlib
 import sys
 from importlib import metadata
 from typing import Annotated, Any
@@ -7,22 +8,43 @@ from typing import Annotated, Any
 import typer
 from typer.core import TyperGroup
 
-from pachinko_cli import console
+from pachinko_cli import console, usage
 from pachinko_cli.commands.add_resource import add_resource
 from pachinko_cli.commands.add_worker import add_worker
+from pachinko_cli.commands.connect import connect
+from pachinko_cli.commands.doctor import doctor
+from pachinko_cli.commands.info import info
 from pachinko_cli.commands.new import new
 from pachinko_cli.commands.remove import remove
+from pachinko_cli.commands.routes import routes
 from pachinko_cli.commands.serve import serve
+from pachinko_cli.commands.update import update
 from pachinko_cli.errors import CliError, InterruptedByUserError
 
 
 class Commands(TyperGroup):
-    """The commands; Ctrl-C in any of them is an error of ours, with its line and exit code."""
+    """The commands; Ctrl-C in any of them is an error of ours, with its line and exit code.
+
+    So is a command, an option or an argument that there is not.
+    """
+
+    def make_context(self, *args: Any, **kwargs: Any) -> Any:
+        """Read what comes before the command."""
+        with usage.explained():
+            return super().make_context(*args, **kwargs)
+
+    def resolve_command(self, ctx: Any, args: list[str]) -> Any:
+        """Find the command that the arguments begin with."""
+        known = self.list_commands(ctx)
+        if not (ctx.resilient_parsing or args[0] in known):
+            raise usage.unknown_command(args, known)
+        return super().resolve_command(ctx, args)
 
     def invoke(self, ctx: Any) -> Any:
         """Run a command (the context's type is Click's, which newer Typers carry inside them)."""
         try:
-            return super().invoke(ctx)
+            with usage.explained():
+                return super().invoke(ctx)
         except KeyboardInterrupt:
             raise InterruptedByUserError from None
 
@@ -41,6 +63,11 @@ app.command(short_help="Add a WebSocket resource to the project, with its test."
 app.command(short_help="Add a background worker to the project, with its test.")(add_worker)
 app.command(short_help="Take out what was added, unless it was edited.")(remove)
 app.command(short_help="Run the project's app, and again whenever it is saved.")(serve)
+app.command(short_help="Talk to one of its WebSockets, from the console.")(connect)
+app.command(short_help="List what the app answers, and where that is written.")(routes)
+app.command(short_help="Look for what is wrong, and say how to mend it.")(doctor)
+app.command(short_help="Tell the versions, and what is known of the project.")(info)
+app.command(short_help="Update the project to the template of this pachinko.")(update)
 
 
 def _print_version(wanted: bool) -> None:  # noqa: FBT001 - Typer passes the flag so
@@ -67,5 +94,6 @@ def run() -> None:
     try:
         app(prog_name="pachinko")
     except CliError as error:
-        console.fail(error)
+        with contextlib.suppress(OSError):  # the exit code says it where stderr is full or closed
+            console.fail(error)
         sys.exit(error.exit_code)

@@ -21,11 +21,15 @@ if TYPE_CHECKING:
 _REFUSALS = frozenset(
     {
         errno.EACCES,
+        errno.EBUSY,
         errno.EDQUOT,
+        errno.EEXIST,
         errno.EFBIG,
         errno.EIO,
+        errno.EISDIR,
         errno.ENAMETOOLONG,
         errno.ENOSPC,
+        errno.ENOTDIR,
         errno.EPERM,
         errno.EROFS,
     }

@@ -52,10 +52,11 @@ IMPORTED = frozenset(
 ATTRIBUTES = frozenset(
     """
     broadcast_to_room close_on_error hooks join_room leave_room on_connect on_disconnect on_message
-    parent room schema send state subprotocols ws
+    parent room schema send state subprotocols track ws
     """.split()  # noqa: SIM905 - see above
 )
 KEYWORDS = frozenset(keyword.kwlist)
+AMBIGUOUS = frozenset("lIO")  # a project's linter takes them for digits
 
 _NO_FIELDS = KEYWORDS | {"Any", "Struct", "UUID", "bool", "datetime", "dict", "float", "int"}
 _NO_FIELDS |= {"list", "self", "str"}
@@ -76,11 +77,8 @@ class Field:
     def line(self) -> str:
         """The field as a struct has it."""
         annotation, _ = TYPES[self.type]
-        return (
-            f"{self.name}: {annotation} | None = None"
-            if self.optional
-            else (f"{self.name}: {annotation}")
-        )
+        line = f"{self.name}: {annotation}{' | None = None' * self.optional}"
+        return f"{line}  # noqa: E741 - as it travels" if self.name in AMBIGUOUS else line
 
     @property
     def sample(self) -> str:

@@ -28,6 +28,8 @@ KINDS = {
     "reply": ("ask:text=str", "answers the one who asks"),
     "empty": ("", "accepts, and leaves the rest to you"),
 }
+# Above the function of a worker that runs once, however many processes there are.
+_SINGLETON = "@worker(singleton=True)  # on one of the processes that share a backend\n"
 
 
 @dataclass(frozen=True)
@@ -178,6 +180,7 @@ class Worker:
     name: ModuleName
     function: str
     every: float
+    singleton: bool = False
 
     @property
     def files(self) -> dict[str, str]:
@@ -190,6 +193,8 @@ class Worker:
             "package": self.package,
             "function": self.function,
             "every": repr(self.every),
+            "imported": "WebSocketConnectionManager" + ", worker" * self.singleton,
+            "decorator": _SINGLETON * self.singleton,
             "register": _fit("app.add_websocket_worker(", given, ")", indent="    ").lstrip(),
             "import_worker": import_of(module, ["ROOM", self.function]),
         }

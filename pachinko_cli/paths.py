@@ -9,7 +9,7 @@ import shlex
 from dataclasses import dataclass
 
 from pachinko_cli.errors import USAGE, CliError, shown
-from pachinko_cli.messages import ATTRIBUTES
+from pachinko_cli.messages import AMBIGUOUS, ATTRIBUTES
 
 LONGEST = 80
 LONGEST_PARAMETER = 40
@@ -25,7 +25,9 @@ CONVERTERS = {
 }
 _UNBOUNDED = {"": "a", "int": "1", "path": "a"}
 # What the methods of a resource call something else.
-_NOT_PARAMETERS = ATTRIBUTES | {"args", "close_code", "message", "payload", "req", "self"}
+_NOT_PARAMETERS = (
+    ATTRIBUTES | AMBIGUOUS | {"args", "close_code", "message", "payload", "req", "self"}
+)
 
 _LITERAL = re.compile(r"[A-Za-z0-9._~-]+")
 _PARAMETER = re.compile(r"\{([^{}:]*)(?::([^{}]*))?\}")

@@ -12,13 +12,9 @@ from __future__ import annotations
 import re
 import tomllib
 from dataclasses import dataclass
-from pathlib import PurePath
-from typing import TYPE_CHECKING
+from pathlib import Path, PurePath
 
 from pachinko_cli.errors import USAGE, CliError, shown
-
-if TYPE_CHECKING:
-    from pathlib import Path
 
 OUTSIDE_A_PROJECT = 4
 
@@ -68,10 +64,23 @@ def find(start: Path) -> Project:
     start = start.resolve()
     for folder in (start, *start.parents):
         file = folder / "pyproject.toml"
-        table = _table(file) if file.is_file() else None
+        table = _table(file) if _is_there(file) else None
         if table is not None:
             return _described(file, table)
     raise OutsideProjectError(start)
+
+
+def current() -> Project:
+    """The project that the current folder is in; it raises what `find` does.
+
+    Raises:
+        CliError: The current folder was deleted.
+    """
+    try:
+        here = Path.cwd()
+    except FileNotFoundError:
+        raise CliError("the current folder was deleted", hint="cd to one that exists") from None
+    return find(here)
 
 
 def checked_app(app: object, where: str) -> str:
@@ -108,6 +117,15 @@ def is_own_source(root: Path, file: str) -> bool:
     return inside.suffix == ".py" and not any(
         part.startswith(".") or part in _NOT_OURS for part in inside.parts
     )
+
+
+def _is_there(file: Path) -> bool:
+    try:
+        return file.is_file()
+    except OSError as error:
+        raise CliError(
+            f"cannot look for {file}: {error.strerror}", hint="get permission to read that folder"
+        ) from error
 
 
 def _table(file: Path) -> dict[str, object] | None:

@@ -1,7 +1,6 @@
 """`pachinko add-worker`: adds a background worker to a project, with its test."""
 
 import re
-from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -24,6 +23,10 @@ def add_worker(
         str,
         typer.Option(metavar="INTERVAL", help="How often it does its work: 500ms, 30s, 5m, 1h."),
     ] = "30s",
+    singleton: Annotated[
+        bool,
+        typer.Option("--singleton", help="Run it on one process of all that share a backend."),
+    ] = False,
     force: Annotated[
         bool, typer.Option("--force", help="Overwrite files that are there and differ.")
     ] = False,
@@ -44,17 +47,17 @@ def add_worker(
     \b
     Examples:
       pachinko add-worker pulse
-      pachinko add-worker pulse --every 5m --dry-run
+      pachinko add-worker rates --every 5m --singleton
     """  # noqa: D301 - a raw string would show Click's mark for "keep these lines"
     out = Console(quiet=quiet, verbose=verbose, as_json=as_json)
     module = module_name(name, "add-worker")
     seconds = interval(every)
-    found = project.find(Path.cwd())
+    found = project.current()
     if dry_run:
-        plan = additions.worker(found, module, seconds, force=force)
+        plan = additions.worker(found, module, seconds, singleton=singleton, force=force)
     else:
         with changes.alone(found.root):
-            plan = additions.worker(found, module, seconds, force=force)
+            plan = additions.worker(found, module, seconds, singleton=singleton, force=force)
             if not plan.conflicts:
                 additions.carry_out(plan)
 

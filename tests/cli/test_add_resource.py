@@ -327,7 +327,7 @@ def test_new_notes_every_file_it_made_and_keeps_a_copy(project):
     with zipfile.ZipFile(project / BASE) as archive:
         kept = {name: archive.read(name) for name in archive.namelist()}
 
-    assert (noted.template, noted.answers) == ("chat", {"name": "Tea Room", "agents-md": True})
+    assert (noted.template, noted.answers["name"]) == ("chat", "Tea Room")
     assert noted.files == {path: digest(content) for path, content in files.items()}
     assert kept == files
 

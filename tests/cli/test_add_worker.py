@@ -90,11 +90,20 @@ def test_a_table_that_is_not_recognised_is_left_alone(add, project):
     assert table.read_text() == "WORKERS = find_workers()\n"
 
 
+def test_a_singleton_says_so_beside_its_function(add, project):
+    """It is the library that sees to it; the table is the same."""
+    add("pulse", "--singleton")
+    module = (project / "tea_room/workers/pulse.py").read_text()
+
+    assert "\n@worker(singleton=True)  # on one of" in module
+    assert "import WebSocketConnectionManager, worker\n" in module
+
+
 def test_json_is_one_event_a_line(add):
     """The answer is in seconds."""
     *_, added, _ = map(json.loads, add("pulse", "--json", "--every", "500ms").stdout.splitlines())
 
-    assert (added["subject"], added["answers"]) == ("run_pulse", {"every": 0.5})
+    assert (added["subject"], added["answers"]) == ("run_pulse", {"every": 0.5, "singleton": False})
 
 
 @pytest.mark.parametrize(

@@ -150,7 +150,7 @@ def test_lines_that_were_taken_out_by_hand_are_no_trouble(run, project):
         (["resource", "something"], "there are: notes"),
         (["worker", "notes"], "pachinko add-worker has added none here"),
         (["resource", "chat"], "it came with the project: delete its files, and its lines"),
-        (["route", "notes"], "try: pachinko remove resource NAME, or worker NAME"),
+        (["route", "notes"], "did you mean resource? There are: resource, worker"),
         (["resource", "../../etc"], "there are: notes"),
     ],
 )

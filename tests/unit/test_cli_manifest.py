@@ -69,6 +69,10 @@ def test_line_ends_are_no_edit():
         b'{"format": 1, "added": [], "files": []}',
         b'{"format": 1, "added": [], "more": 1}',
         b'{"format": 1, "added": [{"kind": "worker"}]}',
+        b'{"format": 1, "added": ["worker"]}',
+        b'{"format": 1, "added": [], "files": {"a": 1}}',
+        b'{"format": 1, "added": [], "template": 1}',
+        10_000 * b"[",
     ],
 )
 def test_a_file_that_cannot_be_read_is_named(content):
@@ -77,6 +81,17 @@ def test_a_file_that_cannot_be_read_is_named(content):
         decode(content)
 
     assert refused.value.exit_code == 1
+
+
+@pytest.mark.parametrize(
+    ("name", "noted"), [("parts", []), ("parts", [1]), ("file", 1), ("file", "../x"), ("spaced", 1)]
+)
+def test_a_line_of_a_table_that_makes_no_sense_is_named(name, noted):
+    """Nothing is taken out of a file by what somebody else may have written."""
+    manifest = json.loads(Manifest().with_added(NOTES).encode())
+    manifest["added"][0]["wired"][name] = noted
+    with pytest.raises(CliError, match=r"cannot read \.pachinko/manifest\.json: "):
+        decode(json.dumps(manifest).encode())
 
 
 def test_a_file_of_a_newer_version_is_not_guessed_at():
