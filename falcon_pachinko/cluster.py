@@ -2,9 +2,9 @@
 
 Sending never waits for the backend. A parcel goes into a queue that one task
 empties, in batches; while the backend is away it is counted as not published,
-and its channel gets a `Mark` as soon as it is back. Parcels are numbered, and
-each names the one before it on its channel: so whoever missed one finds out with
-the next.
+and its channel gets a `Mark` as soon as it is back, before anything else of this
+process. Parcels are numbered, and each names the one before it on its channel: so
+whoever missed one finds out with the next, or with the mark.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ import asyncio
 import logging
 import secrets
 from collections import deque
-from collections.abc import Awaitable, Callable, Iterable
+from collections.abc import Awaitable, Callable, Collection, Iterable
 from typing import NamedTuple
 
 from falcon_pachinko.backends.base import (
@@ -24,7 +24,7 @@ from falcon_pachinko.backends.base import (
     Received,
     StateChanged,
 )
-from falcon_pachinko.errors import BackendError
+from falcon_pachinko.codec import CODECS
 from falcon_pachinko.parcels import (
     ALL,
     NODE_BYTES,
@@ -49,8 +49,11 @@ BATCH = 512
 MOST_CHANNELS = 100_000
 """How many channels a publisher remembers its last parcel of; of more, it forgets the oldest."""
 
+PATIENCE = 64
+"""How many events a process takes before it lets other tasks run."""
+
 _SETTLE = 5.0  # seconds; a backend is bounded by itself, this is for one that is not
-_PAUSE = 0.2  # seconds between a publish that failed and the next
+_PAUSE = 0.2  # seconds between what failed and the next try
 
 
 class Gap(NamedTuple):
@@ -64,6 +67,15 @@ class Gap(NamedTuple):
     """A sentence for the log."""
 
 
+class _Waiting(NamedTuple):
+    """A parcel in the queue."""
+
+    channel: str
+    data: bytes
+    seq: int
+    is_mark: bool = False
+
+
 class Cluster:
     """This process, as one node of several; the manager has one, with any backend.
 
@@ -72,7 +84,8 @@ class Cluster:
         deliver: Awaited with a node, a parcel from it, the channel it came by and its
             position, if it was kept; those that were come from this node itself, too.
         gap: Awaited with each gap.
-        back: Called when the backend is up, for the first time or again.
+        back: Called when the backend is up, for the first time or again, and when it may
+            have forgotten what this process told it.
     """
 
     def __init__(
@@ -92,20 +105,25 @@ class Cluster:
         """The codecs that clients of other processes speak, besides JSON."""
         self.own_subprotocols: set[str] = set()
         self._deliver, self._gap, self._back = deliver, gap, back
-        self._head = header("0" * NODE_BYTES)
         self._tasks: list[asyncio.Task[None]] = []
-        # Publishing.
+        self._wanted: set[str] = set()
         self._seq = 0
+        self._begin_anew()
+
+    def _begin_anew(self) -> None:
+        """Know nothing of others: what a process that starts, or starts again, begins with."""
+        self._head = header(self.node or "0" * NODE_BYTES)
+        # Publishing.
         self._last: dict[str, int] = {}  # the last parcel on each channel, for the next to name
-        self._queue: deque[tuple[str, bytes]] = deque()
+        self._queue: deque[_Waiting] = deque()
         self._queue_bytes = 0
-        self._holes: set[str] = set()  # channels on which parcels were lost
+        self._holes: dict[str, int] = {}  # by channel, the last parcel that did not get that far
         self._work = asyncio.Event()
         self._idle = asyncio.Event()
         self._idle.set()
         # Listening.
         self._heard: dict[str, dict[str, int]] = {}  # by channel and node, the last parcel
-        self._wanted: set[str] = set()
+        self._nodes: set[str] = set()  # of which something was heard
         self._changed: dict[str, None] = {}  # channels to subscribe to, or no longer
         self._live: set[str] = set()
         self._settled: asyncio.Future[None] | None = None  # for what is in _changed
@@ -126,7 +144,7 @@ class Cluster:
         if self._tasks or not self.backend.shared:
             return
         self.node = secrets.token_hex(NODE_BYTES // 2)
-        self._head = header(self.node)
+        self._begin_anew()
         await self.backend.start(self.node)
         loop = asyncio.get_running_loop()
         jobs = (self._listen(), self._publish(), self._subscribe())
@@ -144,13 +162,14 @@ class Cluster:
         for task in tasks:
             task.cancel()
         await asyncio.wait(tasks)
-        await self.backend.stop()
-        self._wanted.clear()
-        self._live.clear()
-        self._changed.clear()
-        self._heard.clear()
-        self._queue.clear()
-        self._queue_bytes = 0
+        if self._settled is not None and not self._settled.done():
+            self._settled.set_result(None)  # nobody is to wait for what will not come
+        try:
+            await self.backend.stop()
+        except Exception:
+            log.exception("backend %s did not stop as it should", self.backend.name)
+        self._wanted -= {ALL, f"node:{self.node}"}
+        self._begin_anew()
 
     async def _wait_for_queue(self) -> None:
         try:
@@ -170,74 +189,105 @@ class Cluster:
         """
         if self.alone:
             return False
-        data = self.number(channel, parcel)
+        try:
+            channel.encode()
+            data = self._number(channel, parcel)
+        except UnicodeEncodeError:
+            return False  # a name without a UTF-8 form: nobody has it
         if self.backend.state != "up" or self._queue_bytes + len(data) > QUEUE_BYTES:
-            self._note_hole(channel)
+            self.unpublished += 1
+            self._keep_hole(channel, parcel.seq)
             return False
-        self._queue.append((channel, data))
-        self._queue_bytes += len(data)
-        self._idle.clear()
-        self._work.set()
+        if channel in self._holes:
+            self._put_mark(channel, self._holes.pop(channel))
+        self._put(_Waiting(channel, data, parcel.seq))
         return True
 
-    def number(self, channel: str, parcel: Parcel) -> bytes:
+    def _number(self, channel: str, parcel: Parcel) -> bytes:
         """Give a parcel its number, and write it; from then on its loss would be noticed."""
-        last = self._last
-        parcel.prev = last.get(channel, 0)
-        self._seq = parcel.seq = last[channel] = self._seq + 1
-        if len(last) > MOST_CHANNELS:
-            del last[next(iter(last))]
-        return encode(self._head, parcel)
+        parcel.prev, parcel.seq = self._last.get(channel, 0), self._seq + 1
+        data = encode(self._head, parcel)
+        self._note_last(channel, parcel.seq)
+        return data
+
+    def _note_last(self, channel: str, seq: int) -> None:
+        self._last.pop(channel, None)
+        self._seq = self._last[channel] = seq
+        if len(self._last) > MOST_CHANNELS:
+            del self._last[next(iter(self._last))]  # that was used longest ago
 
     def number_alone(self, parcel: Parcel) -> bytes:
         """Give a parcel a number outside of the chain, and write it: a history has an own order."""
         self._seq = parcel.seq = self._seq + 1
         return encode(self._head, parcel)
 
-    def _note_hole(self, channel: str, parcels: int = 1) -> None:
-        self.unpublished += parcels
-        self._holes.add(channel)
+    def note_hole(self, channel: str) -> None:
+        """Note that others may miss something on a channel: a mark tells them, when it can."""
+        if not self.alone:
+            self._note_last(channel, self._seq + 1)
+            self._keep_hole(channel, self._seq)
+            self._work.set()
+
+    def _keep_hole(self, channel: str, seq: int) -> None:
+        if channel not in self._holes and len(self._holes) >= MOST_CHANNELS:
+            channel = ALL  # which tells those who listen to any
+            self._note_last(channel, self._seq)
+        self._holes[channel] = max(seq, self._holes.get(channel, 0))  # the last one counts
+
+    def _put(self, waiting: _Waiting) -> None:
+        self._queue.append(waiting)
+        self._queue_bytes += len(waiting.data)
+        self._idle.clear()
+        self._work.set()
+
+    def _put_mark(self, channel: str, seq: int) -> None:
+        self._put(_Waiting(channel, encode(self._head, Mark(seq, 0)), seq, is_mark=True))
 
     async def _publish(self) -> None:
         """Empty the queue, as long as the process lives."""
+        failing = False
         while True:
             await self._work.wait()
             self._work.clear()
             try:
                 await self._flush()
-            except BackendError as error:
-                log.warning("not published: %s", error)
+            except Exception as error:  # noqa: BLE001  # whatever a backend raises, the next may go
+                log.log(logging.DEBUG if failing else logging.WARNING, "not published: %s", error)
+                failing = True
                 await asyncio.sleep(_PAUSE)
                 self._work.set()
             else:
+                failing = False
                 self._idle.set()
 
     async def _flush(self) -> None:
         if self.backend.state != "up":
-            self._abandon(list(self._queue))
-            self._queue.clear()
-            self._queue_bytes = 0
+            waiting, self._queue, self._queue_bytes = self._queue, deque(), 0
+            for channel, seq in self._lost(waiting).items():
+                self._keep_hole(channel, seq)
             return
-        holes, self._holes = self._holes, set()
-        for channel in holes:
-            data = self.number(channel, Mark(0, 0))
-            self._queue.append((channel, data))
-            self._queue_bytes += len(data)
+        holes, self._holes = self._holes, {}
+        for channel, seq in holes.items():
+            self._put_mark(channel, seq)
         while self._queue:
             batch = [self._queue.popleft() for _ in range(min(BATCH, len(self._queue)))]
-            self._queue_bytes -= sum(len(data) for _, data in batch)
+            self._queue_bytes -= sum(len(each.data) for each in batch)
             try:
-                await self.backend.publish(batch)
-            except BackendError:
-                self._abandon(batch)
-                raise
-            except asyncio.CancelledError:
-                self._abandon(batch)
+                await self.backend.publish([(each.channel, each.data) for each in batch])
+            except BaseException:
+                waiting, self._queue = self._queue, deque()
+                for channel, seq in self._lost(batch).items():
+                    self._put_mark(channel, seq)  # before what comes later on these channels
+                self._queue += waiting
                 raise
 
-    def _abandon(self, batch: Iterable[tuple[str, bytes]]) -> None:
-        for channel, _ in batch:
-            self._note_hole(channel)
+    def _lost(self, waiting: Iterable[_Waiting]) -> dict[str, int]:
+        """Count what may not have been published; return the last of it on each channel."""
+        lost = {}
+        for each in waiting:
+            self.unpublished += not each.is_mark
+            lost[each.channel] = each.seq
+        return lost
 
     # Listening.
 
@@ -274,7 +324,12 @@ class Cluster:
             try:
                 await self._adjust(changed)
             except Exception:
-                log.exception("the backend failed to subscribe")
+                log.exception(
+                    "backend %s failed to subscribe; it is tried again", self.backend.name
+                )
+                self._changed = changed | self._changed
+                await asyncio.sleep(_PAUSE)
+                self._members.set()
             finally:
                 if self._settling is not None and not self._settling.done():
                     self._settling.set_result(None)
@@ -285,21 +340,43 @@ class Cluster:
         fewer = [each for each in changed if each in self._live and each not in self._wanted]
         if more:
             self._live.update(more)
-            await self.backend.subscribe(more)
+            try:
+                await self.backend.subscribe(more)
+            except BaseException:
+                self._live.difference_update(more)
+                raise
         if fewer:
-            self._live.difference_update(fewer)
             await self.backend.unsubscribe(fewer)
+            self._live.difference_update(fewer)
             for channel in fewer:
                 self._heard.pop(channel, None)
 
     async def _listen(self) -> None:
         """Take what the backend reports, as long as the process lives."""
-        async for event in self.backend.events():
+        while True:
             try:
-                await self._take(event)
+                await self._take_all()
             except Exception:
-                self.rejected += 1
-                log.exception("a parcel from another process failed")
+                log.exception("backend %s failed to report; it is asked again", self.backend.name)
+                await self._try(Lost("the backend failed to report what came"))
+                await asyncio.sleep(_PAUSE)
+            else:
+                return
+
+    async def _take_all(self) -> None:
+        taken = 0
+        async for event in self.backend.events():
+            await self._try(event)
+            taken += 1
+            if not taken % PATIENCE:
+                await asyncio.sleep(0)
+
+    async def _try(self, event: Event) -> None:
+        try:
+            await self._take(event)
+        except Exception:
+            self.rejected += 1
+            log.exception("a parcel from another process failed")
 
     async def _take(self, event: Event) -> None:
         match event:
@@ -307,14 +384,19 @@ class Cluster:
                 await self._receive(event)
             case Lost(why):
                 self._heard.clear()
+                self._begin_to_speak()
                 await self._report(Gap(None, None, why))
             case StateChanged(state, why):
                 level = logging.INFO if state == "up" else logging.WARNING
                 log.log(level, "backend %s is %s: %s", self.backend.name, state, why)
                 if state == "up":
-                    self._greet(reply=True)
-                    self._work.set()
-                    self._back()
+                    self._begin_to_speak()
+
+    def _begin_to_speak(self) -> None:
+        """Tell the backend and the others what they may have missed, or never heard."""
+        self._greet(reply=True)
+        self._work.set()
+        self._back()
 
     async def _receive(self, event: Received) -> None:
         channel, data, position = event
@@ -322,30 +404,51 @@ class Cluster:
             return  # an echo of our own
         opened = decode(data)
         if opened is None:
-            self.rejected += 1
-            if self.rejected == 1:
-                log.warning("bytes on %.200r are no parcel; such are counted, and dropped", channel)
+            self.reject(f"bytes on {channel[:200]!r} are no parcel")
             return
         node, parcel = opened
-        if position is None:
+        if position is None and channel in self._live:
             await self._check(channel, node, parcel)
         if isinstance(parcel, Hello):
-            self.subprotocols.update(parcel.subprotocols)
+            self.subprotocols.update(each for each in parcel.subprotocols if each in CODECS)
             if parcel.reply:
                 self._greet(reply=False)
         elif not isinstance(parcel, Mark):
             await self._deliver(node, parcel, channel, position)
+
+    def reject(self, why: str) -> None:
+        """Count what came from elsewhere and cannot be delivered; the log has the first."""
+        self.rejected += 1
+        if self.rejected == 1:
+            log.warning("%s; such are counted, and dropped", why)
 
     async def _check(self, channel: str, node: str, parcel: Parcel) -> None:
         """Note a parcel's number; report a gap if another one should have come before it."""
         heard = self._heard.get(channel)
         if heard is None:
             heard = self._heard[channel] = {}
+        self._nodes.add(node)
         last = heard.get(node)
+        if isinstance(parcel, Mark):
+            if last is not None and last >= parcel.seq:
+                return  # what may have been lost has arrived
+            missed = True
+        else:
+            missed = last is not None and parcel.prev not in {0, last}
         heard[node] = parcel.seq
-        missed = parcel.prev and last != parcel.prev
-        if missed and (last is not None or isinstance(parcel, Mark)):
+        if missed:
+            if channel == ALL:
+                self._greet(reply=True)  # it may have been a greeting
             await self._report(Gap(channel, node, "another process could not publish, or was cut"))
+
+    def forget_dead(self, alive: Collection[str]) -> None:
+        """Forget the numbers of processes that are not alive any more."""
+        dead = self._nodes.difference(alive)
+        if dead:
+            self._nodes -= dead
+            for heard in self._heard.values():
+                for node in dead.intersection(heard):
+                    del heard[node]
 
     async def _report(self, gap: Gap) -> None:
         self.gaps += 1

@@ -20,7 +20,9 @@ import falcon
 
 from falcon_pachinko.codec import CODECS, JSON, Codec, Packet, pack_bytes, pack_text
 from falcon_pachinko.errors import NotAllowedError
+from falcon_pachinko.leases import check_lease
 from falcon_pachinko.limits import Limits
+from falcon_pachinko.membership import check_user_id
 from falcon_pachinko.tally import type_of
 from falcon_pachinko.typing import AsgiEvent, AsgiSend
 
@@ -251,11 +253,13 @@ class Connection:
 
     @property
     def user_id(self) -> str | None:
-        """Who it is; None for a stranger. Set it to have `send_to_user` reach it."""
+        """Who it is, as text; None for a stranger. Set it to have `send_to_user` reach it."""
         return self._user_id
 
     @user_id.setter
     def user_id(self, user_id: str | None) -> None:
+        if user_id is not None:
+            check_user_id(user_id)
         before, self._user_id = self._user_id, user_id
         self.manager.identify(self, before)
 
@@ -374,7 +378,9 @@ class Connection:
 
         Raises:
             EncodeError: It cannot be encoded; nothing was sent.
+            LeaseLostError: A singleton worker sends it, after its lease ended.
         """
+        check_lease()
         if self.push(self.codec.encode(message)):
             self.manager.tally.count_sent(type_of(message))
         if self._writer is not None:
@@ -382,6 +388,7 @@ class Connection:
 
     async def send_packet(self, packet: Packet) -> None:
         """Send a frame that is encoded already, at the client's pace."""
+        check_lease()
         self.push(packet)
         if self._writer is not None:
             await self._keep_pace()
@@ -414,8 +421,10 @@ class Connection:
 
         Raises:
             ValueError: The code is not one that may be sent.
+            LeaseLostError: A singleton worker closes it, after its lease ended.
         """
         check_close_code(code)
+        check_lease()
         self.begin_close(code, reason)
 
     # What follows is for the manager and the session.

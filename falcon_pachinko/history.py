@@ -11,17 +11,16 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import weakref
-from collections.abc import Awaitable, Callable, Collection
-from typing import TYPE_CHECKING, Any, TypeAlias
+from collections.abc import Awaitable, Callable, Collection, Coroutine
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import msgspec
 
 from falcon_pachinko.backends.base import Past, Position
-from falcon_pachinko.codec import JSON, Codec, Packet
+from falcon_pachinko.codec import JSON, Packet
 from falcon_pachinko.errors import BackendError, EncodeError, NotAllowedError
 from falcon_pachinko.limits import HistoryLimits
-from falcon_pachinko.parcels import Broadcast, ParcelPackets, decode
+from falcon_pachinko.parcels import Broadcast, ParcelPackets, decode, is_object
 
 if TYPE_CHECKING:
     from falcon_pachinko.cluster import Cluster
@@ -37,7 +36,97 @@ TIMEOUT = 3.0
 KEY = "history"
 """The field of a message that tells a client its place."""
 
-_Placed: TypeAlias = tuple[Position, ParcelPackets]
+STRIDE = 64
+"""How many messages a client that comes back gets before other tasks run."""
+
+_MOST_GIVEN_UP = 10_000
+
+
+class _Placed(NamedTuple):
+    """A message with its place."""
+
+    position: Position
+    packets: ParcelPackets
+
+
+class _Echo:
+    """A message of our own, on its way back from the backend."""
+
+    def __init__(self) -> None:
+        self.over = asyncio.Event()
+        """Set when it has arrived, or nobody is here any more to wait for it."""
+        self.arrived = False
+        self.taken: asyncio.Future[tuple[int, int]] = asyncio.get_running_loop().create_future()
+        """By how many of this process it was taken, and by how many not."""
+
+    def end(self, queued: int, dropped: int) -> None:
+        self.over.set()
+        if not self.taken.done():
+            self.taken.set_result((queued, dropped))
+
+
+class _Returning:
+    """What is live for a connection that still gets what it missed."""
+
+    def __init__(self) -> None:
+        self.placed: list[_Placed] = []
+        self.size = 0
+
+    def hold(self, connection: Connection, placed: _Placed) -> None:
+        """Have a message follow; cut off a client that takes the past too slowly for that."""
+        packet = _packet(placed, connection)
+        if packet is None or connection.closed:
+            return
+        self.placed.append(placed)
+        self.size += packet.size
+        budget = connection.limits.outbox_bytes
+        if self.size > budget:
+            self.placed.clear()
+            reason = f"too slow: over {budget} bytes came while it caught up (outbox_bytes)"
+            connection.begin_close(1013, reason)
+
+
+class _Room:
+    """One room with a history, as long as it has members here."""
+
+    def __init__(self) -> None:
+        self.order = asyncio.Lock()  # one message at a time, to all of the room
+        self.last: Position | None = None  # what was delivered here last
+        self.echoes: dict[int, _Echo] = {}  # by the number of the parcel
+        self.returning: dict[Connection, _Returning] = {}
+        self.floors: dict[Connection, Position] = {}  # what a connection has from the history
+
+    def is_news(self, position: Position) -> bool:
+        """Whether a place was not delivered yet; from now on it is."""
+        if self.last is not None and not _is_after(position, self.last):
+            return False
+        self.last = position
+        return True
+
+    def live(self, members: Collection[Connection], placed: _Placed) -> list[Connection]:
+        """Choose who gets a message now: not those who have it, or who get it later."""
+        if not self.returning and not self.floors:
+            return list(members)
+        live = []
+        for each in members:
+            returning = self.returning.get(each)
+            floor = self.floors.get(each)
+            if returning is not None:
+                returning.hold(each, placed)
+            elif floor is None or _is_after(placed.position, floor):
+                live.append(each)
+                self.floors.pop(each, None)
+        return live
+
+    def known_by_all(self, members: Collection[Connection]) -> Position:
+        """Return up to where every member has everything."""
+        if self.last is not None:
+            return self.last
+        floors = [self.floors.get(each) for each in members if each not in self.returning]
+        known = [each for each in floors if each is not None]
+        if len(known) < len(floors) or len({each.epoch for each in known}) != 1:
+            return Position()
+        return min(known, key=lambda each: each.offset)
 
 
 class History:
@@ -48,219 +137,297 @@ class History:
         members: Tells who is in a room here.
         fan_out: Gives packets to connections, and returns how many took it.
         limits: Tells how much of a room is kept; None for one that remembers nothing.
+        spawn: Runs a coroutine in a task of its own, whose end is waited for.
     """
 
     def __init__(
         self,
         cluster: Cluster,
         members: Callable[[str], Collection[Connection]],
-        fan_out: Callable[[list[Connection], dict[Codec, Packet]], Awaitable[int]],
+        fan_out: Callable[[list[Connection], ParcelPackets], Awaitable[int]],
         limits: Callable[[str], HistoryLimits | None],
+        spawn: Callable[[Coroutine[Any, Any, None]], None],
     ) -> None:
         self._cluster, self._members, self._fan_out = cluster, members, fan_out
-        self._limits = limits
-        self._order = asyncio.Lock()  # one message at a time, to all of a room
-        self._last: dict[str, Position] = {}  # by room, what was delivered here last
-        self._echoes: dict[int, asyncio.Future[int]] = {}  # by number, our own under way
-        self._given_up: set[int] = set()  # of those, which were delivered without a place
+        self._limits, self._spawn = limits, spawn
+        self._rooms: dict[str, _Room] = {}
+        self._given_up: dict[int, None] = {}  # our own that were delivered without a place
         self._broken: set[str] = set()  # rooms with a message that could not be kept
-        self._catching_up: dict[tuple[str, str], list[_Placed]] = {}  # by room and connection
-        self._floors: weakref.WeakKeyDictionary[Connection, dict[str, Position]] = (
-            weakref.WeakKeyDictionary()
-        )  # what a connection has from the history, and is not to get once more
 
-    async def send(self, room: str, parcel: Broadcast) -> tuple[int, int, bool]:
+    def _room(self, name: str) -> _Room | None:
+        """Return what is known of a room with members here."""
+        room = self._rooms.get(name)
+        if room is None and self._members(name):
+            room = self._rooms[name] = _Room()
+        return room
+
+    # Sending.
+
+    async def send(self, name: str, parcel: Broadcast) -> tuple[int, int, bool]:
         """Keep a message and have everybody get it; return queued, dropped, published.
 
         Raises:
             EncodeError: The message is no object, so that it has no room for its place.
         """
-        if not parcel.text.startswith("{"):
+        if not is_object(parcel):
             raise EncodeError("a room with a history takes objects, which have room for a place")
-        here = len(self._members(room))
         data = self._cluster.number_alone(parcel)
-        echo = self._echoes[parcel.seq] = asyncio.get_running_loop().create_future()
+        room, echo = self._room(name), _Echo()
+        if room is not None:
+            room.echoes[parcel.seq] = echo
         try:
             async with asyncio.timeout(TIMEOUT):
-                position = await self._append(room, data)
-                if self._cluster.alone:
-                    await self.deliver(self._cluster.node, room, parcel, position)
-                queued = await echo if here else 0
+                position = await self._append(name, data)
+                if room is not None:
+                    if self._cluster.alone:
+                        node = self._cluster.node
+                        self._spawn(self.deliver(node, name, parcel, position))
+                    await echo.over.wait()
         except (BackendError, TimeoutError) as error:
-            log.warning("a message to %.200r was not kept: %s", room, error or "no echo in time")
-            self._broken.add(room)
-            self._given_up.add(parcel.seq)
-            chosen = list(self._members(room))
-            queued = await self._fan_out(chosen, ParcelPackets(parcel))
-            return queued, len(chosen) - queued, False
+            if not echo.arrived:
+                why = str(error) or "it did not come back in time"
+                return await self._send_without_place(name, parcel, why)
         finally:
-            del self._echoes[parcel.seq]
-        return queued, max(here - queued, 0), not self._cluster.alone
+            if room is not None:
+                del room.echoes[parcel.seq]
+        taken = await echo.taken if room is not None else (0, 0)
+        return *taken, not self._cluster.alone
 
-    async def _append(self, room: str, data: bytes) -> Position:
-        backend, channel, limits = self._cluster.backend, f"room:{room}", self._limits(room)
+    async def _append(self, name: str, data: bytes) -> Position:
+        limits = self._limits(name)
         assert limits is not None
         await self._cluster.settled()
-        if room in self._broken:
-            await backend.forget(channel)
-            self._broken.discard(room)
-        return await backend.append(channel, data, limits)
+        await self._end_if_broken(name)
+        return await self._cluster.backend.append(f"room:{name}", data, limits)
 
-    async def deliver(self, node: str, room: str, parcel: Broadcast, position: Position) -> None:
+    async def _send_without_place(
+        self, name: str, parcel: Broadcast, why: str
+    ) -> tuple[int, int, bool]:
+        """Give a message to the members here, and end the history: it has a hole now."""
+        log.warning("a message to %.200r was not kept: %s", name, why)
+        self._broken.add(name)
+        self._cluster.note_hole(f"room:{name}")
+        self._given_up[parcel.seq] = None
+        if len(self._given_up) > _MOST_GIVEN_UP:
+            del self._given_up[next(iter(self._given_up))]
+        excluded = set(parcel.exclude)
+        chosen = [each for each in self._members(name) if each.id not in excluded]
+        queued = await self._fan_out(chosen, ParcelPackets(parcel))
+        return queued, len(chosen) - queued, False
+
+    async def deliver(self, node: str, name: str, parcel: Broadcast, position: Position) -> None:
         """Give a message with a place to the members here, in its turn, once."""
-        async with self._order:
-            queued = 0
-            own = node == self._cluster.node
-            if self._is_news(room, position) and not (own and parcel.seq in self._given_up):
-                packets = self._packets(room, parcel, position)
-                excluded = set(parcel.exclude)
-                live = [
-                    each
-                    for each in self._members(room)
-                    if each.id not in excluded and not self._is_elsewhere(each, room, packets)
-                ]
-                queued = await self._fan_out(live, packets[1])
-            echo = self._echoes.get(parcel.seq) if own else None
-            if echo is not None and not echo.done():
-                echo.set_result(queued)
-            self._given_up.discard(parcel.seq)
+        room = self._room(name)
+        if room is None:
+            return
+        if not is_object(parcel):
+            self._cluster.reject(f"a message to {name[:200]!r} has no room for its place")
+            return
+        own = node == self._cluster.node
+        async with room.order:
+            echo, taken = room.echoes.get(parcel.seq) if own else None, (0, 0)
+            try:
+                news = room.is_news(position)
+                if news and not (own and parcel.seq in self._given_up):
+                    if echo is not None:
+                        echo.arrived = True
+                        echo.over.set()
+                    taken = await self._deliver_here(room, name, parcel, position)
+                if own:
+                    self._given_up.pop(parcel.seq, None)
+            finally:
+                if echo is not None:
+                    echo.end(*taken)
 
-    def _packets(self, room: str, parcel: Broadcast, position: Position) -> _Placed:
-        place = {"room": room, "epoch": position.epoch, "offset": position.offset}
-        return position, ParcelPackets(parcel, {KEY: place})
-
-    def _is_news(self, room: str, position: Position) -> bool:
-        """Whether a place was not delivered yet; from now on it is."""
-        last = self._last.get(room)
-        if last is not None and last.epoch == position.epoch and last.offset >= position.offset:
-            return False
-        self._last[room] = position
-        return True
-
-    def _is_elsewhere(self, connection: Connection, room: str, placed: _Placed) -> bool:
-        """Whether a connection gets a message by the history, or has it from there."""
-        catching_up = self._catching_up.get((room, connection.id))
-        if catching_up is not None:
-            catching_up.append(placed)
-            return True
-        floor = self._floors.get(connection, {}).get(room)
-        return floor is not None and not _is_after(placed[0], floor)
+    async def _deliver_here(
+        self, room: _Room, name: str, parcel: Broadcast, position: Position
+    ) -> tuple[int, int]:
+        members: Collection[Connection] = self._members(name)
+        if parcel.exclude:
+            excluded = set(parcel.exclude)
+            members = [each for each in members if each.id not in excluded]
+        placed = _placed(name, parcel, position)
+        live = room.live(members, placed)
+        queued = await self._fan_out(live, placed.packets)
+        return queued, len(live) - queued
 
     # Coming back.
 
     async def join(
-        self, connection: Connection, room: str, since: Position, join: Callable[[], None]
+        self, connection: Connection, name: str, since: Position, join: Callable[[], None]
     ) -> None:
         """Put a connection into a room, and send it what came after a position, then what is live.
 
         Raises:
             NotAllowedError: It is in that room already, or the room has no history.
         """
-        if room in connection.joined:
+        if name in connection.joined:
             raise NotAllowedError(
-                f"the connection is in {room!r} already; a history is for who joins"
+                f"the connection is in {name!r} already; a history is for who joins"
             )
-        limits = self._limits(room)
+        limits = self._limits(name)
         if limits is None:
             raise NotAllowedError(
-                f"{room!r} has no history; give it one: "
+                f"{name!r} has no history; give it one: "
                 "manager.configure_rooms(prefix, history=HistoryLimits())"
             )
-        buffer = self._catching_up[room, connection.id] = []
+        join()
+        room = self._room(name)
+        if room is None or name not in connection.joined:
+            return  # it has gone
+        returning = room.returning[connection] = _Returning()
         try:
-            join()
             await self._cluster.settled()
-            past = await self._read(room, since, limits)
-            await self._replay(connection, room, past)
-            for position, packets in buffer:  # may grow meanwhile
-                if past is None or _is_after(position, past.position):
-                    connection.push(packets[connection.codec])
+            past = await self._read(name, since, limits)
+            if room.returning.get(connection) is not returning:
+                return  # it has left
+            await self._replay(connection, room, name, past)
+            if room.returning.get(connection) is not returning:
+                return
+            at = past.position if past is not None else None
+            for placed in returning.placed:
+                if at is None or _is_after(placed.position, at):
+                    at = placed.position
+                    _push(connection, placed)
         finally:
-            del self._catching_up[room, connection.id]
+            if room.returning.get(connection) is returning:
+                del room.returning[connection]
 
-    async def _read(self, room: str, since: Position, limits: HistoryLimits) -> Past | None:
+    async def _read(self, name: str, since: Position, limits: HistoryLimits) -> Past | None:
         """Ask the backend; None if it is away."""
         try:
-            if room in self._broken:
-                await self._cluster.backend.forget(f"room:{room}")
-                self._broken.discard(room)
-            return await self._cluster.backend.read(f"room:{room}", since, limits)
+            await self._end_if_broken(name)
+            return await self._cluster.backend.read(f"room:{name}", since, limits)
         except BackendError as error:
-            log.warning("the history of %.200r cannot be read: %s", room, error)
+            log.warning("the history of %.200r cannot be read: %s", name, error)
             return None
 
-    async def _replay(self, connection: Connection, room: str, past: Past | None) -> None:
-        state: dict[str, Any] = {"room": room, "recovered": False}
+    async def _replay(
+        self, connection: Connection, room: _Room, name: str, past: Past | None
+    ) -> None:
+        """Tell a client where it stands, and send it what the backend has for it."""
+        state: dict[str, Any] = {"room": name, "recovered": False}
         entries: list[_Placed] = []
         if past is not None:
-            entries = self._opened(room, past)
-            position = past.position
+            position, floor = past.position, room.floors.get(connection)
+            entries = [
+                placed
+                for placed in _all_placed(name, past)
+                if floor is None or _is_after(placed.position, floor)
+            ]
             state |= {"recovered": past.complete, "epoch": position.epoch}
             state |= {"offset": position.offset, "messages": len(entries)}
-            self._floors.setdefault(connection, {})[room] = position
+            room.floors[connection] = position
         await connection.send_media({"type": "history.state", "payload": state})
-        for _, packets in entries:
-            await connection.send_packet(packets[connection.codec])
+        for count, placed in enumerate(entries, 1):
+            if name not in connection.joined:
+                return  # it has left meanwhile
+            packet = _packet(placed, connection)
+            if packet is not None:
+                await connection.send_packet(packet)
+            if not count % STRIDE:
+                await asyncio.sleep(0)
 
-    def _opened(self, room: str, past: Past) -> list[_Placed]:
-        placed = []
-        for offset, data in past.entries:
-            opened = decode(data)
-            if opened is not None and isinstance(opened[1], Broadcast):
-                position = Position(past.position.epoch, offset)
-                placed.append(self._packets(room, opened[1], position))
-        return placed
-
-    async def kept(self, room: str) -> list[Any]:
+    async def kept(self, name: str) -> list[Any]:
         """Return the messages of a room that are kept, oldest first, as JSON clients get them.
 
         Raises:
             NotAllowedError: The room has no history.
             BackendError: The backend is away.
         """
-        limits = self._limits(room)
+        limits = self._limits(name)
         if limits is None:
-            raise NotAllowedError(f"{room!r} has no history")
-        past = await self._cluster.backend.read(f"room:{room}", Position(), limits)
-        texts = (packets[JSON].event["text"] for _, packets in self._opened(room, past))
+            raise NotAllowedError(f"{name!r} has no history")
+        past = await self._cluster.backend.read(f"room:{name}", Position(), limits)
+        texts = (each.packets[JSON].event["text"] for each in _all_placed(name, past))
         return [msgspec.json.decode(text) for text in texts]
 
     # Gaps.
 
-    async def catch_up(self, room: str) -> None:
+    async def catch_up(self, name: str) -> None:
         """Deliver what was missed while this process was cut off from the backend."""
-        limits = self._limits(room)
-        if limits is None or not self._members(room):
+        limits, room = self._limits(name), self._room(name)
+        if limits is None or room is None:
             return
-        since = self._last.get(room, Position())
-        past = await self._read(room, since, limits)
+        past = await self._read(name, room.known_by_all(self._members(name)), limits)
         if past is None:
             return
-        if not past.complete:
-            for connection in list(self._members(room)):
-                if (room, connection.id) not in self._catching_up:
-                    await self._replay(connection, room, past)
-            self._last[room] = past.position
+        if past.complete:
+            for node, parcel, position in _opened(past):
+                await self.deliver(node, name, parcel, position)
             return
-        for offset, data in past.entries:
-            opened = decode(data)
-            if opened is not None and isinstance(opened[1], Broadcast):
-                place = Position(past.position.epoch, offset)
-                await self.deliver(opened[0], room, opened[1], place)
+        async with room.order:
+            room.last = past.position
+            for connection in list(self._members(name)):
+                returning = room.returning.get(connection)
+                if returning is None:
+                    await self._replay(connection, room, name, past)
+                else:
+                    for placed in _all_placed(name, past):
+                        returning.hold(connection, placed)
 
-    def emptied(self, room: str) -> None:
-        """Note that nobody here is in a room any more."""
-        self._last.pop(room, None)
+    def left(self, connection: Connection, name: str, *, last: bool) -> None:
+        """Note that a connection is not in a room any more; maybe it was the last one here."""
+        room = self._rooms.get(name)
+        if room is None:
+            return
+        room.returning.pop(connection, None)
+        room.floors.pop(connection, None)
+        if last:
+            del self._rooms[name]
+            for echo in room.echoes.values():
+                echo.end(0, 0)  # it is not listened to any more
+
+    async def _end_if_broken(self, name: str) -> None:
+        """End a history that has a hole."""
+        if name in self._broken:
+            self._broken.discard(name)
+            try:
+                await self._cluster.backend.forget(f"room:{name}")
+            except BaseException:
+                self._broken.add(name)
+                raise
 
     async def mend(self) -> None:
-        """End the histories that have a hole: the backend is there again."""
-        broken, self._broken = self._broken, set()
-        self._given_up.clear()
-        for room in broken:
+        """End all histories that have a hole: the backend is there again."""
+        for name in list(self._broken):
             try:
-                await self._cluster.backend.forget(f"room:{room}")
-            except BackendError:
-                self._broken.add(room)
+                await self._end_if_broken(name)
+            except BackendError as error:
+                log.warning("the history of %.200r has a hole, and is kept: %s", name, error)
+
+
+def _placed(name: str, parcel: Broadcast, position: Position) -> _Placed:
+    place = {"room": name, "epoch": position.epoch, "offset": position.offset}
+    return _Placed(position, ParcelPackets(parcel, {KEY: place}))
+
+
+def _all_placed(name: str, past: Past) -> list[_Placed]:
+    return [_placed(name, parcel, position) for _, parcel, position in _opened(past)]
+
+
+def _opened(past: Past) -> list[tuple[str, Broadcast, Position]]:
+    """Open what the backend has kept; what is no message that can have a place is left out."""
+    found = ((decode(data) or ("", None), offset) for offset, data in past.entries)
+    return [
+        (node, parcel, Position(past.position.epoch, offset))
+        for (node, parcel), offset in found
+        if isinstance(parcel, Broadcast) and is_object(parcel)
+    ]
+
+
+def _packet(placed: _Placed, connection: Connection) -> Packet | None:
+    """Write a message as a connection speaks; None if that cannot be."""
+    try:
+        return placed.packets[connection.codec]
+    except EncodeError:
+        return None
+
+
+def _push(connection: Connection, placed: _Placed) -> None:
+    packet = _packet(placed, connection)
+    if packet is not None:
+        connection.push(packet)
 
 
 def _is_after(position: Position, other: Position) -> bool:

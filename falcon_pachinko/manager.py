@@ -14,9 +14,7 @@ from falcon_pachinko.cluster import Cluster, Gap
 from falcon_pachinko.codec import JSON, MSGPACK, Codec, Packet
 from falcon_pachinko.connection import LINGER, Connection, check_close_code
 from falcon_pachinko.drain import Drained, drain
-from falcon_pachinko.errors import (
-    UnknownConnectionError,
-)
+from falcon_pachinko.errors import EncodeError, NotAllowedError, UnknownConnectionError
 from falcon_pachinko.history import History
 from falcon_pachinko.leases import check_lease
 from falcon_pachinko.limits import HistoryLimits, Limits
@@ -93,8 +91,9 @@ class WebSocketConnectionManager(Membership):
         self._history = History(
             self.cluster,
             self._rooms.members,
-            self._fan_out,
+            self._fan_out_parcel,
             lambda room: self._options.of(room).history,
+            self._background,
         )
         self.tally = Tally()
         """What has happened so far; see `status`."""
@@ -283,9 +282,7 @@ class WebSocketConnectionManager(Membership):
     async def _broadcast_kept(self, message: Any, room: str, exclude: Collection[str]) -> Delivery:
         spoken = self.cluster.subprotocols | self.cluster.own_subprotocols
         parcel = self._parcel(message, _Packets(message), exclude, spoken)
-        delivery = Delivery(*await self._history.send(room, parcel))
-        self.tally.count_sent(parcel.type, delivery.queued)
-        return delivery
+        return Delivery(*await self._history.send(room, parcel))
 
     def _is_here(self, target: Target) -> bool:
         """Whether a target is one connection, of this process: nobody else need hear of it."""
@@ -298,35 +295,56 @@ class WebSocketConnectionManager(Membership):
         kind, _, name = channel.partition(":")
         match parcel:
             case Broadcast() if position is not None:
-                await self._history.deliver(node, name, parcel, position)
+                if kind == "room":
+                    await self._history.deliver(node, name, parcel, position)
             case PresenceDiff() if kind == "room":
                 self._presence.take(node, name, parcel)
             case Broadcast():
                 target = parcel.target or implied_by(channel) or Everyone()
                 members, excluded = target.select(self), set(parcel.exclude)
                 chosen = [each for each in members if each.id not in excluded]
-                queued = await self._fan_out(chosen, ParcelPackets(parcel))
-                self.tally.count_sent(parcel.type, queued)
+                await self._fan_out_parcel(chosen, ParcelPackets(parcel))
             case Disconnect(code=code, reason=reason, target=target):
-                check_close_code(code)
-                await self._disconnect_here(target, code, reason)
+                try:
+                    check_close_code(code)
+                except ValueError as error:
+                    self.cluster.reject(str(error))
+                else:
+                    await self._disconnect_here(target, code, reason)
+
+    async def _fan_out_parcel(self, chosen: list[Connection], packets: ParcelPackets) -> int:
+        """`_fan_out` for what came encoded; who speaks what has no form of it is left out."""
+        for codec in tuple(self._codecs):
+            try:
+                packets[codec]
+            except EncodeError as error:
+                self.cluster.reject(str(error))
+                chosen = [each for each in chosen if each.codec is not codec]
+        queued = await self._fan_out(chosen, packets)
+        self.tally.count_sent(packets.type, queued)
+        return queued
 
     async def _missed(self, gap: Gap) -> None:
-        """Tell of a gap: the hooks, and the clients of rooms that asked for it."""
+        """Make up for a gap, and tell the hooks, and the clients of rooms that asked for it."""
         for hook in self._on_gap:
-            try:
-                await hook(gap)
-            except Exception:
-                log.exception("a hook on gaps failed")
+            self._background(self._tell(hook, gap))  # one that waits for a message gets it
         kind, _, name = (gap.channel or "").partition(":")
         everywhere = gap.channel is None or gap.channel == ALL
         rooms = self._rooms.names() if everywhere else [name] if kind == "room" else []
-        await self._presence.refresh(rooms)
-        for room in rooms if self._options else ():
+        self._presence.refresh(rooms)
+        for count, room in enumerate(rooms if self._options else (), 1):
             await self._history.catch_up(room)
             if self._options.of(room).resync:
                 resync = {"type": "resync", "payload": {"room": room}}
                 await self._send_to(self._rooms.members(room), resync)
+            if not count % STRIDE:
+                await asyncio.sleep(0)
+
+    async def _tell(self, hook: Callable[[Gap], Awaitable[None]], gap: Gap) -> None:
+        try:
+            await hook(gap)
+        except Exception:
+            log.exception("a hook on gaps failed")
 
     def _is_back(self) -> None:
         """The backend is up: tell it what it may have forgotten, or never heard."""
@@ -378,6 +396,10 @@ class WebSocketConnectionManager(Membership):
 
             manager.configure_rooms("chat:", history=HistoryLimits(count=50), resync=True)
         """
+        if not isinstance(prefix, str):
+            raise TypeError(f"configure_rooms({prefix!r}): give what the rooms' names begin with")
+        if history is not None and not isinstance(history, HistoryLimits):
+            raise TypeError(f"history={history!r}: give HistoryLimits(), or None")
         if not (math.isfinite(presence_grace) and presence_grace >= 0):
             raise ValueError(f"presence_grace={presence_grace!r}: give a number of seconds")
         options = RoomOptions(resync=resync, history=history, presence_grace=presence_grace)
@@ -488,31 +510,39 @@ class WebSocketConnectionManager(Membership):
         if since is None:
             self.join(connection, room)
             await self.cluster.settled()
-        else:
-            check_room_name(room)
+            return
+        check_room_name(room)
+        try:
             await self._history.join(connection, room, since, lambda: self.join(connection, room))
+        except NotAllowedError:
+            raise
+        except BaseException:
+            self.leave(connection, room)  # it lacks what it was not sent
+            raise
 
     async def track_here(
         self, connection: Connection, room: str, meta: Mapping[str, Any] | None
     ) -> None:
         """`track`, for a connection."""
+        check_lease()
         self.join(connection, room)
         await self.cluster.settled()
         await self._presence.track(connection, room, {} if meta is None else meta)
 
     def forget(self, connection: Connection) -> None:
         """`remove_connection`, for a connection: costs as much as it has rooms and tags."""
-        self._presence.gone(connection)
-        super().forget(connection)
+        if self._connections.get(connection.id) is connection:
+            self._presence.gone(connection)
+            super().forget(connection)
 
     def leave(self, connection: Connection, room: str) -> None:
         """`leave_room`, for a connection."""
         self._presence.untrack(connection, room)
         super().leave(connection, room)
 
-    def emptied(self, room: str) -> None:
-        """Note that the last member of this process has left a room."""
-        self._history.emptied(room)
+    def has_left(self, connection: Connection, room: str, *, last: bool) -> None:
+        """Note that a connection has left a room, and whether it was the last one here."""
+        self._history.left(connection, room, last=last)
 
     def add_gauge(self, name: str, read: Callable[[], Any]) -> None:
         """Let `status` tell what another part of the app knows, under a name of its own."""

@@ -14,7 +14,22 @@ if TYPE_CHECKING:
     from falcon_pachinko.cluster import Cluster
     from falcon_pachinko.connection import Connection
 
-__all__ = ["Membership"]
+__all__ = ["Membership", "check_user_id"]
+
+
+def check_user_id(user_id: str) -> None:
+    """Refuse what cannot name a user on all processes and in all codecs.
+
+    Raises:
+        TypeError: It is no str.
+        ValueError: It has no UTF-8 form (a lone surrogate).
+    """
+    if not isinstance(user_id, str):
+        raise TypeError(f"a user_id is a str, not {user_id!r}; write user_id=str(...)")
+    try:
+        user_id.encode()
+    except UnicodeEncodeError:
+        raise ValueError(f"{user_id!a} cannot be a user_id: it has no UTF-8 form") from None
 
 
 class Membership:
@@ -85,7 +100,7 @@ class Membership:
         del self._connections[connection.id]
         self._count_codec(connection.codec, -1)
         for room in connection.joined:
-            self._room_left(room, self._rooms.discard(room, connection))
+            self._room_left(connection, room)
         for tag in connection.worn:
             self._left("tag", tag, self._tags.discard(tag, connection))
         connection.joined.clear()
@@ -101,13 +116,13 @@ class Membership:
         if first and self.cluster.backend.shared:
             self.cluster.want(f"{kind}:{name}")
 
-    def _room_left(self, room: str, last: bool) -> None:  # noqa: FBT001  # what an index says
+    def _room_left(self, connection: Connection, room: str) -> None:
+        last = self._rooms.discard(room, connection)
         self._left("room", room, last)
-        if last:
-            self.emptied(room)
+        self.has_left(connection, room, last=last)
 
-    def emptied(self, room: str) -> None:
-        """Note that the last member of this process has left a room."""
+    def has_left(self, connection: Connection, room: str, *, last: bool) -> None:
+        """Note that a connection has left a room, and whether it was the last one here."""
 
     def _left(self, kind: str, name: str, last: bool) -> None:  # noqa: FBT001  # what an index says
         if last and self.cluster.backend.shared:
@@ -149,7 +164,7 @@ class Membership:
         """`leave_room`, for a connection."""
         if room in connection.joined:
             connection.joined.discard(room)
-            self._room_left(room, self._rooms.discard(room, connection))
+            self._room_left(connection, room)
 
     def tag(self, connection: Connection, tag: str) -> None:
         """Put a tag on a connection; one that has gone wears nothing."""

@@ -23,6 +23,7 @@ from falcon_pachinko.codec import (
     pack_bytes,
     pack_text,
 )
+from falcon_pachinko.errors import EncodeError
 from falcon_pachinko.targets import (
     AnyTarget,
     Both,
@@ -50,6 +51,7 @@ __all__ = [
     "encode",
     "header",
     "implied_by",
+    "is_object",
 ]
 
 VERSION = b"\x01"
@@ -63,6 +65,7 @@ ALL = "all"
 
 _HEADER_BYTES = len(VERSION) + NODE_BYTES
 _OF_A_NODE = re.compile(rf"[0-9a-f]{{{NODE_BYTES}}}[0-9a-f]{{24}}")
+_NODE = re.compile(rb"[0-9a-f]{%d}" % NODE_BYTES)
 _NARROWER = ("node", "user", "room", "tag", ALL)
 
 
@@ -104,7 +107,7 @@ class PresenceDiff(_Chained, tag="p", array_like=True, gc=False):
 
 
 class Mark(_Chained, tag="m", array_like=True, gc=False):
-    """Nothing by itself: sent after parcels were lost, so that who missed them finds out."""
+    """Stands for parcels that were lost; it has the number of the last of them."""
 
 
 class Hello(_Chained, tag="h", array_like=True, gc=False):
@@ -120,8 +123,9 @@ Parcel: TypeAlias = Broadcast | Disconnect | PresenceDiff | Mark | Hello
 _encoder = msgspec.msgpack.Encoder()
 _decoder = msgspec.msgpack.Decoder(Parcel)
 
-
-_fields = msgspec.msgpack.Decoder(dict[str, msgspec.Raw]).decode
+_fields = msgspec.msgpack.Decoder(dict[Any, msgspec.Raw]).decode
+_check_json = msgspec.json.Decoder(msgspec.Raw).decode
+_check_msgpack = msgspec.msgpack.Decoder(msgspec.Raw).decode
 
 
 class ParcelPackets(dict[Codec, Packet]):
@@ -138,12 +142,19 @@ class ParcelPackets(dict[Codec, Packet]):
 
     def __init__(self, parcel: Broadcast, more: Mapping[str, Any] | None = None) -> None:
         self._parcel, self._more = parcel, more
+        self.type = parcel.type
+        """The message's type, for the counters."""
 
     def __missing__(self, codec: Codec) -> Packet:
         packet = self[codec] = self._pack(codec)
         return packet
 
     def _pack(self, codec: Codec) -> Packet:
+        """Make one form.
+
+        Raises:
+            EncodeError: The codec has no form of it, such as for a number of 100 digits.
+        """
         parcel, more = self._parcel, self._more
         if codec is JSON:
             if not more:
@@ -151,7 +162,10 @@ class ParcelPackets(dict[Codec, Packet]):
             comma = "" if parcel.text == "{}" else ","
             return pack_text(parcel.text[:-1] + comma + msgspec.json.encode(more).decode()[1:])
         if codec is not MSGPACK or parcel.data is None:
-            message = msgspec.json.decode(parcel.text)
+            try:
+                message = msgspec.json.decode(parcel.text)
+            except DECODE_ERRORS as error:
+                raise EncodeError(str(error)) from error
             return codec.encode({**message, **more} if more else message)
         if not more:
             return pack_bytes(parcel.data)
@@ -177,12 +191,32 @@ def decode(data: bytes) -> tuple[str, Parcel] | None:
     >>> decode(b"PING") is None
     True
     """
-    if data[:1] != VERSION:
+    node = data[1:_HEADER_BYTES]
+    if data[:1] != VERSION or not _NODE.fullmatch(node):
         return None
     try:
-        return data[1:_HEADER_BYTES].decode("ascii"), _decoder.decode(data[_HEADER_BYTES:])
+        parcel = _decoder.decode(data[_HEADER_BYTES:])
+        if isinstance(parcel, Broadcast):
+            _check_json(parcel.text)
+            if parcel.data is not None:
+                _check_msgpack(parcel.data)
     except DECODE_ERRORS:
         return None
+    return node.decode(), parcel
+
+
+def is_object(parcel: Broadcast) -> bool:
+    """Whether a message has room for a field more, in each of its forms.
+
+    >>> is_object(Broadcast(1, 0, "said", '{"type":"said"}'))
+    True
+    """
+    if not (parcel.text.startswith("{") and parcel.text.endswith("}")):
+        return False
+    try:
+        return parcel.data is None or _fields(parcel.data) is not None
+    except DECODE_ERRORS:
+        return False
 
 
 def channel_of(target: Target) -> str:

@@ -13,7 +13,8 @@ import asyncio
 import logging
 import random
 from collections import defaultdict
-from collections.abc import Awaitable, Callable, Collection, Iterable, Mapping
+from collections.abc import Awaitable, Callable, Collection, Coroutine, Iterable, Mapping
+from operator import itemgetter
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 import msgspec
@@ -55,6 +56,7 @@ class _Entry(msgspec.Struct, array_like=True):
 
 _Place: TypeAlias = tuple[str, str]  # node and connection id
 
+_place = itemgetter(0)
 _read_entry = msgspec.msgpack.Decoder(_Entry).decode
 _write = msgspec.msgpack.Encoder().encode
 
@@ -63,31 +65,48 @@ class _Replica:
     """One room as this process knows it, and what its members here were told."""
 
     def __init__(self) -> None:
-        self.entries: dict[_Place, _Entry] = {}
+        self.entries: dict[str, dict[str, _Entry]] = {}  # by node and connection id
+        self.places: dict[str, dict[_Place, _Entry]] = {}  # the same, by key
         self.told: Present = {}
-        self.newcomers: list[Connection] = []
         self.members: set[Connection] = set()
+        self.newcomers: dict[Connection, None] = {}  # members that were told nothing yet
         self.dirty: set[str] = set()
         self.telling: asyncio.Task[None] | None = None
         self.told_at = 0.0
-        self.waiting: list[tuple[str, PresenceDiff]] | None = []  # until it is loaded
+        self.loading: asyncio.Task[None] | None = None  # for the first time
+        self.waiting: list[tuple[str, PresenceDiff]] | None = None  # while it is read
 
     def put(self, place: _Place, entry: _Entry | None) -> None:
         """Set or remove one entry, and note whom that is about."""
-        before = self.entries.pop(place, None)
+        node, connection_id = place
+        before = self.entries.get(node, {}).pop(connection_id, None)
         if before is not None:
             self.dirty.add(before.key)
+            del self.places[before.key][place]
+            if not self.places[before.key]:
+                del self.places[before.key]
+            if not self.entries[node]:
+                del self.entries[node]
         if entry is not None:
-            self.entries[place] = entry
             self.dirty.add(entry.key)
+            self.places.setdefault(entry.key, {})[place] = entry
+            self.entries.setdefault(node, {})[connection_id] = entry
 
-    def metas(self, keys: Collection[str] | None = None) -> Present:
+    def forget(self, node: str) -> None:
+        """Remove what a node has here."""
+        for connection_id in tuple(self.entries.get(node, ())):
+            self.put((node, connection_id), None)
+
+    def metas(self, keys: Iterable[str] | None = None) -> Present:
         """Return what is known of some keys, or of all, in a stable order."""
-        found: defaultdict[str, list[Any]] = defaultdict(list)
-        for _, entry in sorted(self.entries.items(), key=lambda each: each[0]):
-            if keys is None or entry.key in keys:
-                found[entry.key].append(msgspec.msgpack.decode(entry.meta))
-        return dict(found)
+        return {
+            key: [
+                msgspec.msgpack.decode(entry.meta)
+                for _, entry in sorted(places.items(), key=_place)
+            ]
+            for key in (self.places if keys is None else keys)
+            if (places := self.places.get(key))
+        }
 
     def change(self) -> dict[str, Present]:
         """Return what changed since members were told last, by kind; and note that they are."""
@@ -122,31 +141,47 @@ class Presence:
         self._own: dict[str, dict[str, _Entry]] = {}  # by room and connection id
         self._replicas: dict[str, _Replica] = {}
         self._rooms_of: dict[str, set[str]] = {}  # by connection id
-        self._leaving: dict[tuple[str, str], asyncio.TimerHandle] = {}
+        self._leaving: dict[tuple[str, str], dict[str, asyncio.TimerHandle]] = {}
+        # ... by room and key, the connections that ended within the grace
         self._unwritten: dict[tuple[str, str], None] = {}
         self._written: asyncio.Future[None] | None = None
+        self._stale: dict[str, None] = {}  # rooms that are to be read anew
         self._work = asyncio.Event()
+        self._reading = asyncio.Event()
         self._tasks: list[asyncio.Task[None]] = []
-        self._tellings: set[asyncio.Task[None]] = set()
+        self._passing: set[asyncio.Task[None]] = set()  # that tell, or read for the first time
 
     def start(self) -> None:
         """Begin to tell other processes, and to notice which of them die."""
         if self._tasks or self._cluster.alone:
             return
+        self._work, self._reading = asyncio.Event(), asyncio.Event()
         loop = asyncio.get_running_loop()
-        self._tasks = [loop.create_task(self._write_changes()), loop.create_task(self._beat())]
+        jobs = (self._write_changes(), self._read_stale(), self._beat())
+        self._tasks = [loop.create_task(job) for job in jobs]
 
     async def stop(self) -> None:
         """Stop telling; the backend takes this process's entries back."""
-        tasks, self._tasks = {*self._tasks, *self._tellings}, []
+        tasks, self._tasks = {*self._tasks, *self._passing}, []
         for task in tasks:
             task.cancel()
         if tasks:
             await asyncio.wait(tasks)
-        for timer in self._leaving.values():
-            timer.cancel()
-        for kept in (self._leaving, self._own, self._replicas, self._rooms_of, self._unwritten):
+        self._note_written(self._written)
+        self._written = None
+        for timers in self._leaving.values():
+            for timer in timers.values():
+                timer.cancel()
+        for kept in (self._leaving, self._own, self._replicas, self._rooms_of):
             kept.clear()
+        self._unwritten.clear()
+        self._stale.clear()
+
+    def _spawn(self, job: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
+        task = asyncio.get_running_loop().create_task(job)
+        self._passing.add(task)
+        task.add_done_callback(self._passing.discard)
+        return task
 
     # What connections do.
 
@@ -156,30 +191,38 @@ class Presence:
         Raises:
             EncodeError: The meta cannot be encoded.
         """
-        try:
-            raw = msgspec.Raw(_write(meta))
-        except (TypeError, ValueError, OverflowError, RecursionError) as error:
-            raise EncodeError(str(error)) from error
+        raw = _encoded(meta)
         if room not in connection.joined:
             return  # it has gone
         entry = _Entry(connection.user_id or connection.id, raw)
+        self._stay(room, connection.id)
         self._own.setdefault(room, {})[connection.id] = entry
         self._rooms_of.setdefault(connection.id, set()).add(room)
-        replica = self._replicas.get(room)
-        if replica is None:
-            replica = self._replicas[room] = _Replica()
-            await self._load(room, replica)
-        if connection.id not in self._own.get(room, ()):
-            return  # it went meanwhile
-        for place, known in list(replica.entries.items()):  # who came back within the grace
-            if known.key == entry.key and (room, place[1]) in self._leaving:
-                self._remove(room, place[1])
+        replica = await self._replica(room)
+        if (
+            self._replicas.get(room) is not replica
+            or self._own.get(room, {}).get(connection.id) is not entry
+        ):
+            return  # it went meanwhile, or tracks anew
+        for gone in tuple(self._leaving.get((room, entry.key), ())):
+            self._remove(room, gone)  # who came back within the grace
         replica.put((self._cluster.node, connection.id), entry)
         if connection not in replica.members:
             replica.members.add(connection)
-            replica.newcomers.append(connection)
+            replica.newcomers[connection] = None
         self._tell_soon(room, replica)
         await self._store(room, connection.id)
+
+    async def _replica(self, room: str) -> _Replica:
+        """Return what is known of a room, read from the backend if it is new here."""
+        replica = self._replicas.get(room)
+        if replica is None:
+            replica = self._replicas[room] = _Replica()
+            if not self._cluster.alone:
+                replica.loading = self._spawn(self._load(room, replica))
+        if replica.loading is not None:
+            await asyncio.wait((replica.loading,))  # a task: whoever waits may be cancelled
+        return replica
 
     def untrack(self, connection: Connection, room: str) -> None:
         """Make a member absent at once: it left the room, and meant to."""
@@ -189,44 +232,54 @@ class Presence:
 
     def gone(self, connection: Connection) -> None:
         """Note that a connection ended; a user stays present for a while."""
-        for room in self._rooms_of.get(connection.id, ()):
-            self._forget_member(connection, room)
-            grace = self._grace(room) if connection.user_id is not None else 0
-            if grace > 0:
-                loop = asyncio.get_running_loop()
-                self._leaving[room, connection.id] = loop.call_later(
-                    grace, self._remove, room, connection.id
-                )
         for room in tuple(self._rooms_of.get(connection.id, ())):
-            if (room, connection.id) not in self._leaving:
+            self._forget_member(connection, room)
+            key = self._own[room][connection.id].key
+            grace = self._grace(room) if key != connection.id else 0
+            leaving = self._leaving.get((room, key), {})
+            if grace <= 0:
                 self._remove(room, connection.id)
+            elif connection.id not in leaving:
+                loop = asyncio.get_running_loop()
+                timer = loop.call_later(grace, self._remove, room, connection.id)
+                self._leaving.setdefault((room, key), {})[connection.id] = timer
 
     def _forget_member(self, connection: Connection, room: str) -> None:
         replica = self._replicas.get(room)
         if replica is not None:
             replica.members.discard(connection)
-            if connection in replica.newcomers:
-                replica.newcomers.remove(connection)
+            replica.newcomers.pop(connection, None)
 
-    def _remove(self, room: str, connection_id: str) -> None:
-        timer = self._leaving.pop((room, connection_id), None)
+    def _stay(self, room: str, connection_id: str) -> None:
+        """Have a connection not leave when its grace is over."""
+        entry = self._own.get(room, {}).get(connection_id)
+        if entry is None:
+            return
+        leaving = self._leaving.get((room, entry.key), {})
+        timer = leaving.pop(connection_id, None)
         if timer is not None:
             timer.cancel()
-        own = self._own.get(room, {})
-        own.pop(connection_id, None)
-        rooms = self._rooms_of.get(connection_id, set())
+            if not leaving:
+                del self._leaving[room, entry.key]
+
+    def _remove(self, room: str, connection_id: str) -> None:
+        self._stay(room, connection_id)
+        own = self._own[room]
+        del own[connection_id]
+        rooms = self._rooms_of[connection_id]
         rooms.discard(room)
         if not rooms:
-            self._rooms_of.pop(connection_id, None)
+            del self._rooms_of[connection_id]
         replica = self._replicas.get(room)
-        if replica is not None:
+        if not own:
+            del self._own[room]
+            self._replicas.pop(room, None)
+        elif replica is not None:
             replica.put((self._cluster.node, connection_id), None)
             self._tell_soon(room, replica)
-        if not own:
-            self._own.pop(room, None)
-            self._replicas.pop(room, None)
-        self._unwritten[room, connection_id] = None
-        self._work.set()
+        if not self._cluster.alone:
+            self._unwritten[room, connection_id] = None
+            self._work.set()
 
     # What anybody may ask.
 
@@ -236,11 +289,11 @@ class Presence:
         Raises:
             BackendError: Nobody here tracks in that room, and the backend cannot be asked.
         """
-        replica = self._replicas.get(room)
-        if replica is None:
-            replica = _Replica()
-            if not self._cluster.alone:
-                await self._load(room, replica)
+        if room in self._replicas:
+            return (await self._replica(room)).metas()
+        replica = _Replica()
+        if not self._cluster.alone:
+            self._take_over(replica, await self._cluster.backend.entries(room))
         return replica.metas()
 
     async def count(self, room: str) -> int:
@@ -249,10 +302,9 @@ class Presence:
         Raises:
             BackendError: As for `present`.
         """
-        replica = self._replicas.get(room)
-        if replica is None:
-            return len(await self.present(room))
-        return len({entry.key for entry in replica.entries.values()})
+        if room in self._replicas:
+            return len((await self._replica(room)).places)
+        return len(await self.present(room))
 
     # What other processes tell.
 
@@ -275,15 +327,23 @@ class Presence:
             if entry is not None:
                 replica.put((node, connection_id), entry)
 
-    async def refresh(self, rooms: Iterable[str]) -> None:
+    def refresh(self, rooms: Iterable[str]) -> None:
         """Read rooms anew, those that are known here: diffs of other processes were missed."""
-        for room in rooms:
-            replica = self._replicas.get(room)
-            if replica is None or replica.waiting is not None:
-                continue
-            replica.waiting = []
-            await self._load(room, replica)
-            self._tell_soon(room, replica)
+        self._stale.update(dict.fromkeys(room for room in rooms if room in self._replicas))
+        self._reading.set()
+
+    async def _read_stale(self) -> None:
+        """Read what is stale, one room after the other, while the process lives."""
+        while True:
+            await self._reading.wait()
+            self._reading.clear()
+            stale, self._stale = self._stale, {}
+            for room in stale:
+                replica = self._replicas.get(room)
+                if replica is not None and replica.loading is not None:
+                    await asyncio.wait((replica.loading,))
+                if replica is not None:
+                    await self._load(room, replica)
 
     def write_again(self) -> None:
         """Write all that this process knows of its own: the backend may have forgotten it."""
@@ -293,16 +353,19 @@ class Presence:
 
     async def _load(self, room: str, replica: _Replica) -> None:
         """Take over what the backend knows, then the diffs that came meanwhile."""
+        replica.waiting = []
         try:
-            if not self._cluster.alone:
-                table = await self._cluster.backend.entries(room)
-                self._take_over(replica, table)
-        except BackendError as error:
-            log.warning("the presence of %r is only known of this process: %s", room, error)
+            self._take_over(replica, await self._cluster.backend.entries(room))
+        except Exception as error:  # noqa: BLE001  # whatever it is, it is told and tried again
+            level = logging.WARNING if isinstance(error, BackendError) else logging.ERROR
+            log.log(level, "the presence in %.200r is not known whole for now: %s", room, error)
+            if self._replicas.get(room) is replica:
+                self._stale[room] = None  # it is read with the next sign of life
         finally:
-            waiting, replica.waiting = replica.waiting or [], None
-            for node, diff in waiting:
-                self._apply(replica, node, diff)
+            waiting, replica.waiting, replica.loading = replica.waiting, None, None
+        for node, diff in waiting:
+            self._apply(replica, node, diff)
+        self._tell_soon(room, replica)
 
     def _take_over(self, replica: _Replica, table: Mapping[str, Mapping[str, bytes]]) -> None:
         others = {
@@ -312,21 +375,23 @@ class Presence:
             for connection_id, data in entries.items()
             if (entry := _opened(data)) is not None
         }
-        for place in list(replica.entries):
-            if place[0] != self._cluster.node and place not in others:
-                replica.put(place, None)
+        known = {
+            (node, connection_id): entry
+            for node, entries in replica.entries.items()
+            if node != self._cluster.node
+            for connection_id, entry in entries.items()
+        }
+        for place in known.keys() - others.keys():
+            replica.put(place, None)
         for place, entry in others.items():
-            if replica.entries.get(place) != entry:
+            if known.get(place) != entry:
                 replica.put(place, entry)
 
     # Telling members.
 
     def _tell_soon(self, room: str, replica: _Replica) -> None:
         if replica.telling is None:
-            task = asyncio.get_running_loop().create_task(self._tell(room, replica))
-            replica.telling = task
-            self._tellings.add(task)
-            task.add_done_callback(self._tellings.discard)
+            replica.telling = self._spawn(self._tell(room, replica))
 
     async def _tell(self, room: str, replica: _Replica) -> None:
         """Send members what changed, and newcomers all of it: each of them knows the same then."""
@@ -338,13 +403,16 @@ class Presence:
                     return  # who loads it has it told then
                 replica.told_at = loop.time()
                 change = replica.change()
-                newcomers, replica.newcomers = replica.newcomers, []
+                newcomers, replica.newcomers = replica.newcomers, {}
                 if any(change.values()):
                     diff = {"type": "presence.diff", "payload": {"room": room, **change}}
                     await self._send(replica.members.difference(newcomers), diff)
                 if newcomers:
                     payload = {"room": room, "present": replica.told}
-                    await self._send(newcomers, {"type": "presence.state", "payload": payload})
+                    here = replica.members.intersection(newcomers)
+                    await self._send(here, {"type": "presence.state", "payload": payload})
+        except Exception:
+            log.exception("the members of %.200r were not told who is present", room)
         finally:
             replica.telling = None
 
@@ -369,32 +437,44 @@ class Presence:
             written, self._written = self._written, None
             try:
                 await self._write_rooms(unwritten)
-            except BackendError as error:
-                log.warning("presence is not told to other processes for now: %s", error)
-                self._unwritten = unwritten | self._unwritten
-            except Exception:
-                log.exception("presence could not be written")
             finally:
-                if written is not None:
-                    written.set_result(None)
+                self._note_written(written)
             if self._unwritten and not self._work.is_set():
                 await asyncio.sleep(random.uniform(0.5, 1.5))  # noqa: S311  # apart from each other
                 self._work.set()
 
+    def _note_written(self, written: asyncio.Future[None] | None) -> None:
+        if written is not None and not written.done():
+            written.set_result(None)
+
     async def _write_rooms(self, places: Iterable[tuple[str, str]]) -> None:
+        """Write rooms; the first that fails is tried again later, with all that come after it."""
         by_room: defaultdict[str, list[str]] = defaultdict(list)
         for room, connection_id in places:
             by_room[room].append(connection_id)
-        backend = self._cluster.backend
+        failed = False
         for room, ids in by_room.items():
-            own = self._own.get(room, {})
-            joins = {each: _write(own[each]) for each in ids if each in own}
-            leaves = tuple(each for each in ids if each not in own)
-            if joins:
-                await backend.enter(room, joins)
-            if leaves:
-                await backend.leave(room, leaves)
-            self._cluster.publish(f"room:{room}", PresenceDiff(0, 0, joins, leaves))
+            if not failed:
+                try:
+                    await self._write_room(room, ids)
+                except BackendError as error:
+                    failed = True
+                    log.warning("presence is not told to other processes for now: %s", error)
+                except Exception:
+                    log.exception("the presence in %.200r could not be written", room)
+                else:
+                    continue
+            self._unwritten.update(dict.fromkeys((room, each) for each in ids))
+
+    async def _write_room(self, room: str, ids: Collection[str]) -> None:
+        own, backend = self._own.get(room, {}), self._cluster.backend
+        joins = {each: _write(own[each]) for each in ids if each in own}
+        leaves = tuple(each for each in ids if each not in own)
+        if joins:
+            await backend.enter(room, joins)
+        if leaves:
+            await backend.leave(room, leaves)
+        self._cluster.publish(f"room:{room}", PresenceDiff(0, 0, joins, leaves))
 
     async def _beat(self) -> None:
         """Give signs of life, and forget the entries of processes that give none any more."""
@@ -402,34 +482,51 @@ class Presence:
         lease, pause = backend.ttl * LEASE, backend.ttl / BEATS
         last = -lease
         while True:
-            known = {node for each in self._replicas.values() for node, _ in each.entries}
+            known = {node for each in self._replicas.values() for node in each.entries}
             try:
-                alive = await backend.beat(lease)
+                alive = {*await backend.beat(lease), self._cluster.node}
             except BackendError:
                 pass  # its state says it
+            except Exception:
+                log.exception("backend %s did not take a sign of life", backend.name)
             else:
                 if loop.time() - last > lease:
                     self.write_again()  # the others took this process for dead
                 last = loop.time()
-                self._bury(known.difference(alive, (self._cluster.node,)))
+                self._bury(known - alive)
+                self._cluster.forget_dead(alive)
+                self._reading.set()  # what could not be read before
             await asyncio.sleep(pause)
 
     def _bury(self, dead: Collection[str]) -> None:
         if not dead:
             return
         for room, replica in self._replicas.items():
-            left = [place for place in replica.entries if place[0] in dead]
-            for place in left:
-                replica.put(place, None)
-            if left:
+            for node in dead:
+                replica.forget(node)
+            if replica.dirty:
                 self._tell_soon(room, replica)
+
+
+def _encoded(meta: Any) -> msgspec.Raw:
+    """Write a meta; it has to have a form in each codec."""
+    try:
+        data = _write(meta)
+        _check(data)
+    except (TypeError, ValueError, OverflowError, RecursionError, msgspec.MsgspecError) as error:
+        raise EncodeError(str(error)) from error
+    return msgspec.Raw(data)
+
+
+def _check(data: bytes | msgspec.Raw) -> None:
+    msgspec.json.encode(msgspec.msgpack.decode(data))
 
 
 def _opened(data: bytes) -> _Entry | None:
     """Read an entry; None for bytes that are none."""
     try:
         entry = _read_entry(data)
-        msgspec.msgpack.decode(entry.meta)
-    except DECODE_ERRORS:
+        _check(entry.meta)
+    except (*DECODE_ERRORS, ValueError, OverflowError):
         return None
     return entry

@@ -108,7 +108,8 @@ class Worker:
         first, largest = self.backoff
         delay = first
         while True:
-            self.state, began = "running", loop.time()
+            self.state = "running" if self._backend is None else "standby"
+            began = loop.time()
             try:
                 await (self._run() if self._backend is None else self._run_alone(self._backend))
             except asyncio.CancelledError as error:
@@ -141,6 +142,7 @@ class Worker:
         sends is refused from the moment the lease may have ended, be it cancelled or not.
         """
         while True:
+            self.state = "standby"
             lease = await self._take_lease(backend)
             self.state = "running"
             context = contextvars.copy_context()
@@ -177,10 +179,14 @@ class Worker:
             except BackendError as error:
                 log.debug("worker %s waits for the backend: %s", self.name, error)
                 token = None
+            except Exception:
+                log.exception(
+                    "backend %s failed to give worker %s a lease", backend.name, self.name
+                )
+                token = None
             if token is not None:
                 log.info("worker %s runs here (token %d)", self.name, token)
                 return Lease(self.name, token, asked + seconds * _CERTAIN)
-            self.state = "standby"
             await asyncio.sleep(backend.ttl / _TRIES * random.uniform(0.8, 1.2))  # noqa: S311  # apart from each other
 
     async def _keep(self, backend: Backend, lease: Lease) -> None:
@@ -195,6 +201,8 @@ class Worker:
                         return
             except (BackendError, TimeoutError) as error:
                 log.debug("the lease of worker %s was not renewed: %s", self.name, error)
+            except Exception:
+                log.exception("backend %s failed to renew a lease", backend.name)
             else:
                 if lease.held:  # one that had ended stays ended
                     lease.until = asked + seconds * _CERTAIN
@@ -203,8 +211,8 @@ class Worker:
         lease.until = 0.0
         try:
             await backend.release(self.name, lease.token)
-        except BackendError:
-            log.debug("the lease of worker %s ends by itself", self.name)
+        except Exception as error:  # noqa: BLE001  # whatever it is, the lease has an end of its own
+            log.debug("the lease of worker %s ends by itself: %s", self.name, error)
 
     def _crashed(self, error: BaseException) -> None:
         log.error("worker %s crashed", self.name, exc_info=error)

@@ -24,6 +24,13 @@ from falcon_pachinko.limits import HistoryLimits
 __all__ = ["MemoryBackend", "MemoryHub"]
 
 
+SWEEP = 256
+"""How many histories there may be before those that ended are forgotten."""
+
+MOST_EVENTS = 100_000
+"""How many events may wait for a slow reader; then they are lost, and that is told."""
+
+
 class _History:
     """What one channel remembers."""
 
@@ -62,6 +69,7 @@ class MemoryHub:
         self.leases: dict[str, tuple[int, float]] = {}
         self.tokens = 0
         self.histories: dict[str, _History] = {}
+        self._sweep_at = SWEEP
 
     @classmethod
     def of(cls, name: str) -> MemoryHub:
@@ -73,10 +81,18 @@ class MemoryHub:
         now = self.clock()
         found = self.histories.get(channel)
         if found is None or found.ends_at <= now:
+            self._sweep(now)
             found = self.histories[channel] = _History()
             found.ends_at = now + limits.seconds
         found.trim(limits, now)
         return found
+
+    def _sweep(self, now: float) -> None:
+        """Forget the histories that ended, whenever there are twice as many as there were then."""
+        if len(self.histories) >= self._sweep_at:
+            going = ((name, each) for name, each in self.histories.items() if each.ends_at > now)
+            self.histories = dict(going)
+            self._sweep_at = max(SWEEP, 2 * len(self.histories))
 
 
 class MemoryBackend(Backend):
@@ -109,6 +125,7 @@ class MemoryBackend(Backend):
     async def start(self, node: str) -> None:  # noqa: D102  # Backend says it
         self._node, self.state = node, "up"
         self._events.clear()
+        self._arrived = asyncio.Event()  # maybe in another loop than the last time
         self.hub.nodes[node] = self
         self._put(StateChanged("up", "it is this very process"))
 
@@ -220,5 +237,8 @@ class MemoryBackend(Backend):
                 backend._put(event)  # noqa: SLF001  # its own kind
 
     def _put(self, event: Event) -> None:
+        if len(self._events) >= MOST_EVENTS:
+            self._events.clear()
+            self._events.append(Lost(f"over {MOST_EVENTS} events waited for their reader"))
         self._events.append(event)
         self._arrived.set()

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from packaging.requirements import Requirement
 
 from pachinko_cli.errors import NameRefusedError
-from pachinko_cli.names import LONGEST, TAKEN, project_name, suggestion
+from pachinko_cli.names import DEVICES, LONGEST, TAKEN, project_name, suggestion
 
 WORDS = st.from_regex(r"[A-Za-z0-9 _\-]{1,70}", fullmatch=True)
 
@@ -113,6 +113,70 @@ def test_no_keyword_is_a_name(word):
     """Soft keywords and the capitalised ones are refused with the rest."""
     with pytest.raises(NameRefusedError, match="keyword"):
         project_name(word)
+
+
+CORPUS = {
+    "keywords": keyword.kwlist,
+    "the standard library": sorted(name for name in sys.stdlib_module_names if name[0] != "_"),
+    "what a project installs": sorted(TAKEN),
+    "devices": sorted(DEVICES | {"COM1", "Nul", "con ", "com\u00b9"}),
+    "paths": [
+        "..",
+        "../x",
+        "/",
+        "/x",
+        "a/b",
+        "a\\b",
+        "C:x",
+        "C:\\x",
+        "~",
+        "~/x",
+        ".x",
+        "x/",
+        "./x",
+    ],
+    "look-alikes": [
+        "\u0442\u0435\u0430",
+        "te\u0430",
+        "\uff54\uff45\uff41",
+        "te\u0301a",
+        "\u212aa",
+        "t\u200bea",
+    ],
+    "template marks": [
+        "{{ 7*7 }}",
+        "{{7*7}}",
+        "{% raw %}",
+        "{# x #}",
+        "{{cookiecutter.x}}",
+        "${x}",
+    ],
+    "quotes": ["'", '"', "a'b", 'a"b', '"""', "`x`", "a\\'b", "x'); import os; ('", "]]>", "<x>"],
+    "control characters": [
+        "a\nb",
+        "a\r\nb",
+        "a\tb",
+        "a\0b",
+        "a\x1b[31m",
+        "\u202ea",
+        "\x7f",
+        "\udcff",
+    ],
+    "lengths": ["x" * 65, "x" * 10_240, "\n" * 10_240, "{{" * 5_120, "\U0001f375" * 10_240],
+}
+
+
+@pytest.mark.parametrize("kind", CORPUS)
+def test_no_name_of_the_corpus_is_accepted_and_each_is_answered_with_one_that_is(kind):
+    """One printable sentence why, and a name that works."""
+    for name in CORPUS[kind]:
+        with pytest.raises(NameRefusedError) as refused:
+            project_name(name)
+
+        offered = refused.value.suggestion
+        assert project_name(offered).slug == offered
+        assert refused.value.message.isprintable()
+        assert len(refused.value.message) < 400
 
 
 def test_every_package_that_a_project_installs_is_taken():

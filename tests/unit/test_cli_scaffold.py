@@ -7,19 +7,12 @@ from pathlib import Path
 import pytest
 from packaging.requirements import Requirement
 
-from pachinko_cli.errors import TargetTakenError, UnwritableError
+from pachinko_cli.disk import refusals_named
+from pachinko_cli.errors import CliError, TargetTakenError, UnwritableError
 from pachinko_cli.names import project_name
-from pachinko_cli.scaffold import (
-    Answers,
-    inside_repository,
-    library_source,
-    move,
-    refusals_named,
-    render,
-    source_from,
-    staging,
-    sweep,
-)
+from pachinko_cli.scaffold import Answers, library_source, licence_holder, render, source_from
+from pachinko_cli.staging import move, staging, sweep
+from pachinko_cli.steps import inside_repository
 from pachinko_cli.templates import TEMPLATES
 
 
@@ -169,3 +162,45 @@ def test_a_repository_is_found_from_below(tmp_path):
 
     assert inside_repository(below)
     assert not inside_repository(tmp_path)
+
+
+@pytest.mark.parametrize("holder", ["", "  ", "a\nb", "a\x1b[31m", "a\u202eb", "\udcff", "x" * 121])
+def test_a_holder_that_cannot_be_printed_is_refused(holder):
+    """Exit 2: it would stand in a legal text, and in TOML."""
+    with pytest.raises(CliError) as refused:
+        licence_holder(holder)
+
+    assert refused.value.exit_code == 2
+
+
+@pytest.mark.parametrize(
+    "holder",
+    ["Ann", "\"Ann\" \\ 'B'", "{{ 7*7 }} {% raw %}", "\U0001f375 茶", "a]]>", "# Ann", "é"],
+)
+@pytest.mark.parametrize("template", TEMPLATES.values(), ids=TEMPLATES)
+def test_a_holder_is_data_wherever_it_lands(tmp_path, template, holder):
+    """The licence has it as it was typed, and pyproject.toml is TOML with it inside."""
+    answers = Answers(
+        project_name("tea-room"),
+        template,
+        licence="MIT",
+        holder=licence_holder(holder),
+        year="2026",
+    )
+    made = render(answers, tmp_path)
+    table = tomllib.loads((made.path / "pyproject.toml").read_text("utf-8"))
+
+    assert f"Copyright (c) 2026 {holder}\n" in (made.path / "LICENSE").read_text("utf-8")
+    assert table["tool"]["pachinko"]["answers"] == answers.noted()
+
+
+@pytest.mark.parametrize("licence", ["none", "ISC"])
+def test_what_was_noted_is_enough_to_render_again(licence):
+    """A project's answers, read back, are the answers that it was made from."""
+    name, template = project_name("tea-room"), TEMPLATES["minimal"]
+    licensed = {} if licence == "none" else {"holder": "Ann", "year": "2020"}
+    answers = Answers(
+        name, template, backend="nats", licence=licence, ci="gitlab", docker=True, **licensed
+    )
+
+    assert Answers.of(name, template, answers.noted()) == answers

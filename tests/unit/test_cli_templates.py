@@ -6,14 +6,20 @@ from pathlib import Path
 
 import pytest
 
-from pachinko_cli.templates import TEMPLATES, Template
+from pachinko_cli.errors import CliError
+from pachinko_cli.templates import BACKENDS, OPTIONS, TEMPLATES, Template, choice
 
 CHECKOUT = Path(__file__).parents[2]
 # Both templates have these, word for word: what one learns in one is true in the other.
 SHARED = (
     ".gitignore",
     "tests/test_health.py",
-    "{{cookiecutter.package}}/app.py",
+    "{% if cookiecutter.backend != 'memory' %}compose.yaml{% endif %}",
+    "{% if cookiecutter.ci == 'gitlab' %}.gitlab-ci.yml{% endif %}",
+    "{% if cookiecutter.docker %}.dockerignore{% endif %}",
+    "{% if cookiecutter.docker %}Dockerfile{% endif %}",
+    "{% if cookiecutter.licence != 'none' %}LICENSE{% endif %}",
+    "{{cookiecutter.__ci_folder}}/{% if cookiecutter.ci == 'github' %}ci.yml{% endif %}",
     "{{cookiecutter.package}}/asgi.py",
     "{{cookiecutter.package}}/resources/__init__.py",
     "{{cookiecutter.package}}/resources/health.py",
@@ -79,3 +85,42 @@ def test_what_the_templates_share_is_the_same(file):
     }
 
     assert len(texts) == 1
+
+
+@pytest.mark.parametrize("template", TEMPLATES.values(), ids=TEMPLATES)
+def test_plain_cookiecutter_offers_the_same_choices(template):
+    """The template's own file and the command line know the same values, the default first."""
+    defaults = json.loads((template.path / "cookiecutter.json").read_text())
+
+    for option in ("backend", "licence", "ci"):
+        assert tuple(defaults[option]) == OPTIONS[option]
+    for option in ("agents-md", "docker"):
+        assert defaults[option.replace("-", "_")] is OPTIONS[option][0]
+
+
+def test_every_backend_is_described():
+    """Whoever is asked which one, reads what each is for."""
+    assert tuple(BACKENDS) == OPTIONS["backend"]
+
+
+@pytest.mark.parametrize(
+    ("option", "typed", "meant"),
+    [
+        ("licence", "apache-2", "Apache-2.0"),
+        ("ci", "githb", "github"),
+        ("backend", "natss", "nats"),
+    ],
+)
+def test_a_mistyped_choice_is_answered_with_the_nearest(option, typed, meant):
+    """What was probably meant, then all there is; it is a usage error."""
+    with pytest.raises(CliError) as refused:
+        choice(option, typed)
+
+    assert refused.value.hint.startswith(f"did you mean {meant}? --{option} takes ")
+    assert refused.value.exit_code == 2
+
+
+@pytest.mark.parametrize("value", OPTIONS["licence"])
+def test_capitals_do_not_matter_to_a_choice(value):
+    """Nobody has to remember how SPDX writes it."""
+    assert choice("licence", str(value).upper()) == value
