@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from falcon_pachinko.backends.nats_names import MAX_TOKEN, parse_url, token
+from falcon_pachinko.backends.nats.names import MAX_TOKEN, parse_url, token
 from falcon_pachinko.errors import SetupError
 
 ANY = st.one_of(st.text(), st.text("=2Ea.*> \n", max_size=6), st.text(min_size=200))

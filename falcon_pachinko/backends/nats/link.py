@@ -14,13 +14,13 @@ import ssl
 from collections.abc import Awaitable, Callable, Iterable, Sequence
 from typing import TYPE_CHECKING, Any
 
-from falcon_pachinko.backends.nats_names import NatsUrl, token
+from falcon_pachinko.backends.nats.names import NatsUrl, token
 from falcon_pachinko.errors import BackendError
 
 if TYPE_CHECKING:
     from nats.aio.subscription import Subscription
 
-    from falcon_pachinko.backends.nats_client import Message
+    from falcon_pachinko.backends.nats.client import Message
 
 __all__ = ["Link", "NoResponders"]
 
@@ -49,7 +49,7 @@ class Link:
         ended: Callable[[str], None],
         tls: ssl.SSLContext | None,
     ) -> None:
-        from falcon_pachinko.backends.nats_client import TakingClient  # noqa: PLC0415  # an extra
+        from falcon_pachinko.backends.nats.client import TakingClient  # noqa: PLC0415  # an extra
 
         self.where = where
         self.channels: dict[str, Subscription | None] = {}

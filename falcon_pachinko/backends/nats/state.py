@@ -14,8 +14,8 @@ from typing import TypeVar
 
 import msgspec
 
-from falcon_pachinko.backends.nats_names import token
-from falcon_pachinko.backends.nats_streams import (
+from falcon_pachinko.backends.nats.names import token
+from falcon_pachinko.backends.nats.streams import (
     EXPECTED,
     Stored,
     Stream,

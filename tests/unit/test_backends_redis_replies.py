@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from falcon_pachinko.backends.redis_replies import Refused, Replies, command
+from falcon_pachinko.backends.redis.replies import Refused, Replies, command
 
 REPLIES = st.recursive(
     st.one_of(st.none(), st.integers(-(2**40), 2**40), st.binary(max_size=50)),

@@ -13,17 +13,17 @@ from collections.abc import AsyncIterator, Collection, Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from falcon_pachinko.backends.base import Event, Lost, Past, Position, Received
-from falcon_pachinko.backends.nats_history import Histories, received
-from falcon_pachinko.backends.nats_link import Link
-from falcon_pachinko.backends.nats_names import parse_url, token
-from falcon_pachinko.backends.nats_state import SharedState
-from falcon_pachinko.backends.nats_streams import Streams
+from falcon_pachinko.backends.nats.history import Histories, received
+from falcon_pachinko.backends.nats.link import Link
+from falcon_pachinko.backends.nats.names import parse_url, token
+from falcon_pachinko.backends.nats.state import SharedState
+from falcon_pachinko.backends.nats.streams import Streams
 from falcon_pachinko.backends.supervision import SupervisedBackend
 from falcon_pachinko.errors import BackendError, SetupError
 from falcon_pachinko.limits import HistoryLimits
 
 if TYPE_CHECKING:
-    from falcon_pachinko.backends.nats_client import Message
+    from falcon_pachinko.backends.nats.client import Message
 
 __all__ = ["NatsBackend"]
 

@@ -16,8 +16,8 @@ from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from typing import Any
 
 from falcon_pachinko.backends.base import Kept, Lost, Past, Position, Received
-from falcon_pachinko.backends.redis_replies import Refused, Replies, command
-from falcon_pachinko.backends.redis_scripts import (
+from falcon_pachinko.backends.redis.replies import Refused, Replies, command
+from falcon_pachinko.backends.redis.scripts import (
     ACQUIRE,
     APPEND,
     BEAT,

@@ -16,8 +16,8 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, NamedTuple
 
 from falcon_pachinko.backends.base import Kept, Past, Position, Received
-from falcon_pachinko.backends.nats_names import token
-from falcon_pachinko.backends.nats_streams import (
+from falcon_pachinko.backends.nats.names import token
+from falcon_pachinko.backends.nats.streams import (
     EXPECTED,
     SEQUENCE,
     Stored,
@@ -29,7 +29,7 @@ from falcon_pachinko.errors import BackendError
 from falcon_pachinko.limits import HistoryLimits
 
 if TYPE_CHECKING:
-    from falcon_pachinko.backends.nats_client import Message
+    from falcon_pachinko.backends.nats.client import Message
 
 __all__ = ["Histories", "received"]
 

@@ -13,11 +13,11 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import msgspec
 
-from falcon_pachinko.backends.nats_link import Link, NoResponders
+from falcon_pachinko.backends.nats.link import Link, NoResponders
 from falcon_pachinko.errors import BackendError
 
 if TYPE_CHECKING:
-    from falcon_pachinko.backends.nats_client import Message
+    from falcon_pachinko.backends.nats.client import Message
 
 __all__ = ["Stored", "Stream", "Streams", "WrongSequence", "timestamp"]
 
