@@ -36,6 +36,9 @@ DEVICES = frozenset(
 # `type` became a soft keyword in 3.12, and a project is for every Python from 3.11 on.
 KEYWORDS = frozenset(word.lower() for word in [*keyword.kwlist, *keyword.softkwlist, "type"])
 
+# In small letters: some file systems do not tell `cprofile` from `cProfile`.
+STANDARD = frozenset(word.lower() for word in sys.stdlib_module_names)
+
 _UNUSUAL = re.compile(r"[^a-z0-9 _-]", re.IGNORECASE)
 _SEPARATORS = re.compile(r"[ _-]+")
 
@@ -107,7 +110,7 @@ def _unusable(slug: str) -> str | None:
         return "does not start with a letter, and a Python package has to"
     if package in KEYWORDS:
         return "is a keyword of Python, and a package needs a name of its own"
-    if package in sys.stdlib_module_names:
+    if package in STANDARD:
         return "is a module of Python's standard library, which it would hide"
     if package in TAKEN:
         return "is a package that the project itself needs, which it would hide"

@@ -7,8 +7,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from pachinko_cli.errors import USAGE, CliError, shown
+from pachinko_cli.suggestions import near
+
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterable, Iterator
 
 _HERE = Path(__file__).resolve().parent
 # The wheel carries the templates inside the package; a checkout has them beside it.
@@ -55,3 +58,48 @@ TEMPLATES = {
         ),
     )
 }
+
+# What a project of ours may have: every option with its values, of which the first is the default.
+OPTIONS: dict[str, tuple[str, ...] | tuple[bool, ...]] = {
+    "template": tuple(TEMPLATES),
+    "backend": ("memory", "redis", "nats"),
+    "licence": ("none", "MIT", "Apache-2.0", "BSD-3-Clause", "ISC"),
+    "ci": ("none", "github", "gitlab"),
+    "agents-md": (True, False),
+    "docker": (False, True),
+}
+
+BACKENDS = {
+    "memory": "one process",
+    "redis": "any number of processes, and a Redis between them",
+    "nats": "any number of processes, and a NATS server between them",
+}
+
+
+def choice(option: str, given: str) -> str:
+    """The value of an option that was meant, whatever its capitals.
+
+    >>> choice("licence", "mit")
+    'MIT'
+
+    Raises:
+        CliError: There is none of that name; the message has the nearest, and all (exit 2).
+    """
+    values = [str(value) for value in OPTIONS[option]]
+    if meant := next((value for value in values if value.lower() == given.lower()), None):
+        return meant
+    raise CliError(
+        f"there is no {option} {shown(given)}",
+        hint=f"{did_you_mean(given, values)}--{option} takes {', '.join(values)}",
+        exit_code=USAGE,
+    )
+
+
+def did_you_mean(given: str, names: Iterable[str]) -> str:
+    """A question that begins a hint, where one of `names` is near to what was given; else nothing.
+
+    >>> did_you_mean("chta", ["chat", "minimal"])
+    'did you mean chat? '
+    """
+    meant = near(given, names)
+    return f"did you mean {meant}? " if meant else ""

@@ -2,10 +2,10 @@
 
 import pytest
 
-NAME, TEMPLATE, AGENTS, GIT, INSTALL = QUESTIONS = (
+NAME, TEMPLATE, BACKEND, GIT, INSTALL = QUESTIONS = (
     "What is the project called? (tea-room): ",
     "Which template? (chat): ",
-    "Add an AGENTS.md? [y/n] (y): ",
+    "Which backend? (memory): ",
     "Start a git repository? [y/n] (y): ",
     "Install it and run its tests now? [y/n] (y): ",
 )
@@ -23,7 +23,8 @@ def test_five_questions_and_enter_takes_each_default(terminal, tmp_path):
 
     assert code == 0
     assert shown.endswith(
-        "pachinko new tea-room --template chat --agents-md --git --no-install --yes\n"
+        "pachinko new tea-room --template chat --backend memory --licence none --ci none "
+        "--no-docker --agents-md --git --no-install --yes\n"
     )
     assert (tmp_path / "tea-room/.git").is_dir()
 
@@ -31,7 +32,7 @@ def test_five_questions_and_enter_takes_each_default(terminal, tmp_path):
 def test_answers_are_taken(terminal, tmp_path):
     """What is typed decides, and the summary says so."""
     person = terminal("new")
-    answers = ("Ann's room\n", "Ann Room\n"), ("minimal\n",), ("n\n",), ("n\n",), ("no\n",)
+    answers = ("Ann's room\n", "Ann Room\n"), ("minimal\n",), ("Redis\n",), ("n\n",), ("no\n",)
     for question, typed in zip(QUESTIONS, answers, strict=True):
         for answer in typed:
             person.expect(question)
@@ -39,17 +40,19 @@ def test_answers_are_taken(terminal, tmp_path):
     code, shown = person.end()
 
     assert code == 0
-    assert "--template minimal --no-agents-md --no-git --no-install --yes" in shown
+    assert "--template minimal --backend redis " in shown
+    assert "--no-git --no-install --yes" in shown
     assert [path.name for path in tmp_path.iterdir()] == ["ann-room"]
 
 
 @pytest.mark.parametrize(
     ("flags", "asked"),
     [
-        (("tea-room",), {TEMPLATE, AGENTS, GIT, INSTALL}),
-        (("tea-room", "--template", "minimal"), {AGENTS, GIT, INSTALL}),
-        (("tea-room", "--no-agents-md", "--no-git"), {TEMPLATE, INSTALL}),
-        (("tea-room", "--git", "--no-install"), {TEMPLATE, AGENTS}),
+        (("tea-room",), {TEMPLATE, BACKEND, GIT, INSTALL}),
+        (("tea-room", "--template", "minimal"), {BACKEND, GIT, INSTALL}),
+        (("tea-room", "--backend", "nats", "--no-git"), {TEMPLATE, INSTALL}),
+        (("tea-room", "--git", "--no-install"), {TEMPLATE, BACKEND}),
+        (("tea-room", "--licence", "MIT", "--ci", "gitlab"), {TEMPLATE, BACKEND, GIT, INSTALL}),
     ],
 )
 def test_what_was_given_is_not_asked(terminal, flags, asked):
@@ -90,8 +93,13 @@ def test_nothing_is_asked_when_nobody_may_be_there(terminal, tmp_path, arguments
     [
         (NAME, "class", "warning: 'class' is a keyword of Python"),
         (NAME, "taken", "/taken exists already"),
-        (TEMPLATE, "caht", "warning: there is no template 'caht'\n  templates: chat, minimal"),
-        (AGENTS, "perhaps", "y or n, please"),
+        (TEMPLATE, "caht", "warning: there is no template 'caht'\n  did you mean chat? "),
+        (
+            BACKEND,
+            "postgres",
+            "there is no backend 'postgres'\n  --backend takes memory, redis, nats",
+        ),
+        (GIT, "perhaps", "y or n, please"),
     ],
 )
 def test_an_answer_is_checked_when_it_is_given(terminal, tmp_path, question, wrong, why):
@@ -159,7 +167,7 @@ def test_inside_a_repository_git_is_no_question(terminal, tmp_path):
     """A repository within a repository is seldom meant; `--git` still makes one."""
     (tmp_path / ".git").mkdir()
     person = terminal("new", "tea-room", "--no-install")
-    for question in (TEMPLATE, AGENTS):
+    for question in (TEMPLATE, BACKEND):
         person.expect(question)
         person.type("\n")
     code, shown = person.end()

@@ -82,7 +82,10 @@ def test_without_git_the_project_is_made_and_a_warning_given(pachinko, tmp_path)
     made = pachinko("new", "tea-room", "--git", "--json", PATH=str(tmp_path))
 
     assert made.returncode == 0
-    assert made.stderr == "warning: git is not installed\n  the project is complete without it\n"
+    assert made.stderr == (
+        "warning: git is not installed\n"
+        "  the project is complete; to repeat this step:  cd tea-room && git init --quiet\n"
+    )
     assert {"event": "git", "ok": False, "reason": "git is not installed"} in [
         json.loads(line) for line in made.stdout.splitlines()
     ]
@@ -112,13 +115,15 @@ def test_without_a_terminal_nothing_is_installed(pachinko, uv):
 def test_an_installation_that_fails_is_a_warning(pachinko, tmp_path, uv):
     """The project stays, the half-made `.venv` goes, and the last words of the tool are shown."""
     variables, _ = uv(then="echo no network >&2; exit 7")
+    uv_itself = f"{variables['PATH']}/uv"
 
     made = pachinko("new", "tea-room", "--install", **variables)
 
     assert made.returncode == 0
     assert f"uv sync --python {sys.executable}` failed with 7\nno network\n" in made.stderr
     assert made.stderr.endswith(
-        "\n  the project is complete; its README.md says how to install it\n"
+        "\n  the project is complete; to repeat this step:  cd tea-room && "
+        f"{uv_itself} sync --python {sys.executable}\n"
     )
     assert not (tmp_path / "tea-room/.venv").exists()
     assert (tmp_path / "tea-room/pyproject.toml").is_file()
@@ -132,6 +137,7 @@ def test_tests_that_fail_are_a_warning_and_the_installation_stays(pachinko, tmp_
 
     assert made.returncode == 0
     assert "-m pytest --quiet` failed with 1\n1 failed\n" in made.stderr
+    assert made.stderr.endswith(".venv/bin/python -m pytest --quiet\n")
     assert (tmp_path / "tea-room/.venv").is_dir()
 
 

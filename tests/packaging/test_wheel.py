@@ -164,6 +164,32 @@ def test_the_wheel_makes_what_the_checkout_makes(complete, tmp_path, template):
     assert made["wheel"] == made["checkout"]
 
 
+def test_the_steps_of_the_image_make_what_it_runs(complete, tmp_path):
+    """What the Dockerfile copies and runs, done without Docker: the server's own import works."""
+    flags = ("--no-git", "--docker", "--license=MIT", "--holder=Ann", "--backend=redis")
+    run(complete / "pachinko", "new", "tea-room", *flags, cwd=tmp_path)
+    project, image = tmp_path / "tea-room", tmp_path / "image"
+    image.mkdir()
+    lines = (project / "Dockerfile").read_text().splitlines()
+    for line in lines:
+        if line.startswith("COPY") and "--from" not in line:
+            *names, target = line.split()[1:]
+            for name in names:
+                run("cp", "-r", project / name, image / target, cwd=tmp_path)
+    venv.create(tmp_path / "venv", with_pip=True)
+    python = tmp_path / "venv/bin/python"
+
+    [install] = [line.split()[1:] for line in lines if line.startswith("RUN pip ")]
+    run(python, "-m", *install, "--quiet", "--disable-pip-version-check", cwd=image)
+    program = "import redis, tea_room.asgi; print(tea_room.__file__)"
+    printed = run(python, "-P", "-c", program, cwd=tmp_path)
+    uvicorn = run(tmp_path / "venv/bin/uvicorn", "--version", cwd=tmp_path)
+
+    assert printed.startswith(str(tmp_path / "venv"))
+    assert "Running uvicorn" in uvicorn
+    assert (Path(printed.strip()).parent / "static/index.html").is_file()
+
+
 def test_a_project_installs_and_passes_its_tests(complete, wheel, tmp_path):
     """With no index that has the library, it comes from where the command came from."""
     printed = run(complete / "pachinko", "new", "tea-room", "--install", cwd=tmp_path)

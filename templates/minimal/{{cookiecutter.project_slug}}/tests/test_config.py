@@ -35,3 +35,11 @@ def test_no_host_at_all_is_refused_by_name() -> None:
     """An app that nobody can reach is a mistake."""
     with pytest.raises(ValueError, match=f"{PREFIX}ALLOWED_HOSTS"):
         Config.from_environment({f"{PREFIX}ALLOWED_HOSTS": " , "})
+{%- if cookiecutter.backend != 'memory' %}
+
+
+@pytest.mark.parametrize(("value", "backend"), [("{{ cookiecutter.backend }}://db", "{{ cookiecutter.backend }}://db"), ("", None)])
+def test_a_backend_is_an_address_or_none(value: str, backend: str | None) -> None:
+    """An empty variable counts as one that is not set: then the process is on its own."""
+    assert Config.from_environment({f"{PREFIX}BACKEND": value}).backend == backend
+{%- endif %}

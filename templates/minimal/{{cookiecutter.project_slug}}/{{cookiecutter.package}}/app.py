@@ -14,7 +14,7 @@ def create_app(config: Config | None = None) -> App:
     what the tests do.  Without a config, the environment is asked.
     """
     config = config or Config.from_environment()
-    app = App(allowed_hosts=config.allowed_hosts)
+    app = App(allowed_hosts=config.allowed_hosts{% if cookiecutter.backend != 'memory' %}, backend=config.backend{% endif %})
     add_routes(app)
     add_workers(app, config)
     return app

@@ -3,57 +3,92 @@
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from datetime import UTC, datetime
+from typing import Any
 
 import pytest
 from falcon_pachinko.testing import Client, HandshakeDenied, Simulator
+
+
+async def greeted(person: Client) -> tuple[Any, Any, Any]:
+    """Read what comes first: who one is, what was missed (nothing, here), and who is present."""
+    frames = [await person.expect(kind) for kind in ("welcome", "history.state", "presence.state")]
+    welcome, history, presence = (frame["payload"] for frame in frames)
+    return welcome, history, presence
 
 
 @asynccontextmanager
 async def ann_and_bob(client: Simulator) -> AsyncIterator[tuple[Client, Client]]:
     """Bring two people into one room, and read what greets them."""
     async with client.connect("/ws/chat/tea?name=Ann") as ann:
-        await ann.expect("welcome")
+        await greeted(ann)
         async with client.connect("/ws/chat/tea?name=Bob") as bob:
-            await bob.expect("welcome")
-            await ann.expect("joined")
+            await greeted(bob)
+            await ann.expect("presence.diff")
             yield ann, bob
 
 
 async def test_a_newcomer_is_told_who_is_here(client: Simulator) -> None:
-    """The first frame names the room, the newcomer and everybody in it."""
-    async with (
-        client.connect("/ws/chat/tea?name=Ann"),
-        client.connect("/ws/chat/tea?name=Bob") as bob,
-    ):
-        welcome = (await bob.expect("welcome"))["payload"]
-
-    assert welcome["room"] == "tea"
-    assert welcome["you"]["name"] == "Bob"
-    assert welcome["you"] in welcome["members"]
-    assert {member["name"] for member in welcome["members"]} == {"Ann", "Bob"}
-
-
-async def test_the_others_see_who_joins(client: Simulator) -> None:
-    """Those who were there get a `joined`; the newcomer gets the welcome and no more."""
+    """The first frame names the room and the newcomer, the others follow by their ids."""
     async with client.connect("/ws/chat/tea?name=Ann") as ann:
-        await ann.expect("welcome")
+        ann_is_told, _, _ = await greeted(ann)
         async with client.connect("/ws/chat/tea?name=Bob") as bob:
-            welcome = await bob.expect("welcome")
-            joined = await ann.expect("joined")
-            await bob.expect_nothing()
+            bob_is_told, _, presence = await greeted(bob)
 
-    assert joined["payload"] == welcome["payload"]["you"]
+    assert (bob_is_told["room"], bob_is_told["you"]["name"]) == ("tea", "Bob")
+    assert presence["present"] == {
+        ann_is_told["you"]["id"]: [{"name": "Ann"}],
+        bob_is_told["you"]["id"]: [{"name": "Bob"}],
+    }
 
 
-async def test_the_others_see_who_leaves(client: Simulator) -> None:
-    """A connection that ends is a `left` for those who stay."""
+async def test_the_others_see_who_comes_and_goes(client: Simulator) -> None:
+    """Those who stay get a `presence.diff` for each; the newcomer gets the greeting and no more."""
     async with client.connect("/ws/chat/tea?name=Ann") as ann:
-        await ann.expect("welcome")
-        async with client.connect("/ws/chat/tea?name=Bob"):
-            joined = await ann.expect("joined")
-        left = await ann.expect("left")
+        await greeted(ann)
+        async with client.connect("/ws/chat/tea?name=Bob") as bob:
+            welcome, _, _ = await greeted(bob)
+            come = (await ann.expect("presence.diff"))["payload"]
+            await bob.expect_nothing()
+        gone = (await ann.expect("presence.diff"))["payload"]
 
-    assert left["payload"] == joined["payload"]
+    here = {welcome["you"]["id"]: [{"name": "Bob"}]}
+    assert (come["joins"], come["leaves"]) == (here, {})
+    assert (gone["joins"], gone["leaves"]) == ({}, here)
+
+
+async def test_who_comes_back_gets_what_was_missed(client: Simulator) -> None:
+    """All that was said after the position that is named, once; not that somebody was typing."""
+    async with ann_and_bob(client) as (ann, bob):
+        await ann.send_json({"type": "say", "payload": {"text": "Bob?"}})
+        seen = (await bob.expect("said"))["history"]
+        await bob.close()
+        await ann.send_json({"type": "typing", "payload": {"active": True}})
+        await ann.send_json({"type": "say", "payload": {"text": "Where are you?"}})
+        position = f"epoch={seen['epoch']}&offset={seen['offset']}"
+        async with client.connect(f"/ws/chat/tea?name=Bob&{position}") as again:
+            await again.expect("welcome")
+            history = (await again.expect("history.state"))["payload"]
+            missed = (await again.expect("said"))["payload"]
+            await again.expect("presence.state")
+            await again.expect_nothing()
+
+    assert (history["recovered"], history["messages"]) == (True, 1)
+    assert (missed["name"], missed["text"]) == ("Ann", "Where are you?")
+
+
+async def test_a_newcomer_gets_what_was_said_before(client: Simulator) -> None:
+    """Who names no position gets all that the room has kept."""
+    async with client.connect("/ws/chat/tea?name=Ann") as ann:
+        await greeted(ann)
+        await ann.send_json({"type": "say", "payload": {"text": "Hello"}})
+        said = await ann.expect("said")
+        async with client.connect("/ws/chat/tea?name=Bob") as bob:
+            await bob.expect("welcome")
+            history = (await bob.expect("history.state"))["payload"]
+            earlier = await bob.expect("said")
+
+    assert (history["recovered"], history["messages"]) == (False, 1)
+    assert earlier == said
 
 
 async def test_everybody_in_the_room_hears_what_one_says(client: Simulator) -> None:
@@ -75,7 +110,7 @@ async def test_rooms_do_not_hear_each_other(client: Simulator) -> None:
         client.connect("/ws/chat/tea") as tea,
         client.connect("/ws/chat/coffee") as coffee,
     ):
-        await coffee.expect("welcome")
+        await greeted(coffee)
         await tea.send_json({"type": "say", "payload": {"text": "Hello"}})
 
         await coffee.expect_nothing()

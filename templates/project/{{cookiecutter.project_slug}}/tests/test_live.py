@@ -31,16 +31,24 @@ async def receive(person: ClientConnection) -> Any:
         return json.loads(await person.recv())
 
 
+async def greeted(person: ClientConnection) -> Any:
+    """Take what comes first; gives who one is."""
+    frames = [await receive(person) for _ in range(3)]
+    assert [frame["type"] for frame in frames] == ["welcome", "history.state", "presence.state"]
+    return frames[0]["payload"]["you"]
+
+
 async def test_two_people_talk_over_real_sockets(address: str) -> None:
     """They greet, talk and part, through a server, frame by frame."""
     async with connect(f"ws://{address}/ws/chat/tea?name=Ann") as ann:
-        assert (await receive(ann))["payload"]["you"]["name"] == "Ann"
+        assert (await greeted(ann))["name"] == "Ann"
         async with connect(f"ws://{address}/ws/chat/tea?name=Bob") as bob:
-            await receive(bob)
+            bob_is = await greeted(bob)
             await bob.send(json.dumps({"type": "say", "payload": {"text": "Hello"}}))
-            joined, said = await receive(ann), await receive(ann)
-        left = await receive(ann)
+            come, said = await receive(ann), await receive(ann)
+        gone = await receive(ann)
 
-    assert [frame["type"] for frame in (joined, said, left)] == ["joined", "said", "left"]
-    assert said["payload"]["text"] == "Hello"
-    assert left["payload"] == joined["payload"]
+    here = {bob_is["id"]: [{"name": "Bob"}]}
+    assert (come["type"], come["payload"]["joins"]) == ("presence.diff", here)
+    assert (said["type"], said["payload"]["text"]) == ("said", "Hello")
+    assert (gone["type"], gone["payload"]["leaves"]) == ("presence.diff", here)

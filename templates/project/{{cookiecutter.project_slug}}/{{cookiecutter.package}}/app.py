@@ -1,6 +1,6 @@
 """The application, put together in one place."""
 
-from falcon_pachinko import App
+from falcon_pachinko import App, HistoryLimits
 
 from .config import Config
 from .routes import add_routes
@@ -8,13 +8,15 @@ from .workers import add_workers
 
 
 def create_app(config: Config | None = None) -> App:
-    """Make the app: its routes, then its workers.
+    """Make the app: what its rooms keep, its routes, then its workers.
 
     Every call makes a new app that shares nothing with the one before, which is
     what the tests do.  Without a config, the environment is asked.
     """
     config = config or Config.from_environment()
-    app = App(allowed_hosts=config.allowed_hosts)
+    app = App(allowed_hosts=config.allowed_hosts{% if cookiecutter.backend != 'memory' %}, backend=config.backend{% endif %})
+    # What a chat room keeps, for those who come back to it.
+    app.ws_connection_manager.configure_rooms("chat:", history=HistoryLimits(count=100))
     add_routes(app)
     add_workers(app, config)
     return app

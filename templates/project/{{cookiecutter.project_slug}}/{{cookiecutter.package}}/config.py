@@ -18,10 +18,20 @@ class Config:
         announce_every: Seconds between two announcements.
         allowed_hosts: The names this server goes by, `*.` for sub-domains; only
             handshakes for these are answered.  In the environment, separated by commas.
+{%- if cookiecutter.backend == 'redis' %}
+        backend: The Redis that connects all processes of the app, such as
+            `redis://127.0.0.1:6379`.  Without one, a room ends at the process.
+{%- elif cookiecutter.backend == 'nats' %}
+        backend: The NATS server that connects all processes of the app, such as
+            `nats://127.0.0.1:4222`.  Without one, a room ends at the process.
+{%- endif %}
     """
 
     announce_every: float = 30.0
     allowed_hosts: tuple[str, ...] = ("localhost", "127.0.0.1", "[::1]")
+{%- if cookiecutter.backend != 'memory' %}
+    backend: str | None = None
+{%- endif %}
 
     @classmethod
     def from_environment(cls, environment: Mapping[str, str] = os.environ) -> Self:
@@ -35,6 +45,9 @@ class Config:
         return cls(
             announce_every=cls.announce_every if seconds is None else _seconds(seconds),
             allowed_hosts=cls.allowed_hosts if hosts is None else _hosts(hosts),
+{%- if cookiecutter.backend != 'memory' %}
+            backend=environment.get(f"{PREFIX}BACKEND") or None,
+{%- endif %}
         )
 
 

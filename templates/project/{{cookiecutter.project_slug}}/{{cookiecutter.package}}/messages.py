@@ -27,12 +27,16 @@ class Typing(Struct):
 
 
 # ---------------------------------------------------------------- server to client
+#
+# Besides these, the library itself tells who is in a room, with `presence.state` and
+# `presence.diff`, and with `history.state` whether what follows is all that was missed.
 
 
 class Member(Struct, frozen=True):
-    """Somebody in the room; also the payload of `joined` and of `left`.
+    """Somebody in the room.
 
-    The id is the connection's: two tabs of one person are two members.
+    The id is the connection's: two tabs of one person are two members.  It is their
+    key in `presence.state` and `presence.diff` too.
     """
 
     id: str
@@ -40,11 +44,10 @@ class Member(Struct, frozen=True):
 
 
 class Welcome(Struct):
-    """`welcome`: the first frame a client gets, with everybody who is here, itself included."""
+    """`welcome`: the first frame a client gets."""
 
     you: Member
     room: str
-    members: list[Member]
 
 
 class Said(Struct):

@@ -3,7 +3,7 @@
 from datetime import UTC, datetime
 
 from falcon.asgi import Request
-from falcon_pachinko import Connection, WebSocketResource, handles_message
+from falcon_pachinko import Connection, Position, WebSocketResource, handles_message
 
 from ..messages import Member, MemberTyping, Said, Say, Typing, Welcome
 
@@ -28,25 +28,20 @@ class ChatRoom(WebSocketResource):
     member: Member
 
     async def on_connect(self, req: Request, ws: Connection, room_name: str) -> bool:
-        """Join the room, greet the newcomer, tell the others; then accept.
+        """Greet the newcomer, show what was said, be present for the others; then accept.
 
-        What is sent here leaves right after the accept, in this order.
+        What is sent here leaves right after the accept, in this order. A page that
+        comes back names the position of the last message it has, and gets the later ones.
         """
         if not 1 <= len(room_name) <= ROOM_NAME_LENGTH:
             return False
         self.room = f"chat:{room_name}"
         self.member = Member(id=ws.id, name=clean_name(req.get_param("name", default="")))
-        self.state.member = self.member
 
-        await self.join_room(self.room)
-        here = await ws.manager.get_connections_in_room(self.room)
-        welcome = Welcome(
-            you=self.member, room=room_name, members=[other.state.member for other in here]
-        )
+        welcome = Welcome(you=self.member, room=room_name)
         await self.send({"type": "welcome", "payload": welcome})
-        await self.broadcast_to_room(
-            self.room, {"type": "joined", "payload": self.member}, exclude_self=True
-        )
+        await self.join_room(self.room, since=Position.of(req))
+        await self.track(self.room, {"name": self.member.name})
         return True
 
     @handles_message("say")
@@ -59,12 +54,11 @@ class ChatRoom(WebSocketResource):
 
     @handles_message("typing")
     async def typing(self, ws: Connection, payload: Typing) -> None:
-        """Tell the others whether this person is writing."""
+        """Tell the others whether this person is writing.
+
+        Who comes back has no use for it, so the room does not keep it.
+        """
         typing = MemberTyping(id=self.member.id, name=self.member.name, active=payload.active)
         await self.broadcast_to_room(
-            self.room, {"type": "typing", "payload": typing}, exclude_self=True
+            self.room, {"type": "typing", "payload": typing}, exclude_self=True, keep=False
         )
-
-    async def on_disconnect(self, ws: Connection, close_code: int) -> None:
-        """Tell the room; it was left already, so this reaches only those who stay."""
-        await self.broadcast_to_room(self.room, {"type": "left", "payload": self.member})

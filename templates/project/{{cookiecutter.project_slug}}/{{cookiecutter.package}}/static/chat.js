@@ -10,15 +10,17 @@ const TYPING_PAUSE = 2_000; // no key for this long: we stopped writing
 const TYPING_EXPIRES = 6_000; // not repeated for this long: they stopped writing
 const PROBLEM_SHOWN = 6_000;
 const LOG_LENGTH = 500; // older entries leave the page
+const IDS_KEPT = 100; // of connections that were ours; the server keeps no more messages than that
 
 const page = Object.fromEntries([...document.querySelectorAll("[id]")].map((element) => [element.id, element]));
 const appTitle = document.title;
 
 // ------------------------------------------------------------ our name, our room
 
-let name = recallName("sessionStorage") ?? recallName("localStorage") ?? guestName();
+let name = recall("sessionStorage", "name") ?? recall("localStorage", "name") ?? guestName();
 let room = roomInAddress();
-rememberName("sessionStorage"); // a reload keeps even a guest's name; a second tab gets its own
+let ourIds = (recall("sessionStorage", "ids") ?? "").split(" "); // every connection has another one
+remember("sessionStorage", "name", name); // a reload keeps even a guest's name; a second tab gets its own
 
 function guestName() {
   const manners = ["Brave", "Bright", "Calm", "Clever", "Gentle", "Happy", "Merry", "Quick", "Quiet", "Sunny"];
@@ -27,17 +29,17 @@ function guestName() {
   return `${anyOf(manners)} ${anyOf(animals)}`;
 }
 
-function recallName(storage) {
+function recall(storage, key) {
   try {
-    return window[storage].getItem("name");
+    return window[storage].getItem(key);
   } catch {
-    return null; // this browser refuses storage; the name lives as long as the page
+    return null; // this browser refuses storage; what it should keep lives as long as the page
   }
 }
 
-function rememberName(storage) {
+function remember(storage, key, value) {
   try {
-    window[storage].setItem("name", name);
+    window[storage].setItem(key, value);
   } catch {
     // as above
   }
@@ -55,8 +57,8 @@ function roomName(wish) {
 page.door.addEventListener("submit", (event) => {
   event.preventDefault();
   name = page.door.elements.name.value.trim() || name;
-  rememberName("sessionStorage");
-  rememberName("localStorage");
+  remember("sessionStorage", "name", name);
+  remember("localStorage", "name", name);
   const chosen = roomName(page.door.elements.room.value);
   if (chosen !== room) history.pushState(null, "", `?room=${encodeURIComponent(chosen)}`);
   showPeople(false);
@@ -66,7 +68,7 @@ page.door.addEventListener("submit", (event) => {
 window.addEventListener("popstate", enterRoom);
 
 function enterRoom() {
-  if (room !== roomInAddress()) page.log.replaceChildren();
+  if (room !== roomInAddress()) clearLog();
   room = roomInAddress();
   me = undefined;
   page.room.textContent = `#${room}`;
@@ -91,6 +93,10 @@ function connect() {
   const address = new URL(`/ws/chat/${encodeURIComponent(room)}`, location.href);
   address.protocol = location.protocol === "https:" ? "wss:" : "ws:";
   address.searchParams.set("name", name);
+  if (position) {
+    address.searchParams.set("epoch", position.epoch);
+    address.searchParams.set("offset", position.offset);
+  }
 
   const current = new WebSocket(address);
   current.addEventListener("message", (event) => current === socket && receive(JSON.parse(event.data)));
@@ -161,30 +167,46 @@ function takeBack(...refs) {
 // ------------------------------------------------------------- what we receive
 
 let me; // {id, name}, from the first welcome on
+let position; // how far the log goes: {epoch, offset}, which the server counts; undefined: it is empty
+let greeting = ""; // to be shown when it is known what was missed
+let earlier = 0; // so many messages of before our time are still to come
 let members = new Map(); // id → {id, name}
 const typists = new Map(); // id → {name, timer}
 
 const receivers = {
-  welcome({ you, members: here }) {
-    const returning = me !== undefined;
+  welcome({ you }) {
+    greeting = me === undefined ? `Welcome, ${you.name}.` : "You are back.";
     me = you;
-    members = new Map(here.map((member) => [member.id, member]));
+    ourIds = [...ourIds, you.id].slice(-IDS_KEPT);
+    remember("sessionStorage", "ids", ourIds.join(" "));
     failures = 0;
     toldTyping = 0;
     showState("online");
-    showMembers();
-    showNotice(returning ? "You are back. What was said meanwhile is not shown." : `Welcome, ${you.name}.`);
   },
-  joined(member) {
-    members.set(member.id, member);
-    showMembers();
-    showNotice(`${member.name} joined`);
+  /** Recovered: what follows is what we missed. Else it is all that the room has kept. */
+  "history.state"({ recovered, epoch, offset, messages = 0 }) {
+    const returning = position !== undefined;
+    earlier = recovered ? 0 : messages;
+    if (earlier > 0) clearLog();
+    if (messages === 0 && epoch) position = { epoch, offset };
+    if (returning && !recovered) greeting += " Some of what was said may be missing.";
+    if (returning || earlier === 0) greet(); // a newcomer finds the greeting below what was said before
   },
-  left(member) {
-    members.delete(member.id);
-    forgetTypist(member.id);
+  "presence.state"({ present }) {
+    members = new Map(Object.entries(present).map(([id, [{ name }]]) => [id, { id, name }]));
     showMembers();
-    showNotice(`${member.name} left`);
+  },
+  "presence.diff"({ joins, leaves }) {
+    for (const [id, [{ name: who }]] of Object.entries(joins)) {
+      members.set(id, { id, name: who });
+      showNotice(`${who} joined`);
+    }
+    for (const [id, [{ name: who }]] of Object.entries(leaves)) {
+      members.delete(id);
+      forgetTypist(id);
+      showNotice(`${who} left`);
+    }
+    showMembers();
   },
   said(message) {
     forgetTypist(message.id);
@@ -208,8 +230,17 @@ const receivers = {
 };
 
 /** A newer server may know more words than this page: those are passed over. */
-function receive({ type, payload, ref }) {
+function receive({ type, payload, ref, history: place }) {
   if (Object.hasOwn(receivers, type)) receivers[type](payload, ref);
+  if (place === undefined) return; // it is not kept
+  position = place;
+  if (earlier > 0) earlier -= 1;
+  if (earlier === 0) greet();
+}
+
+function greet() {
+  if (greeting) showNotice(greeting.trim());
+  greeting = "";
 }
 
 function forgetTypist(id) {
@@ -236,7 +267,7 @@ function makeAvatar(who) {
 }
 
 function showMessage({ id, name: author, text, at }) {
-  const own = id === me?.id;
+  const own = ourIds.includes(id);
   const entry = make("article", own ? "message own" : "message");
   entry.dataset.author = id;
   if (page.log.lastElementChild?.dataset.author === id) entry.classList.add("continued");
@@ -248,7 +279,7 @@ function showMessage({ id, name: author, text, at }) {
   entry.append(makeAvatar(author), make("span", "author", own ? "You" : author), when, words);
   showEntry(entry);
 
-  if (document.hidden && !own) unread += 1;
+  if (document.hidden && !own && earlier === 0) unread += 1;
   showTitle();
 }
 
@@ -263,6 +294,12 @@ function showEntry(entry) {
   if (page.log.children.length > LOG_LENGTH) page.log.firstElementChild.remove();
   if (atEnd) scrollToEnd();
   else page.newest.hidden = false;
+}
+
+function clearLog() {
+  page.log.replaceChildren();
+  page.newest.hidden = atEnd = true;
+  position = undefined;
 }
 
 function scrollToEnd() {

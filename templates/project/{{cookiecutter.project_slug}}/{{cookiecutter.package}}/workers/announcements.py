@@ -18,11 +18,13 @@ WORDS = (
 async def announce(manager: WebSocketConnectionManager, config: Config) -> None:
     """Greet the chat rooms every `config.announce_every` seconds, for as long as the app runs.
 
-    A room that is made later is greeted from then on; an empty one is gone.
+    A room that is made later is greeted from then on; an empty one is gone.  No room
+    keeps an announcement: who comes later has not missed it.
     """
     words = cycle(WORDS)
     while True:
         await asyncio.sleep(config.announce_every)
         announcement = Announcement(text=next(words))
         for room in await manager.get_rooms_by_prefix("chat:"):
-            await manager.broadcast_to_room(room, {"type": "announcement", "payload": announcement})
+            message = {"type": "announcement", "payload": announcement}
+            await manager.broadcast_to_room(room, message, keep=False)
