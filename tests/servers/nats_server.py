@@ -2,6 +2,7 @@
 
 import contextlib
 import json
+import os
 import shutil
 import signal
 import socket
@@ -90,6 +91,7 @@ class NatsServer:
     def hang(self):
         """Have it answer nothing, though its address takes connections; `start` ends that."""
         self._process.send_signal(signal.SIGSTOP)
+        os.waitid(os.P_PID, self._process.pid, os.WSTOPPED)  # until all its threads stand still
 
     def wipe(self):
         """Throw away what JetStream has kept; it must not run."""

@@ -1,6 +1,7 @@
 """A Redis server of a test's own: on a free port, without a disk, gone after the test."""
 
 import contextlib
+import os
 import shutil
 import signal
 import socket
@@ -75,6 +76,7 @@ class RedisServer:
     def hang(self):
         """Have it answer nothing, though its address takes connections; `start` ends that."""
         self._process.send_signal(signal.SIGSTOP)
+        os.waitid(os.P_PID, self._process.pid, os.WSTOPPED)  # until all its threads stand still
 
     def ask(self, *words):
         """Run one command."""
