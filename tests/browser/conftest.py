@@ -15,6 +15,7 @@ from pathlib import Path
 
 import pytest
 import pytest_asyncio
+from fault_proxy import FaultProxy
 from playwright.async_api import async_playwright, expect
 
 DEADLINE = 20  # seconds for anything that a server or a page is awaited to do
@@ -148,6 +149,17 @@ async def serve(project):
     yield serve
     for server in started:
         await server.kill()
+
+
+@pytest_asyncio.fixture(loop_scope="module")
+async def network():
+    """Give a function that puts a network, which can fail, before a server's port."""
+    async with contextlib.AsyncExitStack() as networks:
+
+        async def before(server):
+            return await networks.enter_async_context(FaultProxy(server.port))
+
+        yield before
 
 
 class Tabs:

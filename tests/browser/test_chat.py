@@ -50,6 +50,21 @@ def box(tab):
     return tab.get_by_label("Your message")
 
 
+def words(tab):
+    """Find what was said, without its author and time."""
+    return log(tab).locator(".words")
+
+
+def lines(tab):
+    """Find everything in the log: notices, and what was said."""
+    return log(tab).locator("> *")
+
+
+def ending(*texts):
+    """Match as many lines, each of which ends so: before the words stand author and time."""
+    return [re.compile(re.escape(text) + "$") for text in texts]
+
+
 async def say(tab, text):
     """Write it and send it with Enter, as people do."""
     await box(tab).fill(text)
@@ -82,6 +97,8 @@ async def test_coming_and_going_is_seen(tabs, url):
     bob = await tabs.open(url, "Bob")
     await expect(log(ann)).to_contain_text("Bob joined")
     await expect(people(ann)).to_have_text(["Ann", "Bob"])
+    await expect(people(bob)).to_have_text(["Bob", "Ann"])
+    await expect(log(bob)).to_have_text("Welcome, Bob.")
 
     await bob.close()
 
@@ -224,11 +241,88 @@ async def test_an_error_is_told_and_the_words_come_back(tabs, url):
     await expect(ann.get_by_role("status")).to_have_text("online")
 
 
+async def test_a_newcomer_reads_what_was_said_before(tabs, url):
+    """It stands above the greeting; a reload shows it again, and one's own as one's own."""
+    ann = await tabs.open(url, "Ann")
+    await say(ann, "Who is for tea?")
+    await expect(words(ann)).to_have_text(["Who is for tea?"])
+    bob = await tabs.open(url, "Bob")
+    await expect(lines(bob)).to_have_text(ending("Who is for tea?", "Welcome, Bob."))
+    await expect(bob.locator(".message.own")).to_have_count(0)
+
+    await ann.reload()
+
+    await expect(lines(ann)).to_have_text(ending("Who is for tea?", "Welcome, Ann."))
+    await expect(ann.locator(".message.own .words")).to_have_text(["Who is for tea?"])
+
+
+async def test_another_name_keeps_what_was_said(tabs, url):
+    """Who only takes another name goes on in the same log, and sees nothing twice."""
+    ann = await tabs.open(url, "Ann")
+    await say(ann, "I am Ann.")
+    await expect(words(ann)).to_have_text(["I am Ann."])
+    await ann.get_by_label("Your name").fill("Anna")
+    await ann.get_by_role("button", name="Enter room").click()
+
+    await expect(log(ann)).to_contain_text("Welcome, Anna.")
+    await expect(ann.locator(".message.own .words")).to_have_text(["I am Ann."])
+
+
+async def test_a_page_that_lost_its_socket_gets_what_it_missed(tabs, server, network, room, url):
+    """The network was gone for a while: what was said then follows, in order, and once."""
+    wire = await network(server)
+    ann = await tabs.open(f"http://127.0.0.1:{wire.port}/?room={room}", "Ann")
+    bob = await tabs.open(url, "Bob")
+    await say(ann, "Bob?")
+    await expect(words(bob)).to_have_text(["Bob?"])
+    wire.black_hole()
+    wire.reset()
+    await expect(people(bob)).to_have_text(["Bob"])
+    await expect(ann.get_by_role("status")).not_to_have_text("online")
+    await say(bob, "Here I am.")
+    await say(bob, "Ann?")
+    await expect(words(bob)).to_have_count(3)
+
+    wire.heal()
+
+    await expect(lines(ann)).to_have_text(
+        ending("Welcome, Ann.", "Bob joined", "Bob?", "You are back.", "Here I am.", "Ann?")
+    )
+    await expect(ann.locator(".message.own .words")).to_have_text(["Bob?"])
+    await expect(people(ann)).to_have_text(["Ann", "Bob"])
+
+
+async def test_a_page_says_when_it_cannot_know_what_it_missed(tabs, serve, network, artefacts):
+    """The history began anew with the server: the page shows what there is of it, once."""
+    server = await serve()
+    wire = await network(server)
+    ann = await tabs.open(f"http://127.0.0.1:{wire.port}/", "Ann", **PHONE)
+    await say(ann, "Bob?")
+    await expect(words(ann)).to_have_text(["Bob?"])
+    wire.black_hole()
+    wire.reset()
+    await server.kill()
+    await server.start()
+    bob = await tabs.open(server.url, "Bob")
+    await say(bob, "Ann?")
+    await expect(words(bob)).to_have_text(["Ann?"])
+
+    wire.heal()
+
+    await expect(lines(ann)).to_have_text(
+        ending("You are back. Some of what was said may be missing.", "Ann?")
+    )
+    await ann.screenshot(path=artefacts / "chat-phone-back.png")
+    assert await widest(ann) <= PHONE["viewport"]["width"]
+
+
 async def test_the_page_comes_back_after_the_server_was_killed(tabs, serve):
     """It reconnects by itself, knows who is here now, and has kept what was being written."""
     server = await serve()
     ann, bob = await tabs.open(server.url, "Ann"), await tabs.open(server.url, "Bob")
     await expect(people(ann)).to_have_text(["Ann", "Bob"])
+    await say(bob, "I have to go.")
+    await expect(words(ann)).to_have_text(["I have to go."])
     await server.kill()
     await expect(ann.get_by_role("status")).to_contain_text("reconnecting")
     await say(ann, "Is anybody there?")
@@ -239,7 +333,8 @@ async def test_the_page_comes_back_after_the_server_was_killed(tabs, serve):
 
     await expect(ann.get_by_role("status")).to_have_text("online")
     await expect(people(ann)).to_have_text(["Ann"])
-    await expect(log(ann)).to_contain_text("You are back.")
+    await expect(log(ann)).to_contain_text("You are back. Some of what was said may be missing.")
+    await expect(words(ann)).to_have_text(["I have to go."])  # nothing came to replace it
     await ann.get_by_role("button", name="Send").click()
     await expect(ann.locator(".own .words")).to_have_text("Is anybody there?")
 
@@ -272,12 +367,20 @@ async def test_everything_fits_on_the_screen(tabs, server, artefacts, look_of, o
     await box(bob).press_sequentially("One m")
     await expect(ann.get_by_text("Bob is typing…")).to_be_visible()
     await ann.screenshot(path=artefacts / f"chat-{look_of}.png")
+    eve = await tabs.open(url, "Eve", **options)
+    await expect(words(eve)).to_have_count(len(CONVERSATION))
+    await eve.screenshot(path=artefacts / f"chat-{look_of}-newcomer.png")
 
-    widest = await ann.evaluate(
+    assert await widest(ann) <= options["viewport"]["width"]
+    assert await widest(eve) <= options["viewport"]["width"]
+
+
+async def widest(tab):
+    """Measure how far to the right anything reaches, in pixels."""
+    return await tab.evaluate(
         "Math.max(...[...document.querySelectorAll('body, body *')]"
         ".map(element => element.getBoundingClientRect().right))"
     )
-    assert widest <= options["viewport"]["width"]
 
 
 async def test_a_phone_shows_who_is_here_on_demand(tabs, url, artefacts):

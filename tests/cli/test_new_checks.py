@@ -6,14 +6,16 @@ import sys
 from pathlib import Path
 
 import pytest
+from nats_server import executable as nats_binary
+from redis_server import executable as redis_binary
 
 CHECKS = {
     "lint": ["-m", "ruff", "check", "--no-cache"],
     "format": ["-m", "ruff", "format", "--check", "--no-cache"],
     "types": ["-m", "mypy"],
 }
-# Where redis-server and nats-server may be, beside the machine's own places.
-SERVERS = f"{Path(sys.executable).parent}{os.pathsep}"
+# Where redis-server and nats-server are, beside the machine's own places.
+SERVERS = "".join(f"{Path(each).parent}{os.pathsep}" for each in (nats_binary(), redis_binary()))
 LONGEST = "a-" * 31 + "zz"  # 64 characters: whatever wraps or sorts by the name, does it here
 
 

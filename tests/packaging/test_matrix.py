@@ -13,6 +13,7 @@ import venv
 from pathlib import Path
 
 import pytest
+from redis_server import executable as redis_binary
 
 from pachinko_cli.templates import OPTIONS
 
@@ -116,7 +117,7 @@ def run(programs, tmp_path_factory):
         "HOME": str(home),
         "LANG": "C.UTF-8",
         "MYPY_CACHE_DIR": str(home / "mypy"),
-        "PATH": f"{programs}:{os.environ['PATH']}",
+        "PATH": f"{programs}:{Path(redis_binary()).parent}:{os.environ['PATH']}",
     }
 
     def python(*arguments, cwd):

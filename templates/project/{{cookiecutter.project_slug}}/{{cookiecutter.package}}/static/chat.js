@@ -239,8 +239,9 @@ function receive({ type, payload, ref, history: place }) {
 }
 
 function greet() {
-  if (greeting) showNotice(greeting.trim());
+  const words = greeting.trim();
   greeting = "";
+  if (words && words !== page.log.lastElementChild?.textContent) showNotice(words); // once, however shaky the network
 }
 
 function forgetTypist(id) {
