@@ -8,6 +8,7 @@ from pachinko_cli import additions, changes, project, reports, usage
 from pachinko_cli.console import Console
 from pachinko_cli.messages import messages
 from pachinko_cli.modules import ModuleName, module_name
+from pachinko_cli.options import DryRun, JsonEvents, Overwrite, Quiet, ShowChanges
 from pachinko_cli.parts import KINDS
 from pachinko_cli.paths import route_path
 
@@ -44,17 +45,11 @@ def add_resource(
             autocompletion=lambda: list(KINDS),
         ),
     ] = "room",
-    force: Annotated[
-        bool, typer.Option("--force", help="Overwrite files that are there and differ.")
-    ] = False,
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Show it, and write nothing.")] = False,
-    as_json: Annotated[
-        bool, typer.Option("--json", help="Print one JSON event a line on stdout.")
-    ] = False,
-    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Print only what failed.")] = False,
-    verbose: Annotated[
-        bool, typer.Option("--verbose", "-v", help="Print what changes in a file, too.")
-    ] = False,
+    force: Overwrite = False,
+    dry_run: DryRun = False,
+    as_json: JsonEvents = False,
+    quiet: Quiet = False,
+    verbose: ShowChanges = False,
 ) -> None:
     """Add a WebSocket resource: its module, its passing test, its line in routes.py.
 

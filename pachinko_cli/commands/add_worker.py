@@ -9,6 +9,7 @@ from pachinko_cli import additions, changes, project, reports
 from pachinko_cli.console import Console
 from pachinko_cli.errors import USAGE, CliError, shown
 from pachinko_cli.modules import module_name
+from pachinko_cli.options import DryRun, JsonEvents, Overwrite, Quiet, ShowChanges
 
 LONGEST = 366 * 86_400  # seconds
 
@@ -27,17 +28,11 @@ def add_worker(
         bool,
         typer.Option("--singleton", help="Run it on one process of all that share a backend."),
     ] = False,
-    force: Annotated[
-        bool, typer.Option("--force", help="Overwrite files that are there and differ.")
-    ] = False,
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Show it, and write nothing.")] = False,
-    as_json: Annotated[
-        bool, typer.Option("--json", help="Print one JSON event a line on stdout.")
-    ] = False,
-    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Print only what failed.")] = False,
-    verbose: Annotated[
-        bool, typer.Option("--verbose", "-v", help="Print what changes in a file, too.")
-    ] = False,
+    force: Overwrite = False,
+    dry_run: DryRun = False,
+    as_json: JsonEvents = False,
+    quiet: Quiet = False,
+    verbose: ShowChanges = False,
 ) -> None:
     """Add a background worker: its module, its passing test, its line in workers/__init__.py.
 

@@ -14,6 +14,7 @@ import typer
 from pachinko_cli import console, project
 from pachinko_cli.console import Console
 from pachinko_cli.errors import USAGE, CliError, shown
+from pachinko_cli.options import JsonEvents, Quiet
 
 if TYPE_CHECKING:
     from pachinko_cli.client.conversation import Plan
@@ -58,10 +59,8 @@ def connect(
     check: Annotated[
         bool, typer.Option("--check/--no-check", help="Check messages before they are sent.")
     ] = True,
-    as_json: Annotated[
-        bool, typer.Option("--json", help="Print one JSON event a line on stdout.")
-    ] = False,
-    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Print only what failed.")] = False,
+    as_json: JsonEvents = False,
+    quiet: Quiet = False,
     verbose: Annotated[
         bool, typer.Option("--verbose", "-v", help="Print headers and sent frames, too.")
     ] = False,

@@ -8,6 +8,7 @@ import typer
 from pachinko_cli import project
 from pachinko_cli.console import Console
 from pachinko_cli.errors import CliError
+from pachinko_cli.options import JsonDocument, ShowTracebacks
 from pachinko_cli.project import OutsideProjectError
 
 if TYPE_CHECKING:
@@ -18,15 +19,11 @@ _STYLES = {"ok": "green", "warning": "yellow", "problem": "bold red"}
 
 def doctor(
     *,
-    as_json: Annotated[
-        bool, typer.Option("--json", help="Print one JSON document on stdout.")
-    ] = False,
+    as_json: JsonDocument = False,
     quiet: Annotated[
         bool, typer.Option("--quiet", "-q", help="Print only warnings and problems.")
     ] = False,
-    verbose: Annotated[
-        bool, typer.Option("--verbose", "-v", help="Print whole tracebacks.")
-    ] = False,
+    verbose: ShowTracebacks = False,
 ) -> None:
     """Look for what is wrong: versions, the server, the project's files, how its app is wired.
 

@@ -7,15 +7,14 @@ import typer
 from pachinko_cli import changes, manifest, project, versions
 from pachinko_cli.console import Console
 from pachinko_cli.errors import CliError
+from pachinko_cli.options import JsonDocument, Quiet
 from pachinko_cli.project import OutsideProjectError, Project
 
 
 def info(
     *,
-    as_json: Annotated[
-        bool, typer.Option("--json", help="Print one JSON document on stdout.")
-    ] = False,
-    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Print only what failed.")] = False,
+    as_json: JsonDocument = False,
+    quiet: Quiet = False,
     verbose: Annotated[
         bool, typer.Option("--verbose", "-v", help="Name the generated files that were edited.")
     ] = False,

@@ -12,6 +12,7 @@ from pachinko_cli import console, foreign, scaffold, sources, steps
 from pachinko_cli.console import Console
 from pachinko_cli.errors import USAGE, CliError, InterruptedByUserError, shown
 from pachinko_cli.names import ProjectName, project_name
+from pachinko_cli.options import DryRun, Quiet
 from pachinko_cli.staging import Project, vacant
 from pachinko_cli.templates import BACKENDS, OPTIONS, TEMPLATES, choice
 
@@ -95,11 +96,11 @@ def new(
     yes: Annotated[
         bool, typer.Option("--yes", "-y", help="Ask nothing; take the defaults.")
     ] = False,
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Show it, and write nothing.")] = False,
+    dry_run: DryRun = False,
     as_json: Annotated[
         bool, typer.Option("--json", help="Ask nothing; print one JSON event a line.")
     ] = False,
-    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Print only what failed.")] = False,
+    quiet: Quiet = False,
     verbose: Annotated[
         bool, typer.Option("--verbose", "-v", help="Print what the steps print, too.")
     ] = False,

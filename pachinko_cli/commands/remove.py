@@ -8,6 +8,7 @@ from pachinko_cli import additions, changes, manifest, project, reports, usage
 from pachinko_cli.console import Console
 from pachinko_cli.errors import CliError
 from pachinko_cli.modules import snake_case
+from pachinko_cli.options import DryRun, JsonEvents, Quiet, ShowChanges
 
 KINDS = ("resource", "worker")
 
@@ -37,16 +38,10 @@ def remove(
     force: Annotated[
         bool, typer.Option("--force", help="Remove files that you edited, too.")
     ] = False,
-    dry_run: Annotated[
-        bool, typer.Option("--dry-run", help="Show it, and change nothing.")
-    ] = False,
-    as_json: Annotated[
-        bool, typer.Option("--json", help="Print one JSON event a line on stdout.")
-    ] = False,
-    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Print only what failed.")] = False,
-    verbose: Annotated[
-        bool, typer.Option("--verbose", "-v", help="Print what changes in a file, too.")
-    ] = False,
+    dry_run: DryRun = False,
+    as_json: JsonEvents = False,
+    quiet: Quiet = False,
+    verbose: ShowChanges = False,
 ) -> None:
     """Remove a resource or a worker that was added: its files, and its line in the table.
 

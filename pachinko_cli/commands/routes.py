@@ -8,6 +8,7 @@ import typer
 from pachinko_cli import project
 from pachinko_cli.console import Console
 from pachinko_cli.errors import CliError, shown
+from pachinko_cli.options import JsonDocument, Quiet, ShowTracebacks
 
 if TYPE_CHECKING:
     from pachinko_cli.anatomy import Anatomy
@@ -23,13 +24,9 @@ def routes(
         ),
     ] = None,
     *,
-    as_json: Annotated[
-        bool, typer.Option("--json", help="Print one JSON document on stdout.")
-    ] = False,
-    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Print only what failed.")] = False,
-    verbose: Annotated[
-        bool, typer.Option("--verbose", "-v", help="Print whole tracebacks.")
-    ] = False,
+    as_json: JsonDocument = False,
+    quiet: Quiet = False,
+    verbose: ShowTracebacks = False,
 ) -> None:
     """List the app's routes: WebSocket with their message types, HTTP, and what runs beside them.
 

@@ -8,6 +8,7 @@ import typer
 from pachinko_cli import project
 from pachinko_cli.console import Console
 from pachinko_cli.errors import USAGE, CliError
+from pachinko_cli.options import JsonEvents, Quiet
 
 # uvicorn's options that `serve` decides: the socket, the processes, the reload.
 _OURS = {
@@ -59,10 +60,8 @@ def serve(
     ] = None,
     trace: Annotated[bool, typer.Option("--trace", help="Show every frame as it travels.")] = False,
     open_page: Annotated[bool, typer.Option("--open", help="Open the page in a browser.")] = False,
-    as_json: Annotated[
-        bool, typer.Option("--json", help="Print one JSON event a line on stdout.")
-    ] = False,
-    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Print only what failed.")] = False,
+    as_json: JsonEvents = False,
+    quiet: Quiet = False,
     verbose: Annotated[
         bool,
         typer.Option("--verbose", "-v", help="Print what uvicorn prints, and whole tracebacks."),

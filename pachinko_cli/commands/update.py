@@ -8,6 +8,7 @@ from pachinko_cli import changes, console, project, reports, updates
 from pachinko_cli.additions import A_STEP_REMAINS
 from pachinko_cli.console import Console
 from pachinko_cli.errors import CliError
+from pachinko_cli.options import DryRun, JsonEvents, Quiet, ShowChanges
 from pachinko_cli.project import OutsideProjectError, Project
 from pachinko_cli.steps import inside_repository
 from pachinko_cli.updates import Update
@@ -29,16 +30,10 @@ def update(
             "--force", help="Go on with what is not committed, or not resolved since the last time."
         ),
     ] = False,
-    dry_run: Annotated[
-        bool, typer.Option("--dry-run", help="Show it, and change nothing.")
-    ] = False,
-    as_json: Annotated[
-        bool, typer.Option("--json", help="Print one JSON event a line on stdout.")
-    ] = False,
-    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Print only what failed.")] = False,
-    verbose: Annotated[
-        bool, typer.Option("--verbose", "-v", help="Print what changes in a file, too.")
-    ] = False,
+    dry_run: DryRun = False,
+    as_json: JsonEvents = False,
+    quiet: Quiet = False,
+    verbose: ShowChanges = False,
 ) -> None:
     """Update the project to the template of this pachinko; what you wrote stays.
 
