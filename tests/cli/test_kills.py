@@ -135,7 +135,7 @@ def test_at_whatever_step_a_command_ends_all_of_it_is_there_or_nothing(
         "command": command,
         "after": after,
         "signal": how,
-        "most": 30,
+        "most": 18,
     }
     ran = subprocess.run(
         [sys.executable, "-c", AT_EVERY_STEP, json.dumps(asked)],

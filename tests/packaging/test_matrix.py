@@ -90,7 +90,15 @@ def flags(row):
             yield from (f"--{option}", value)
 
 
-ROWS = {" ".join(flags(row)): row for row in pairwise(OPTIONS)}
+def rows():
+    """Choose the rows: all pairs, but of the licence, a text beside the code, each value once."""
+    licences = itertools.cycle(OPTIONS["licence"])
+    others = {option: values for option, values in OPTIONS.items() if option != "licence"}
+    for row in pairwise(others):
+        yield row | {"licence": next(licences)}
+
+
+ROWS = {" ".join(flags(row)): row for row in rows()}
 
 
 @pytest.fixture(scope="module")
