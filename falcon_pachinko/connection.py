@@ -253,7 +253,7 @@ class Connection:
 
     @property
     def user_id(self) -> str | None:
-        """Who it is, as text; None for a stranger. Set it to have `send_to_user` reach it."""
+        """Who it is; None for a stranger. Set it to have `send_to_user` reach it."""
         return self._user_id
 
     @user_id.setter

@@ -206,7 +206,6 @@ class History:
         """Give a message to the members here, and end the history: it has a hole now."""
         log.warning("a message to %.200r was not kept: %s", name, why)
         self._broken.add(name)
-        self._cluster.note_hole(f"room:{name}")
         self._given_up[parcel.seq] = None
         if len(self._given_up) > _MOST_GIVEN_UP:
             del self._given_up[next(iter(self._given_up))]
@@ -309,13 +308,13 @@ class History:
         state: dict[str, Any] = {"room": name, "recovered": False}
         entries: list[_Placed] = []
         if past is not None:
-            position, floor = past.position, room.floors.get(connection)
-            entries = [
-                placed
-                for placed in _all_placed(name, past)
-                if floor is None or _is_after(placed.position, floor)
-            ]
-            state |= {"recovered": past.complete, "epoch": position.epoch}
+            position, entries = past.position, _all_placed(name, past)
+            floor = room.floors.get(connection)
+            recovered = past.complete
+            if floor is not None and _is_within(floor, past):  # from where nothing was forgotten
+                recovered = True
+                entries = [each for each in entries if _is_after(each.position, floor)]
+            state |= {"recovered": recovered, "epoch": position.epoch}
             state |= {"offset": position.offset, "messages": len(entries)}
             room.floors[connection] = position
         await connection.send_media({"type": "history.state", "payload": state})
@@ -357,14 +356,24 @@ class History:
                 await self.deliver(node, name, parcel, position)
             return
         async with room.order:
-            room.last = past.position
-            for connection in list(self._members(name)):
-                returning = room.returning.get(connection)
-                if returning is None:
-                    await self._replay(connection, room, name, past)
-                else:
-                    for placed in _all_placed(name, past):
-                        returning.hold(connection, placed)
+            await self._begin_from(room, name, past)
+
+    async def _begin_from(self, room: _Room, name: str, past: Past) -> None:
+        """Give what is kept to all members: nobody can tell what they missed."""
+        members = list(self._members(name))
+        room.last = past.position
+        for connection in members:
+            returning = room.returning.get(connection)
+            if returning is None:
+                await self._replay(connection, room, name, past)
+            else:
+                for placed in _all_placed(name, past):
+                    returning.hold(connection, placed)
+        for node, parcel, _ in _opened(past):
+            echo = room.echoes.get(parcel.seq)
+            if echo is not None and node == self._cluster.node:
+                echo.arrived = True
+                echo.end(len(members), 0)
 
     def left(self, connection: Connection, name: str, *, last: bool) -> None:
         """Note that a connection is not in a room any more; maybe it was the last one here."""
@@ -379,7 +388,7 @@ class History:
                 echo.end(0, 0)  # it is not listened to any more
 
     async def _end_if_broken(self, name: str) -> None:
-        """End a history that has a hole."""
+        """End a history that has a hole; then tell the others, who read it anew."""
         if name in self._broken:
             self._broken.discard(name)
             try:
@@ -387,6 +396,7 @@ class History:
             except BaseException:
                 self._broken.add(name)
                 raise
+            self._cluster.note_hole(f"room:{name}")
 
     async def mend(self) -> None:
         """End all histories that have a hole: the backend is there again."""
@@ -428,6 +438,14 @@ def _push(connection: Connection, placed: _Placed) -> None:
     packet = _packet(placed, connection)
     if packet is not None:
         connection.push(packet)
+
+
+def _is_within(position: Position, past: Past) -> bool:
+    """Whether a history still has everything after a position."""
+    if position.epoch != past.position.epoch:
+        return False
+    oldest = past.entries[0].offset if past.entries else past.position.offset
+    return oldest <= position.offset <= past.position.offset
 
 
 def _is_after(position: Position, other: Position) -> bool:

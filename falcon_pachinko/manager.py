@@ -526,7 +526,6 @@ class WebSocketConnectionManager(Membership):
         """`track`, for a connection."""
         check_lease()
         self.join(connection, room)
-        await self.cluster.settled()
         await self._presence.track(connection, room, {} if meta is None else meta)
 
     def forget(self, connection: Connection) -> None:

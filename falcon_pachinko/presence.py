@@ -148,7 +148,7 @@ class Presence:
         self._stale: dict[str, None] = {}  # rooms that are to be read anew
         self._work = asyncio.Event()
         self._reading = asyncio.Event()
-        self._tasks: list[asyncio.Task[None]] = []
+        self._tasks: list[asyncio.Task[None]] = []  # none, while there is nobody to tell
         self._passing: set[asyncio.Task[None]] = set()  # that tell, or read for the first time
 
     def start(self) -> None:
@@ -163,17 +163,18 @@ class Presence:
     async def stop(self) -> None:
         """Stop telling; the backend takes this process's entries back."""
         tasks, self._tasks = {*self._tasks, *self._passing}, []
+        for timers in self._leaving.values():
+            for timer in timers.values():
+                timer.cancel()
+        # Before anything is awaited: what still arrives is to find no room, and to begin nothing.
+        for kept in (self._leaving, self._own, self._replicas, self._rooms_of):
+            kept.clear()
         for task in tasks:
             task.cancel()
         if tasks:
             await asyncio.wait(tasks)
         self._note_written(self._written)
         self._written = None
-        for timers in self._leaving.values():
-            for timer in timers.values():
-                timer.cancel()
-        for kept in (self._leaving, self._own, self._replicas, self._rooms_of):
-            kept.clear()
         self._unwritten.clear()
         self._stale.clear()
 
@@ -198,12 +199,15 @@ class Presence:
         self._stay(room, connection.id)
         self._own.setdefault(room, {})[connection.id] = entry
         self._rooms_of.setdefault(connection.id, set()).add(room)
+        await self._cluster.settled()  # the room's diffs arrive before it is read
+        if self._own.get(room, {}).get(connection.id) is not entry:
+            return  # it went meanwhile, or tracks anew
         replica = await self._replica(room)
         if (
             self._replicas.get(room) is not replica
             or self._own.get(room, {}).get(connection.id) is not entry
         ):
-            return  # it went meanwhile, or tracks anew
+            return
         for gone in tuple(self._leaving.get((room, entry.key), ())):
             self._remove(room, gone)  # who came back within the grace
         replica.put((self._cluster.node, connection.id), entry)
@@ -218,7 +222,7 @@ class Presence:
         replica = self._replicas.get(room)
         if replica is None:
             replica = self._replicas[room] = _Replica()
-            if not self._cluster.alone:
+            if self._tasks:
                 replica.loading = self._spawn(self._load(room, replica))
         if replica.loading is not None:
             await asyncio.wait((replica.loading,))  # a task: whoever waits may be cancelled
@@ -277,7 +281,7 @@ class Presence:
         elif replica is not None:
             replica.put((self._cluster.node, connection_id), None)
             self._tell_soon(room, replica)
-        if not self._cluster.alone:
+        if self._tasks:
             self._unwritten[room, connection_id] = None
             self._work.set()
 
@@ -292,7 +296,7 @@ class Presence:
         if room in self._replicas:
             return (await self._replica(room)).metas()
         replica = _Replica()
-        if not self._cluster.alone:
+        if self._tasks:
             self._take_over(replica, await self._cluster.backend.entries(room))
         return replica.metas()
 
@@ -420,7 +424,7 @@ class Presence:
 
     async def _store(self, room: str, connection_id: str) -> None:
         """Have an entry written, and wait until it is, or the backend is away."""
-        if self._cluster.alone:
+        if not self._tasks:
             return
         self._unwritten[room, connection_id] = None
         if self._written is None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 
 import falcon.asgi
@@ -10,6 +11,7 @@ import pytest
 
 from falcon_pachinko import WebSocketResource, everyone, handles_message, install, room, tag, user
 from falcon_pachinko.backends import MemoryBackend, MemoryHub
+from falcon_pachinko.parcels import Disconnect
 from falcon_pachinko.testing import Disconnected, simulate
 
 
@@ -221,3 +223,62 @@ async def test_without_a_backend_nothing_is_published():
 
         assert answer["payload"] == {"queued": 1, "dropped": 0, "published": False}
         assert app.ws_connection_manager.status()["backend"] is None
+
+
+async def test_a_close_code_that_may_not_be_sent_is_counted_and_dropped(nodes, caplog):
+    """An absurd one from elsewhere closes nobody, and is no traceback."""
+    (app, _), (second, there) = nodes
+    cluster = app.ws_connection_manager.cluster
+    async with there.connect("/tea") as bob:
+        for code in (0, -1, 1005, 1006, 2**60):
+            cluster.publish("room:tea", Disconnect(0, 0, code, "", room("tea")))
+        await app.ws_connection_manager.broadcast_to_room("tea", {"type": "still"})
+
+        assert await bob.receive_json() == {"type": "still"}
+    assert second.ws_connection_manager.status()["rejected"] == 5
+    assert "Traceback" not in caplog.text
+
+
+async def test_a_number_that_one_codec_has_no_form_of_reaches_the_others(nodes):
+    """On the process that makes the form as well: nobody else goes without."""
+    (app, _), (_, there) = nodes
+    async with (
+        there.connect("/tea", subprotocols=["pachinko.msgpack"]) as ann,
+        there.connect("/tea") as bob,
+    ):
+        app.ws_connection_manager.cluster.subprotocols.clear()
+        await app.ws_connection_manager.broadcast_to_room("tea", {"type": "n", "n": 10**30})
+
+        assert await bob.receive_json() == {"type": "n", "n": 10**30}
+        await ann.expect_nothing()
+
+
+def test_an_app_may_live_in_one_loop_after_the_other():
+    """As one does whose tests have a loop each."""
+    app = node(MemoryHub())
+
+    async def live():
+        async with simulate(app) as client, client.connect("/tea") as ann:
+            answer = await ann.request({"type": "say", "payload": {"text": "hi"}})
+            return answer["payload"]["published"]
+
+    assert asyncio.run(live())
+    assert asyncio.run(live())
+
+
+@pytest.mark.parametrize(
+    ("options", "error"),
+    [
+        ({"prefix": 5}, TypeError),
+        ({"prefix": "", "history": True}, TypeError),
+        ({"prefix": "", "presence_grace": -1}, ValueError),
+        ({"prefix": "", "presence_grace": float("nan")}, ValueError),
+    ],
+)
+def test_options_of_rooms_are_checked_where_they_are_given(options, error):
+    """Not when the first message comes."""
+    manager = node(None, MemoryBackend()).ws_connection_manager
+    with pytest.raises(error):
+        manager.configure_rooms(**options)
+
+    assert not manager._options

@@ -7,6 +7,7 @@ import contextlib
 
 import falcon.asgi
 import pytest
+from faulty_backend import FaultyBackend
 
 from falcon_pachinko import LeaseLostError, current_lease, install
 from falcon_pachinko.backends import MemoryBackend, MemoryHub
@@ -142,3 +143,45 @@ async def test_a_worker_says_itself_that_it_is_one(decorated):
     added = app.add_websocket_worker(marked, **({} if decorated else {"singleton": True}))
 
     assert added._backend is app.ws_connection_manager.cluster.backend
+
+
+@pytest.mark.parametrize("call", ["acquire", "renew", "release"])
+async def test_a_backend_that_fails_ends_no_supervision(call, caplog):
+    """Whatever it raises: the worker waits for its turn, or runs until its lease ends."""
+    backend, turns = FaultyBackend(MemoryHub(), 0.06), Turns()
+    app = falcon.asgi.App()
+    install(app, backend=backend)
+    app.add_websocket_worker(turns, name="tick", singleton=True)
+    backend.failing = {call: OSError("a mistake")}
+    async with simulate(app):
+        async with asyncio.timeout(5):
+            if call == "acquire":
+                while backend.calls.count(call) < 3:  # noqa: ASYNC110  # anything may call it
+                    await asyncio.sleep(0)
+                state = app.ws_connection_manager.status()["workers"]["tick"]["state"]
+                assert state == "standby"
+                backend.failing = {}
+            await turns.began.get()
+            if call == "renew":
+                await turns.began.get()
+
+    assert turns.tokens == sorted(set(turns.tokens))
+    assert "crashed" not in caplog.text
+
+
+async def test_until_it_has_the_lease_a_process_stands_by():
+    """Also while the backend has not answered yet: it does not run anything."""
+    backend, turns = FaultyBackend(MemoryHub(), TTL), Turns()
+    app = falcon.asgi.App()
+    install(app, backend=backend)
+    app.add_websocket_worker(turns, name="tick", singleton=True)
+    gate = backend.stall("acquire")
+    async with simulate(app):
+        async with asyncio.timeout(5):
+            while "acquire" not in backend.calls:  # noqa: ASYNC110  # anything may call it
+                await asyncio.sleep(0)
+        state = app.ws_connection_manager.status()["workers"]["tick"]["state"]
+        gate.set()
+        await asyncio.wait_for(turns.began.get(), 5)
+
+    assert state == "standby"

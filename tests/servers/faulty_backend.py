@@ -1,6 +1,7 @@
 """A backend whose server fails and stalls on demand, call by call."""
 
 import asyncio
+import contextlib
 
 from falcon_pachinko.backends import MemoryBackend
 
@@ -8,6 +9,30 @@ CALLS = (
     "start", "stop", "publish", "subscribe", "unsubscribe", "enter", "leave", "entries", "beat",
     "acquire", "renew", "release", "append", "read", "forget",
 )  # fmt: skip
+
+
+DEADLINE = 5
+"""Seconds that anything a test waits for may take."""
+
+
+async def until(condition):
+    """Let the loop turn until something is true."""
+    async with asyncio.timeout(DEADLINE):
+        while not condition():  # noqa: ASYNC110  # anything may make it true
+            await asyncio.sleep(0)
+
+
+@contextlib.asynccontextmanager
+async def started(nodes):
+    """Have some processes run, and stop them whatever faults they have by then."""
+    for each in nodes:
+        await each.start()
+    try:
+        yield nodes
+    finally:
+        for each in nodes:
+            each.backend.mend()
+            await each.stop()
 
 
 class FaultyBackend(MemoryBackend):
@@ -25,6 +50,12 @@ class FaultyBackend(MemoryBackend):
         """Have a call wait until the event that this returns is set."""
         self._gates[call] = asyncio.Event()
         return self._gates[call]
+
+    def mend(self):
+        """Have no more faults."""
+        self.failing = {}
+        for gate in self._gates.values():
+            gate.set()
 
     async def events(self):
         error = self.failing.pop("events", None)

@@ -162,3 +162,14 @@ def test_a_backend_is_abstract():
     """Whoever writes one has to write all of it."""
     with pytest.raises(TypeError):
         Backend()
+
+
+async def test_a_lease_is_kept_by_its_holder_alone(backend, clock):
+    """As long as it has not ended."""
+    token = await backend.acquire("bill", 5)
+    kept = [await backend.renew("bill", token, 5), await backend.renew("bill", token + 1, 5)]
+    clock.now = 6.0
+
+    assert kept == [True, False]
+    assert not await backend.renew("bill", token, 5)
+    await backend.release("bill", token + 1)

@@ -64,22 +64,23 @@ async def test_tasks_of_the_worker_act_under_it_too(over):
 
 
 @pytest.mark.parametrize(
-    "act",
+    ("who", "verb", "args"),
     [
-        lambda manager, ann: manager.broadcast_to_all({"type": "x"}),
-        lambda manager, ann: manager.send_to_user("ann", {"type": "x"}),
-        lambda manager, ann: manager.disconnect("ann"),
-        lambda manager, ann: manager.track("ann", "tea"),
-        lambda manager, ann: ann.send_media({"type": "x"}),
-        lambda manager, ann: ann.send_text("x"),
-        lambda manager, ann: ann.send_data(b"x"),
-        lambda manager, ann: ann.close(),
+        ("manager", "broadcast_to_all", ({"type": "x"},)),
+        ("manager", "send_to_user", ("ann", {"type": "x"})),
+        ("manager", "disconnect", ("ann",)),
+        ("manager", "track", ("ann", "tea")),
+        ("ann", "send_media", ({"type": "x"},)),
+        ("ann", "send_text", ("x",)),
+        ("ann", "send_data", (b"x",)),
+        ("ann", "close", ()),
     ],
 )
-async def test_nothing_is_sent_after_its_end(act, over, wire, connect, manager):
+async def test_nothing_is_sent_after_its_end(who, verb, args, over, wire, connect, manager):
     """Through the manager or through a connection: it is refused, and nobody gets it."""
     ann = connect(wire)
+    act = getattr({"manager": manager, "ann": ann}[who], verb)
     with pytest.raises(LeaseLostError):
-        await under(over, asyncio.ensure_future, act(manager, ann))
+        await under(over, asyncio.ensure_future, act(*args))
 
     assert wire.events == []

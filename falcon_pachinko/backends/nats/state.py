@@ -89,10 +89,10 @@ class SharedState:
         """Take entries out of a table."""
         await self._streams.ensure(self.stream)
         own = self._tables.get(table, {})
-        changed = {_part(key) for key in keys if key in own.get(_part(key), {})}
         for key in keys:
             own.get(_part(key), {}).pop(key, None)
-        await self._write(table, changed)
+        # Those that are not there too: the last attempt to write that may have failed.
+        await self._write(table, {_part(key) for key in keys})
 
     async def _write(self, table: str, parts: Iterable[int]) -> None:
         # All questions leave before the first answer comes: the last word is what counts.
