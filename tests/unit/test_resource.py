@@ -40,8 +40,7 @@ def test_a_resource_needs_no_init():
     assert Own("red").parent is None
 
 
-@pytest.mark.parametrize("verb", ["join_room",
-    "track", "leave_room", "send"])
+@pytest.mark.parametrize("verb", ["join_room", "track", "leave_room", "send"])
 async def test_a_verb_before_there_is_a_connection_says_so(verb):
     """In ``__init__`` nobody is connected yet."""
     with pytest.raises(SetupError, match=r"Room has no connection yet.*from on_connect on, not in"):
