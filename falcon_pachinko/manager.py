@@ -331,6 +331,8 @@ class WebSocketConnectionManager(Membership):
         kind, _, name = (gap.channel or "").partition(":")
         everywhere = gap.channel is None or gap.channel == ALL
         rooms = self._rooms.names() if everywhere else [name] if kind == "room" else []
+        if gap.channel is None:
+            self._presence.be_patient()
         self._presence.refresh(rooms)
         for count, room in enumerate(rooms if self._options else (), 1):
             await self._history.catch_up(room)
@@ -348,6 +350,7 @@ class WebSocketConnectionManager(Membership):
 
     def _is_back(self) -> None:
         """The backend is up: tell it what it may have forgotten, or never heard."""
+        self._presence.be_patient()
         self._presence.write_again()
         self._background(self._history.mend())
 

@@ -146,6 +146,7 @@ class Presence:
         self._unwritten: dict[tuple[str, str], None] = {}
         self._written: asyncio.Future[None] | None = None
         self._stale: dict[str, None] = {}  # rooms that are to be read anew
+        self._patient_until = 0.0
         self._work = asyncio.Event()
         self._reading = asyncio.Event()
         self._tasks: list[asyncio.Task[None]] = []  # none, while there is nobody to tell
@@ -349,6 +350,16 @@ class Presence:
                 if replica is not None:
                     await self._load(room, replica)
 
+    def be_patient(self) -> None:
+        """Take nobody for dead, for a while: after an outage the others may only be late."""
+        if self._replicas:  # else it is the start, and nobody is known yet
+            lease = self._cluster.backend.ttl * LEASE
+            self._patient_until = asyncio.get_running_loop().time() + lease
+
+    @property
+    def _patient(self) -> bool:
+        return asyncio.get_running_loop().time() < self._patient_until
+
     def write_again(self) -> None:
         """Write all that this process knows of its own: the backend may have forgotten it."""
         for room, entries in self._own.items():
@@ -385,8 +396,10 @@ class Presence:
             if node != self._cluster.node
             for connection_id, entry in entries.items()
         }
+        patient = self._patient  # then who is not in the table at all may only be late
         for place in known.keys() - others.keys():
-            replica.put(place, None)
+            if not patient or place[0] in table:
+                replica.put(place, None)
         for place, entry in others.items():
             if known.get(place) != entry:
                 replica.put(place, entry)
@@ -484,7 +497,7 @@ class Presence:
         """Give signs of life, and forget the entries of processes that give none any more."""
         loop, backend = asyncio.get_running_loop(), self._cluster.backend
         lease, pause = backend.ttl * LEASE, backend.ttl / BEATS
-        last = -lease
+        last, was_patient = -lease, False
         while True:
             known = {node for each in self._replicas.values() for node in each.entries}
             try:
@@ -494,11 +507,16 @@ class Presence:
             except Exception:
                 log.exception("backend %s did not take a sign of life", backend.name)
             else:
-                if loop.time() - last > lease:
-                    self.write_again()  # the others took this process for dead
+                if loop.time() - last > lease:  # the others took this process for dead
+                    self.be_patient()
+                    self.write_again()
                 last = loop.time()
-                self._bury(known - alive)
-                self._cluster.forget_dead(alive)
+                if not self._patient:
+                    self._bury(known - alive)
+                    self._cluster.forget_dead(alive)
+                    if was_patient:  # with who is back by now, and who is not
+                        self.refresh(self._replicas)
+                was_patient = self._patient
                 self._reading.set()  # what could not be read before
             await asyncio.sleep(pause)
 

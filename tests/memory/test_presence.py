@@ -9,6 +9,7 @@ import pytest
 
 from falcon_pachinko import WebSocketResource, handles_message, install
 from falcon_pachinko.backends import MemoryBackend, MemoryHub
+from falcon_pachinko.backends.base import Lost, StateChanged
 from falcon_pachinko.testing import simulate
 
 
@@ -206,3 +207,42 @@ async def test_a_diff_that_was_missed_is_made_up_for():
             )
 
             assert await ann.receive_json() == diff({"cid": HOME})
+
+
+async def test_a_server_that_starts_anew_and_empty_makes_nobody_leave():
+    """The others may only be late: nobody is told that they went, and came again."""
+    async with cluster(ttl=0.9) as ((first, here), (second, there)):
+        async with here.connect("/?user=ann") as ann, there.connect("/?user=bob"):
+            await ann.expect("presence.state")
+            await ann.expect("presence.diff")
+            backends = [each.ws_connection_manager.cluster.backend for each in (first, second)]
+            backends[0].hub.tables.clear()
+            backends[0].hub.beats.clear()
+            backends[0]._put(Lost("it was started again"))
+            backends[0]._put(StateChanged("up", "it is there again"))
+            await ann.expect_nothing(within=0.2)
+            backends[1]._put(Lost("it was started again"))
+            backends[1]._put(StateChanged("up", "it is there again"))
+
+            await ann.expect_nothing(within=1.2)
+        assert await second.ws_connection_manager.presence("lobby") == {}
+
+
+async def test_who_does_not_come_back_after_an_outage_has_left():
+    """Patience has an end: it lasts as long as a sign of life counts."""
+    async with (
+        cluster(ttl=0.9) as ((first, here), (dying, there)),
+        here.connect("/?user=ann") as ann,
+        there.connect("/?user=bob"),
+    ):
+        await ann.expect("presence.state")
+        await ann.expect("presence.diff")
+        manager = dying.ws_connection_manager
+        for task in (*manager._presence._tasks, *manager.cluster._tasks):
+            task.cancel()
+        backend = first.ws_connection_manager.cluster.backend
+        backend.hub.tables.clear()
+        backend.hub.beats.clear()
+        backend._put(Lost("it was started again"))
+
+        assert await ann.receive_json() == diff(leaves={"bob": HOME})
