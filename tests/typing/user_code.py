@@ -17,14 +17,18 @@ from falcon_pachinko import (
     App,
     Connection,
     Delivery,
+    Gap,
+    HistoryLimits,
     Hook,
     Limits,
     MessageError,
+    Position,
     Principal,
     WebSocketConnectionManager,
     WebSocketResource,
     WebSocketRouter,
     WorkerController,
+    current_lease,
     everyone,
     handles_message,
     install,
@@ -107,6 +111,41 @@ class Lobby(WebSocketResource):
         """Answer with the rooms."""
         await self.join_room(message.room)
         return sorted(ws.rooms)
+
+
+class Shared(WebSocketResource):
+    """What several processes share."""
+
+    async def on_connect(self, req: falcon.asgi.Request, ws: Connection) -> bool:
+        """Come back, and be seen."""
+        await self.join_room("chat:tea", since=Position.of(req))
+        await self.track("chat:tea", {"name": "Ann"})
+        present: dict[str, list[Any]] = await ws.manager.presence("chat:tea")
+        return len(present) < await ws.manager.count_present("chat:tea") + 1
+
+
+@worker(singleton=True)
+async def bill(manager: WebSocketConnectionManager) -> None:
+    """Run on one process."""
+    lease = current_lease()
+    token: int = lease.token if lease is not None else 0
+    await manager.broadcast_to_all({"type": "billed", "token": token})
+
+
+async def report(gap: Gap) -> None:
+    """Be told of gaps."""
+    assert gap.channel is None or gap.channel.startswith("room:")
+
+
+def create_shared(url: str | None) -> App:
+    """Join the other processes."""
+    app = App(backend=url)
+    manager = app.ws_connection_manager
+    manager.configure_rooms("chat:", history=HistoryLimits(count=50), resync=True)
+    manager.on_gap(report)
+    app.add_websocket_worker(bill)
+    app.add_websocket_route("/shared", Shared)
+    return app
 
 
 class Timed(Hook):
