@@ -1,5 +1,6 @@
 """`pachinko`, and `python -m pachinko_cli`."""
 
+import os
 import sys
 from importlib.util import find_spec
 
@@ -22,6 +23,20 @@ def main() -> None:
         run()
     except KeyboardInterrupt:  # before any command had begun, or after it had ended
         sys.exit(INTERRUPTED)
+    finally:
+        flush_or_drop()
+
+
+def flush_or_drop() -> None:
+    """Write what still waits to be printed, or forget it where it cannot be written.
+
+    Python tries at its end, too, and where that fails it makes the exit code 120.
+    """
+    for stream in filter(None, (sys.stdout, sys.stderr)):
+        try:
+            stream.flush()
+        except (OSError, ValueError):
+            os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
 
 
 if __name__ == "__main__":

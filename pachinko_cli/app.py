@@ -1,6 +1,7 @@
 """The command line itself: its commands, and the one place where an error becomes an exit code."""
 
 import contextlib
+import errno
 import sys
 from importlib import metadata
 from typing import Annotated, Any
@@ -19,7 +20,10 @@ from pachinko_cli.commands.remove import remove
 from pachinko_cli.commands.routes import routes
 from pachinko_cli.commands.serve import serve
 from pachinko_cli.commands.update import update
-from pachinko_cli.errors import CliError, InterruptedByUserError
+from pachinko_cli.errors import FAILED, CliError, InterruptedByUserError
+
+# What a stream answers that leads to a full disk, or to nobody.
+_UNPRINTABLE = (errno.ENOSPC, errno.EPIPE)
 
 
 class Commands(TyperGroup):
@@ -92,8 +96,19 @@ def pachinko(
 def run() -> None:
     """Run the command that the process's arguments ask for, and end the process."""
     try:
-        app(prog_name="pachinko")
+        try:
+            app(prog_name="pachinko")
+        except SystemExit as end:
+            if not end.code and sys.stdout is not None:
+                sys.stdout.flush()  # what cannot be printed has not succeeded
+            raise
     except CliError as error:
         with contextlib.suppress(OSError):  # the exit code says it where stderr is full or closed
             console.fail(error)
         sys.exit(error.exit_code)
+    except OSError as error:
+        if error.errno not in _UNPRINTABLE or error.filename is not None:
+            raise
+        with contextlib.suppress(OSError):
+            console.fail(CliError(f"cannot print: {error.strerror}"))
+        sys.exit(FAILED)

@@ -389,6 +389,15 @@ def test_a_report_that_cannot_be_written_is_a_warning(project, limited, form):
     assert (project / "tea_room/resources/notes.py").is_file()
 
 
+@pytest.mark.parametrize("command", ["info", "routes", "doctor"])
+def test_an_answer_that_cannot_be_written_is_an_error(project, limited, command):
+    """Who asks and hears nothing is told why."""
+    with Path("/dev/full").open("w") as full:
+        ran = limited(command, cwd=project, prepare=nothing, stdout=full)
+
+    assert (ran.returncode, ran.stderr) == (1, "error: cannot print: No space left on device\n")
+
+
 @pytest.mark.parametrize(
     ("arguments", "code"), [(ADD, 3), (["add-resource", "class"], 2), (REMOVE, 2)]
 )
