@@ -432,7 +432,7 @@ async def test_an_end_while_the_backend_stalls_is_an_end(nodes):
         msgspec.msgpack.encode(["key"]),
         msgspec.msgpack.encode(["key", {(1,): 2}]),
         msgspec.msgpack.encode(["key", msgspec.msgpack.Ext(5, b"x")]),
-        b"\x92\xa3key" + b"\x91" * 2_000 + b"\xc0",
+        b"\x92\xa3key" + b"\x91" * 100_000 + b"\xc0",
     ],
 )
 async def test_entries_that_are_none_are_left_out(nodes, data):
