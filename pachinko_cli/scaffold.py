@@ -20,9 +20,6 @@ from pachinko_cli import manifest
 from pachinko_cli.disk import refusals_named
 from pachinko_cli.errors import USAGE, CliError, InterruptedByUserError, shown
 from pachinko_cli.manifest import Manifest
-from pachinko_cli.staging import (
-    STAGING_PREFIX as STAGING_PREFIX,  # noqa: PLC0414 - part of what this module promises
-)
 from pachinko_cli.staging import Project, files_in, move, refuse_marks, staging, sweep, vacant
 
 if TYPE_CHECKING:

@@ -12,7 +12,7 @@ import time
 import pytest
 
 from pachinko_cli.changes import UNDO
-from pachinko_cli.scaffold import STAGING_PREFIX
+from pachinko_cli.staging import STAGING_PREFIX
 
 DEADLINE = 50  # seconds
 
