@@ -108,7 +108,7 @@ def of(app: Any, root: Path) -> Anatomy:
     """
     from falcon import inspect as falcons  # noqa: PLC0415 - only after the app's own imports
 
-    from falcon_pachinko.extension import installed  # noqa: PLC0415
+    from falcon_pachinko.extension import installed  # noqa: PLC0415 - see above
 
     def place(source_info: str) -> str | None:
         return _counted_from_one(source_info, root, first)

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 def _rich(stream: TextIO) -> rich.console.Console:
     # Imported on the first line that is printed: showing help needs no Rich.
-    from rich.console import Console as RichConsole  # noqa: PLC0415
+    from rich.console import Console as RichConsole  # noqa: PLC0415 - see above
 
     return RichConsole(file=stream, highlight=False, emoji=False, soft_wrap=True)
 
@@ -104,7 +104,7 @@ class Console:
         if not (self._for_people and sections):
             return
         from rich.table import Table  # noqa: PLC0415 - showing help needs no Rich
-        from rich.text import Text  # noqa: PLC0415
+        from rich.text import Text  # noqa: PLC0415 - see above
 
         out = _rich(sys.stdout)
         if not out.is_terminal:
@@ -128,7 +128,7 @@ class Console:
         if not self._for_people:
             return
         from rich.text import Text  # noqa: PLC0415 - showing help needs no Rich
-        from rich.tree import Tree  # noqa: PLC0415
+        from rich.tree import Tree  # noqa: PLC0415 - see above
 
         top = Tree(Text(f"{root}/", style="bold"), guide_style="dim")
         branches: dict[tuple[str, ...], Tree] = {(): top}
@@ -153,7 +153,7 @@ class Console:
         elif self.verbose or not out.is_terminal:
             yield lambda step: out.print(f"{what}: {step}", markup=False)
         else:
-            from rich.markup import escape  # noqa: PLC0415
+            from rich.markup import escape  # noqa: PLC0415 - only when it runs
 
             with out.status(escape(what)) as status:
                 yield lambda step: status.update(escape(f"{what}: {step}"))

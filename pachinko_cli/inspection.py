@@ -113,7 +113,7 @@ def main(root: Path, package: str, app: str, *, whole_trace: bool) -> Inspection
 
 def _expect_falcon(loaded: object, app: str) -> None:
     import falcon  # noqa: PLC0415 - after the app, so that its own imports fail first
-    import falcon.asgi  # noqa: PLC0415
+    import falcon.asgi  # noqa: PLC0415 - see above
 
     if isinstance(loaded, falcon.asgi.App):
         return

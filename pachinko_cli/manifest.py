@@ -158,7 +158,7 @@ def unpack(packed: bytes) -> dict[str, bytes]:
         CliError: It cannot be read.
     """
     import zlib  # noqa: PLC0415 - `update` alone needs these
-    from zipfile import BadZipFile, ZipFile  # noqa: PLC0415
+    from zipfile import BadZipFile, ZipFile  # noqa: PLC0415 - see above
 
     files: dict[str, bytes] = {}
     left = LARGEST_BASE

@@ -54,7 +54,7 @@ def source_from(direct_url: str | None) -> str | None:
     ' @ file:///srv/ann/my%20code'
     """
     from urllib.parse import urlsplit  # noqa: PLC0415 - not needed to show help
-    from urllib.request import url2pathname  # noqa: PLC0415
+    from urllib.request import url2pathname  # noqa: PLC0415 - see above
 
     if direct_url is None:
         return None
@@ -170,7 +170,7 @@ def preview(answers: Answers, parent: Path) -> Project:
 def render(answers: Answers, folder: Path) -> Project:
     """Render the template into a folder that nobody else uses."""
     # Imported here, since it costs more than everything else together.  It comes without types.
-    from cookiecutter.generate import (  # type: ignore[import-untyped]  # noqa: PLC0415
+    from cookiecutter.generate import (  # type: ignore[import-untyped]  # noqa: PLC0415 - see above
         generate_files,
     )
 

@@ -122,14 +122,14 @@ class MemoryBackend(Backend):
         self._events: deque[Event] = deque()
         self._arrived = asyncio.Event()
 
-    async def start(self, node: str) -> None:  # noqa: D102  # Backend says it
+    async def start(self, node: str) -> None:
         self._node, self.state = node, "up"
         self._events.clear()
         self._arrived = asyncio.Event()  # maybe in another loop than the last time
         self.hub.nodes[node] = self
         self._put(StateChanged("up", "it is this very process"))
 
-    async def stop(self) -> None:  # noqa: D102  # Backend says it
+    async def stop(self) -> None:
         if self.hub.nodes.get(self._node) is not self:
             return
         del self.hub.nodes[self._node]
@@ -142,27 +142,27 @@ class MemoryBackend(Backend):
         self._channels.clear()
         self._arrived.set()
 
-    async def events(self) -> AsyncIterator[Event]:  # noqa: D102  # Backend says it
+    async def events(self) -> AsyncIterator[Event]:
         while self.state != "down":
             while self._events:
                 yield self._events.popleft()
             self._arrived.clear()
             await self._arrived.wait()
 
-    async def publish(self, parcels: Sequence[tuple[str, bytes]]) -> None:  # noqa: D102
+    async def publish(self, parcels: Sequence[tuple[str, bytes]]) -> None:
         for channel, data in parcels:
             self._spread(Received(channel, data))
 
-    async def subscribe(self, channels: Collection[str]) -> None:  # noqa: D102  # Backend says it
+    async def subscribe(self, channels: Collection[str]) -> None:
         self._channels.update(channels)
 
-    async def unsubscribe(self, channels: Collection[str]) -> None:  # noqa: D102  # Backend says it
+    async def unsubscribe(self, channels: Collection[str]) -> None:
         self._channels.difference_update(channels)
 
-    async def enter(self, table: str, entries: Mapping[str, bytes]) -> None:  # noqa: D102
+    async def enter(self, table: str, entries: Mapping[str, bytes]) -> None:
         self.hub.tables.setdefault(table, {}).setdefault(self._node, {}).update(entries)
 
-    async def leave(self, table: str, keys: Collection[str]) -> None:  # noqa: D102
+    async def leave(self, table: str, keys: Collection[str]) -> None:
         own = self.hub.tables.get(table, {}).get(self._node, {})
         for key in keys:
             own.pop(key, None)
@@ -171,19 +171,19 @@ class MemoryBackend(Backend):
         if not self.hub.tables.get(table):
             self.hub.tables.pop(table, None)
 
-    async def entries(self, table: str) -> Mapping[str, Mapping[str, bytes]]:  # noqa: D102
+    async def entries(self, table: str) -> Mapping[str, Mapping[str, bytes]]:
         alive = set(self._alive())
         nodes = self.hub.tables.get(table, {}).items()
         return {node: dict(each) for node, each in nodes if node in alive or node == self._node}
 
-    async def beat(self, ttl: float) -> Collection[str]:  # noqa: D102  # Backend says it
+    async def beat(self, ttl: float) -> Collection[str]:
         now = self.hub.clock()
         if self.hub.beats.get(self._node, now) < now:
             self._put(Lost("this process was not heard of for longer than its lease"))
         self.hub.beats[self._node] = now + ttl
         return self._alive()
 
-    async def acquire(self, name: str, ttl: float) -> int | None:  # noqa: D102  # Backend says it
+    async def acquire(self, name: str, ttl: float) -> int | None:
         _, until = self.hub.leases.get(name, (0, 0.0))
         if until > self.hub.clock():
             return None
@@ -192,19 +192,19 @@ class MemoryBackend(Backend):
         self.hub.leases[name] = self.hub.tokens, self.hub.clock() + ttl
         return self.hub.tokens
 
-    async def renew(self, name: str, token: int, ttl: float) -> bool:  # noqa: D102
+    async def renew(self, name: str, token: int, ttl: float) -> bool:
         holder, until = self.hub.leases.get(name, (0, 0.0))
         if holder != token or until <= self.hub.clock():
             return False
         self.hub.leases[name] = token, self.hub.clock() + ttl
         return True
 
-    async def release(self, name: str, token: int) -> None:  # noqa: D102  # Backend says it
+    async def release(self, name: str, token: int) -> None:
         self._held.pop(name, None)
         if self.hub.leases.get(name, (0, 0.0))[0] == token:
             del self.hub.leases[name]
 
-    async def append(self, channel: str, data: bytes, limits: HistoryLimits) -> Position:  # noqa: D102
+    async def append(self, channel: str, data: bytes, limits: HistoryLimits) -> Position:
         history, now = self.hub.history(channel, limits), self.hub.clock()
         history.offset += 1
         history.entries.append((Kept(history.offset, data), now))
@@ -215,7 +215,7 @@ class MemoryBackend(Backend):
         self._spread(Received(channel, data, position))
         return position
 
-    async def read(self, channel: str, after: Position, limits: HistoryLimits) -> Past:  # noqa: D102
+    async def read(self, channel: str, after: Position, limits: HistoryLimits) -> Past:
         history = self.hub.history(channel, limits)
         position = Position(history.epoch, history.offset)
         reached = history.forgotten <= after.offset <= history.offset
@@ -224,7 +224,7 @@ class MemoryBackend(Backend):
         entries = tuple(kept for kept, _ in history.entries if kept.offset > since)
         return Past(position, entries, complete)
 
-    async def forget(self, channel: str) -> None:  # noqa: D102  # Backend says it
+    async def forget(self, channel: str) -> None:
         self.hub.histories.pop(channel, None)
 
     def _alive(self) -> list[str]:

@@ -237,7 +237,7 @@ class SupervisedBackend(Backend):
 
     # What it gets for that.
 
-    async def start(self, node: str) -> None:  # noqa: D102  # Backend says it
+    async def start(self, node: str) -> None:
         if self._supervisor is not None:
             return
         self.node, self.queue = node, EventQueue()
@@ -254,7 +254,7 @@ class SupervisedBackend(Backend):
                 self.name, f"{failure}; it is required, see ?required=true in the URL"
             )
 
-    async def stop(self) -> None:  # noqa: D102  # Backend says it
+    async def stop(self) -> None:
         if self._supervisor is None:
             return
         if self.state == "up":
@@ -271,7 +271,7 @@ class SupervisedBackend(Backend):
         self.state = "down"
         self.queue.close()
 
-    def events(self) -> AsyncIterator[Event]:  # noqa: D102  # Backend says it
+    def events(self) -> AsyncIterator[Event]:
         return self.queue.events()
 
     def cut(self, why: str) -> None:

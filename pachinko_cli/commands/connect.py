@@ -153,7 +153,7 @@ def _vocabulary(path: str, *, verbose: bool) -> "Vocabulary":
             app = None
 
     # Only after the app, so that its own imports fail first.
-    from pachinko_cli.client.vocabulary import Vocabulary  # noqa: PLC0415
+    from pachinko_cli.client.vocabulary import Vocabulary  # noqa: PLC0415 - see above
 
     return Vocabulary.of(app, path)
 

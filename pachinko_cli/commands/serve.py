@@ -91,7 +91,7 @@ def serve(
     given = _uvicorn_arguments(app, options)
 
     from pachinko_cli.server.listener import FIRST_PORT, listen  # noqa: PLC0415 - not for `--help`
-    from pachinko_cli.server.plan import DRAIN_SECONDS, Plan  # noqa: PLC0415
+    from pachinko_cli.server.plan import DRAIN_SECONDS, Plan  # noqa: PLC0415 - see above
 
     plan = Plan(
         root=root,
@@ -110,16 +110,16 @@ def serve(
         if port is None and found != FIRST_PORT:
             plan.console.line(f"Port {FIRST_PORT} is taken; this is {found}")
         if workers > 1:
-            from pachinko_cli.server import processes  # noqa: PLC0415
+            from pachinko_cli.server import processes  # noqa: PLC0415 - not for `--help`
 
             processes.supervise(plan, listener)
         elif reload:
-            from pachinko_cli.server.reloading import supervise  # noqa: PLC0415
+            from pachinko_cli.server.reloading import supervise  # noqa: PLC0415 - see above
 
             supervise(plan, listener)
         else:
-            from pachinko_cli.server.overview import announcer  # noqa: PLC0415
-            from pachinko_cli.server.running import run  # noqa: PLC0415
+            from pachinko_cli.server.overview import announcer  # noqa: PLC0415 - see above
+            from pachinko_cli.server.running import run  # noqa: PLC0415 - see above
 
             run(plan, listener, announcer(plan))
     plan.console.event("stopped")
@@ -161,8 +161,8 @@ def _uvicorn_arguments(app: str, options: list[str]) -> dict[str, Any]:
     """
     if not options:
         return {}  # without importing uvicorn
-    from uvicorn.config import Config  # noqa: PLC0415
-    from uvicorn.main import main as uvicorn_command  # noqa: PLC0415
+    from uvicorn.config import Config  # noqa: PLC0415 - see above
+    from uvicorn.main import main as uvicorn_command  # noqa: PLC0415 - see above
 
     try:
         context = uvicorn_command.make_context("uvicorn", [app, *options])

@@ -152,9 +152,9 @@ def _serve(
 ) -> None:
     """The child process."""
     # Imported in the child only: the supervisor needs neither uvicorn nor what it draws in.
-    from pachinko_cli.server import overview  # noqa: PLC0415
-    from pachinko_cli.server.loading import LoadError  # noqa: PLC0415
-    from pachinko_cli.server.running import run, run_failure  # noqa: PLC0415
+    from pachinko_cli.server import overview  # noqa: PLC0415 - see above
+    from pachinko_cli.server.loading import LoadError  # noqa: PLC0415 - see above
+    from pachinko_cli.server.running import run, run_failure  # noqa: PLC0415 - see above
 
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches us too; the supervisor decides
     threading.Thread(

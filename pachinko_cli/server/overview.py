@@ -49,9 +49,9 @@ def of(app: Any) -> Overview:
     those of resources with a plain `on_websocket`.
     """
     import falcon.asgi  # noqa: PLC0415 - only after the app, so that its own imports fail first
-    import falcon.inspect  # noqa: PLC0415
+    import falcon.inspect  # noqa: PLC0415 - see above
 
-    from falcon_pachinko.extension import installed  # noqa: PLC0415
+    from falcon_pachinko.extension import installed  # noqa: PLC0415 - see above
 
     if not isinstance(app, falcon.asgi.App):
         return Overview()

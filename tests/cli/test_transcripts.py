@@ -94,7 +94,7 @@ def session(tmp_path):
                 (cwd / words[0]).write_text("mine\n")
             else:
                 shown.append(show(words, cwd))
-        told = "".join(shown).replace(str(tmp_path), "/home/ann")
+        told = "".join(shown).replace(str(tmp_path), "~")
         return re.sub(r"\b[0-9a-f]{64}\b", "HASH", told)
 
     return play

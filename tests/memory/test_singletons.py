@@ -9,7 +9,7 @@ import falcon.asgi
 import pytest
 from faulty_backend import FaultyBackend
 
-from falcon_pachinko import LeaseLostError, current_lease, install
+from falcon_pachinko import LeaseLostError, current_lease, install, worker
 from falcon_pachinko.backends import MemoryBackend, MemoryHub
 from falcon_pachinko.testing import simulate
 
@@ -132,7 +132,6 @@ async def test_a_crash_is_logged_and_it_starts_again(caplog, until):
 @pytest.mark.parametrize("decorated", [True, False])
 async def test_a_worker_says_itself_that_it_is_one(decorated):
     """In the decorator or at the registration."""
-    from falcon_pachinko import worker  # noqa: PLC0415
 
     async def tick(manager):
         return None

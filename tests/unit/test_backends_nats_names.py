@@ -6,6 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from falcon_pachinko.backends import open_backend
 from falcon_pachinko.backends.nats.names import MAX_TOKEN, parse_url, token
 from falcon_pachinko.errors import SetupError
 
@@ -87,8 +88,6 @@ def test_a_wrong_url_is_told(url, told):
 
 def test_a_missing_package_is_told(monkeypatch):
     """The exact line to type."""
-    from falcon_pachinko.backends import open_backend  # noqa: PLC0415
-
     monkeypatch.setattr("importlib.util.find_spec", {}.get)
     with pytest.raises(SetupError, match=r"pip install 'falcon-pachinko\[nats\]'"):
         open_backend("nats://localhost")

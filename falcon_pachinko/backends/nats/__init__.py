@@ -78,14 +78,14 @@ class NatsBackend(SupervisedBackend):
             raise BackendError(self.name, "it has just lost its connection")
         return self._link
 
-    async def start(self, node: str) -> None:  # noqa: D102  # Backend says it
+    async def start(self, node: str) -> None:
         if self.state == "down":
             self._wanted.clear()
             self._ahead, self._overrun = 0, False
             self._state.begin(node)
         await super().start(node)
 
-    async def connect(self) -> None:  # noqa: D102  # SupervisedBackend says it
+    async def connect(self) -> None:
         self._streams.forget()
         self._histories.forget_all_epochs()
         link = self._link = Link(
@@ -101,28 +101,28 @@ class NatsBackend(SupervisedBackend):
             await link.round_trip()
         await link.unlisten([each for each in link.channels if each not in self._wanted])
 
-    async def disconnect(self) -> None:  # noqa: D102  # SupervisedBackend says it
+    async def disconnect(self) -> None:
         link, self._link = self._link, None
         if link is not None:
             await link.close()
 
-    async def probe(self) -> None:  # noqa: D102  # SupervisedBackend says it
+    async def probe(self) -> None:
         # A link that gets no answer has cut the connection by itself.
         with contextlib.suppress(BackendError):
             await self._linked().round_trip()
 
-    def wants_anything(self) -> bool:  # noqa: D102  # SupervisedBackend says it
+    def wants_anything(self) -> bool:
         return bool(self._wanted)
 
-    async def take_back(self) -> None:  # noqa: D102  # SupervisedBackend says it
+    async def take_back(self) -> None:
         await self._state.take_back()
 
     # Channels.
 
-    async def publish(self, parcels: Sequence[tuple[str, bytes]]) -> None:  # noqa: D102
+    async def publish(self, parcels: Sequence[tuple[str, bytes]]) -> None:
         await self._linked().publish(parcels)
 
-    async def subscribe(self, channels: Collection[str]) -> None:  # noqa: D102  # Backend says it
+    async def subscribe(self, channels: Collection[str]) -> None:
         self._wanted.update(dict.fromkeys(channels))
         if self.state == "up" and self._link is not None:
             try:
@@ -131,7 +131,7 @@ class NatsBackend(SupervisedBackend):
             except BackendError as error:
                 self.cut(str(error))
 
-    async def unsubscribe(self, channels: Collection[str]) -> None:  # noqa: D102  # Backend says it
+    async def unsubscribe(self, channels: Collection[str]) -> None:
         for channel in channels:
             self._wanted.pop(channel, None)
         if self.state == "up" and self._link is not None:
@@ -153,7 +153,7 @@ class NatsBackend(SupervisedBackend):
         self._ahead += len(event.data) + EVENT_BYTES
         self.queue.put(event)
 
-    async def events(self) -> AsyncIterator[Event]:  # noqa: D102  # Backend says it
+    async def events(self) -> AsyncIterator[Event]:
         async for event in super().events():
             if isinstance(event, Received):
                 self._ahead -= len(event.data) + EVENT_BYTES
@@ -161,35 +161,35 @@ class NatsBackend(SupervisedBackend):
 
     # Presence, leases, history.
 
-    async def enter(self, table: str, entries: Mapping[str, bytes]) -> None:  # noqa: D102
+    async def enter(self, table: str, entries: Mapping[str, bytes]) -> None:
         await self._state.enter(table, entries)
 
-    async def leave(self, table: str, keys: Collection[str]) -> None:  # noqa: D102
+    async def leave(self, table: str, keys: Collection[str]) -> None:
         await self._state.leave(table, keys)
 
-    async def entries(self, table: str) -> Mapping[str, Mapping[str, bytes]]:  # noqa: D102
+    async def entries(self, table: str) -> Mapping[str, Mapping[str, bytes]]:
         return await self._state.entries(table)
 
-    async def beat(self, ttl: float) -> Collection[str]:  # noqa: D102  # Backend says it
+    async def beat(self, ttl: float) -> Collection[str]:
         return await self._state.beat(ttl)
 
     def _lease_ended(self) -> None:
         self.queue.put(Lost("this process was silent for so long that it counted as gone"))
 
-    async def acquire(self, name: str, ttl: float) -> int | None:  # noqa: D102  # Backend says it
+    async def acquire(self, name: str, ttl: float) -> int | None:
         return await self._state.acquire(name, ttl)
 
-    async def renew(self, name: str, token: int, ttl: float) -> bool:  # noqa: D102
+    async def renew(self, name: str, token: int, ttl: float) -> bool:
         return await self._state.renew(name, token, ttl)
 
-    async def release(self, name: str, token: int) -> None:  # noqa: D102  # Backend says it
+    async def release(self, name: str, token: int) -> None:
         await self._state.release(name, token)
 
-    async def append(self, channel: str, data: bytes, limits: HistoryLimits) -> Position:  # noqa: D102
+    async def append(self, channel: str, data: bytes, limits: HistoryLimits) -> Position:
         return await self._histories.append(channel, data, limits)
 
-    async def read(self, channel: str, after: Position, limits: HistoryLimits) -> Past:  # noqa: D102
+    async def read(self, channel: str, after: Position, limits: HistoryLimits) -> Past:
         return await self._histories.read(channel, after, limits)
 
-    async def forget(self, channel: str) -> None:  # noqa: D102  # Backend says it
+    async def forget(self, channel: str) -> None:
         await self._histories.forget(channel)

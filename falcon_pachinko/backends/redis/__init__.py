@@ -186,7 +186,7 @@ class RedisBackend(SupervisedBackend):
             socket_connect_timeout=self.settings.timeout,
         )
 
-    async def start(self, node: str) -> None:  # noqa: D102  # Backend says it
+    async def start(self, node: str) -> None:
         if self.state == "down":
             self._adjusting = asyncio.Lock()
             self._lease_end = math.inf
@@ -194,7 +194,7 @@ class RedisBackend(SupervisedBackend):
                 names.clear()
         await super().start(node)
 
-    async def connect(self) -> None:  # noqa: D102  # SupervisedBackend says it
+    async def connect(self) -> None:
         await self._commands.open()
         await self._subscription.open()
         loads = b"".join(command("SCRIPT", "LOAD", script) for script in SCRIPTS)
@@ -205,21 +205,21 @@ class RedisBackend(SupervisedBackend):
             await self._adjust()
 
     @property
-    def connect_timeout(self) -> float:  # noqa: D102  # SupervisedBackend says it
+    def connect_timeout(self) -> float:
         return self.settings.timeout * (1 + len(self._wanted) / CHANNELS_IN_TIME)
 
-    async def disconnect(self) -> None:  # noqa: D102  # SupervisedBackend says it
+    async def disconnect(self) -> None:
         await self._commands.close()
         await self._subscription.close()
 
-    async def probe(self) -> None:  # noqa: D102  # SupervisedBackend says it
+    async def probe(self) -> None:
         await self._commands.send(command("PING"))
         if not self.queue.full:
             pong = self._subscription.send(command("PING"))
             while not pong.done() and not self.queue.full:
                 await asyncio.wait((pong,), timeout=self.settings.timeout / 4)
 
-    def wants_anything(self) -> bool:  # noqa: D102  # SupervisedBackend says it
+    def wants_anything(self) -> bool:
         return bool(self._wanted)
 
     # Channels.
@@ -227,7 +227,7 @@ class RedisBackend(SupervisedBackend):
     def _channel(self, name: str) -> bytes:
         return self._prefix + name.encode()
 
-    async def publish(self, parcels: Sequence[tuple[str, bytes]]) -> None:  # noqa: D102
+    async def publish(self, parcels: Sequence[tuple[str, bytes]]) -> None:
         self.check_up()
         if not parcels:
             return
@@ -237,11 +237,11 @@ class RedisBackend(SupervisedBackend):
         )
         _check(self.name, await self.bounded(self._commands.send(requests, len(parcels))))
 
-    async def subscribe(self, channels: Collection[str]) -> None:  # noqa: D102  # Backend says it
+    async def subscribe(self, channels: Collection[str]) -> None:
         self._wanted.update(channels)
         await self._change(channels)
 
-    async def unsubscribe(self, channels: Collection[str]) -> None:  # noqa: D102  # Backend says it
+    async def unsubscribe(self, channels: Collection[str]) -> None:
         self._wanted.difference_update(channels)
         await self._change(channels)
 
@@ -304,15 +304,15 @@ class RedisBackend(SupervisedBackend):
         space = self.settings.namespace
         return f"{space}:e:{len(node)}:{node}:{table}", f"{space}:t:{table}", f"{space}:n:{node}"
 
-    async def enter(self, table: str, entries: Mapping[str, bytes]) -> None:  # noqa: D102
+    async def enter(self, table: str, entries: Mapping[str, bytes]) -> None:
         pairs = [each for pair in entries.items() for each in pair]
         keys = (*self._keys(table, self.node), self._nodes)
         await self._run(ENTER, keys, self.node, table, _ms(self.ttl), *pairs)
 
-    async def leave(self, table: str, keys: Collection[str]) -> None:  # noqa: D102
+    async def leave(self, table: str, keys: Collection[str]) -> None:
         await self._run(LEAVE, self._keys(table, self.node), self.node, table, *keys)
 
-    async def entries(self, table: str) -> Mapping[str, Mapping[str, bytes]]:  # noqa: D102
+    async def entries(self, table: str) -> Mapping[str, Mapping[str, bytes]]:
         keys = (self._keys(table, "")[1], self._nodes)
         found = await self._run(ENTRIES, keys, self.settings.namespace, table, self.node)
         nodes = zip(found[::2], found[1::2], strict=True)
@@ -323,7 +323,7 @@ class RedisBackend(SupervisedBackend):
             for node, flat in nodes
         }
 
-    async def beat(self, ttl: float) -> Collection[str]:  # noqa: D102  # Backend says it
+    async def beat(self, ttl: float) -> Collection[str]:
         began = asyncio.get_running_loop().time()
         before = self._lease_end
         alive = await self._run(
@@ -339,17 +339,17 @@ class RedisBackend(SupervisedBackend):
             self.queue.put(Lost("this process was not heard of for longer than its lease"))
         return [node.decode() for node in alive]
 
-    async def acquire(self, name: str, ttl: float) -> int | None:  # noqa: D102  # Backend says it
+    async def acquire(self, name: str, ttl: float) -> int | None:
         token = await self._run(ACQUIRE, (self._lease(name), self._tokens), _ms(ttl))
         if token is None:
             return None
         self._held[name] = int(token)
         return int(token)
 
-    async def renew(self, name: str, token: int, ttl: float) -> bool:  # noqa: D102
+    async def renew(self, name: str, token: int, ttl: float) -> bool:
         return bool(await self._run(RENEW, (self._lease(name),), str(token), _ms(ttl)))
 
-    async def release(self, name: str, token: int) -> None:  # noqa: D102  # Backend says it
+    async def release(self, name: str, token: int) -> None:
         await self._run(RELEASE, (self._lease(name),), str(token))
         if self._held.get(name) == token:
             del self._held[name]
@@ -357,7 +357,7 @@ class RedisBackend(SupervisedBackend):
     def _lease(self, name: str) -> str:
         return f"{self.settings.namespace}:l:{name}"
 
-    async def take_back(self) -> None:  # noqa: D102  # SupervisedBackend says it
+    async def take_back(self) -> None:
         for name, token in tuple(self._held.items()):
             await self.release(name, token)
         await self._run(TAKE_BACK, (self._nodes,), self.settings.namespace, self.node)
@@ -368,20 +368,20 @@ class RedisBackend(SupervisedBackend):
         space = self.settings.namespace
         return f"{space}:h:{channel}", f"{space}:k:{channel}"
 
-    async def append(self, channel: str, data: bytes, limits: HistoryLimits) -> Position:  # noqa: D102
+    async def append(self, channel: str, data: bytes, limits: HistoryLimits) -> Position:
         epoch, offset = await self._run(
             APPEND, self._history(channel), *_bounds(limits), self._channel(channel), data
         )
         return Position(epoch.decode(), int(offset))
 
-    async def read(self, channel: str, after: Position, limits: HistoryLimits) -> Past:  # noqa: D102
+    async def read(self, channel: str, after: Position, limits: HistoryLimits) -> Past:
         epoch, offset, complete, first, items = await self._run(
             READ, self._history(channel), *_bounds(limits), after.epoch, str(after.offset)
         )
         entries = tuple(Kept(place, item[_STAMP:]) for place, item in enumerate(items, int(first)))
         return Past(Position(epoch.decode(), int(offset)), entries, complete == 1)
 
-    async def forget(self, channel: str) -> None:  # noqa: D102  # Backend says it
+    async def forget(self, channel: str) -> None:
         self.check_up()
         request = command("DEL", *self._history(channel))
         _check(self.name, await self.bounded(self._commands.send(request)))
