@@ -8,42 +8,44 @@
     app.add_websocket_worker(announce, app.ws_connection_manager)
 """
 
-from falcon_pachinko.admission import Principal
+from falcon_pachinko import targets as to
+from falcon_pachinko.app import App, Pachinko, install
 from falcon_pachinko.backends import Backend
-from falcon_pachinko.backends.base import Position
-from falcon_pachinko.cluster import Gap
-from falcon_pachinko.connection import Connection
-from falcon_pachinko.drain import Drained
+from falcon_pachinko.backends.base import HistoryPosition
+from falcon_pachinko.cluster.node import Gap
+from falcon_pachinko.connection.connection import Connection
 from falcon_pachinko.errors import (
     AlreadyInstalledError,
     BackendError,
+    ConnectionStateError,
     DuplicateConnectionError,
     DuplicateHandlerError,
     DuplicateWorkerError,
     EncodeError,
-    HandlerError,
+    HandlerDefinitionError,
+    InvalidNameError,
     LeaseLostError,
     MessageError,
-    NotAllowedError,
+    NoHistoryError,
     PachinkoError,
     ResourceTypeError,
     RoomLimitError,
-    RoomNameError,
     RouteConflictError,
     SetupError,
     UnknownConnectionError,
     UnknownRouteError,
-    WorkerError,
+    WorkerDefinitionError,
 )
-from falcon_pachinko.extension import App, Pachinko, install
-from falcon_pachinko.handlers import handles_message
-from falcon_pachinko.hooks import Hook, Message
 from falcon_pachinko.leases import Lease, current_lease
 from falcon_pachinko.limits import HistoryLimits, Limits
 from falcon_pachinko.manager import Delivery, WebSocketConnectionManager
+from falcon_pachinko.messages.handlers import handles_message
+from falcon_pachinko.messages.hooks import Hook, ReceivedMessage
 from falcon_pachinko.resource import WebSocketResource
-from falcon_pachinko.router import WebSocketRouter
-from falcon_pachinko.targets import Target, connection, everyone, room, tag, user
+from falcon_pachinko.rooms.drain import Drained
+from falcon_pachinko.routing import WebSocketRouter
+from falcon_pachinko.session.admission import Principal
+from falcon_pachinko.targets import Target
 from falcon_pachinko.workers import Worker, WorkerController, worker
 
 __all__ = [
@@ -52,6 +54,7 @@ __all__ = [
     "Backend",
     "BackendError",
     "Connection",
+    "ConnectionStateError",
     "Delivery",
     "Drained",
     "DuplicateConnectionError",
@@ -59,22 +62,22 @@ __all__ = [
     "DuplicateWorkerError",
     "EncodeError",
     "Gap",
-    "HandlerError",
+    "HandlerDefinitionError",
     "HistoryLimits",
+    "HistoryPosition",
     "Hook",
+    "InvalidNameError",
     "Lease",
     "LeaseLostError",
     "Limits",
-    "Message",
     "MessageError",
-    "NotAllowedError",
+    "NoHistoryError",
     "Pachinko",
     "PachinkoError",
-    "Position",
     "Principal",
+    "ReceivedMessage",
     "ResourceTypeError",
     "RoomLimitError",
-    "RoomNameError",
     "RouteConflictError",
     "SetupError",
     "Target",
@@ -85,14 +88,10 @@ __all__ = [
     "WebSocketRouter",
     "Worker",
     "WorkerController",
-    "WorkerError",
-    "connection",
+    "WorkerDefinitionError",
     "current_lease",
-    "everyone",
     "handles_message",
     "install",
-    "room",
-    "tag",
-    "user",
+    "to",
     "worker",
 ]

@@ -8,15 +8,16 @@
     │   ├── RouteConflictError       two resources claim one path
     │   ├── UnknownRouteError        no WebSocket route has that path
     │   ├── ResourceTypeError        not a WebSocketResource, nor a factory of one
-    │   ├── HandlerError             a handler or hook that could never be called
+    │   ├── HandlerDefinitionError             a handler or hook that could never be called
     │   ├── DuplicateHandlerError    two handlers of one resource claim a type
-    │   ├── WorkerError              a worker that could never run
+    │   ├── WorkerDefinitionError              a worker that could never run
     │   └── DuplicateWorkerError     two workers of one app share a name
     ├── MessageError               a message, or a handshake, is refused; the client is told
-    │   ├── RoomNameError            not a room name: not text, empty, or over 200 bytes
+    │   ├── InvalidNameError            not a name of a room, tag or user: empty, or over 200 bytes
     │   └── RoomLimitError           one more room than a connection may be in
     ├── EncodeError                a message cannot be put on the wire; nobody gets it
-    ├── NotAllowedError            a verb that the connection's state does not allow
+    ├── ConnectionStateError       a verb that the connection's state does not allow
+    ├── NoHistoryError             the room keeps no history
     ├── UnknownConnectionError     no connection here has that id
     ├── DuplicateConnectionError   a connection here has that id already
     ├── BackendError               the server between the processes did not do as asked
@@ -33,23 +34,24 @@ from collections.abc import Iterable
 __all__ = [
     "AlreadyInstalledError",
     "BackendError",
+    "ConnectionStateError",
     "DuplicateConnectionError",
     "DuplicateHandlerError",
     "DuplicateWorkerError",
     "EncodeError",
-    "HandlerError",
+    "HandlerDefinitionError",
+    "InvalidNameError",
     "LeaseLostError",
     "MessageError",
-    "NotAllowedError",
+    "NoHistoryError",
     "PachinkoError",
     "ResourceTypeError",
     "RoomLimitError",
-    "RoomNameError",
     "RouteConflictError",
     "SetupError",
     "UnknownConnectionError",
     "UnknownRouteError",
-    "WorkerError",
+    "WorkerDefinitionError",
 ]
 
 
@@ -100,7 +102,7 @@ class ResourceTypeError(SetupError, TypeError):
         super().__init__(f"cannot route {template!r} to {got!r}: {why}")
 
 
-class HandlerError(SetupError, TypeError):
+class HandlerDefinitionError(SetupError, TypeError):
     """A handler that could never be called, and what is wrong with it."""
 
     def __init__(self, handler: str, why: str) -> None:
@@ -120,7 +122,7 @@ class DuplicateHandlerError(SetupError, ValueError):
         )
 
 
-class WorkerError(SetupError, TypeError):
+class WorkerDefinitionError(SetupError, TypeError):
     """A worker that could never run, and what is wrong with it."""
 
     def __init__(self, worker: str, why: str) -> None:
@@ -181,8 +183,19 @@ class EncodeError(PachinkoError, ValueError):
         )
 
 
-class NotAllowedError(PachinkoError, RuntimeError):
+class ConnectionStateError(PachinkoError, RuntimeError):
     """A verb that the connection's state does not allow, such as a second ``accept()``."""
+
+
+class NoHistoryError(PachinkoError, LookupError):
+    """The room keeps no history, so there is none to read or to come back to."""
+
+    def __init__(self, room: str) -> None:
+        self.room = room
+        super().__init__(
+            f"{room!r:.200} has no history; give it one: "
+            "manager.configure_rooms(prefix, history=HistoryLimits())"
+        )
 
 
 class UnknownConnectionError(PachinkoError, LookupError):
@@ -203,18 +216,18 @@ class DuplicateConnectionError(PachinkoError, ValueError):
         )
 
 
-class RoomNameError(MessageError, ValueError):
-    """A room's name is text of 1 to 200 bytes in UTF-8.
+class InvalidNameError(MessageError, ValueError):
+    """Not a name: rooms, tags and users are called by 1 to 200 bytes of UTF-8.
 
     Names often come from clients: a handler that lets it through tells the
-    client, as ``room_name``, and an ``on_connect`` denies with 400.
+    client, as ``invalid_name``, and an ``on_connect`` denies with 400.
     """
 
-    def __init__(self, name: object, why: str) -> None:
-        self.name = name
+    def __init__(self, name: object, kind: str, why: str) -> None:
+        self.name, self.kind = name, kind
         shown = ascii(name)
         shown = shown if len(shown) <= 80 else f"{shown[:77]}..."
-        super().__init__("room_name", f"{shown} cannot name a room: {why}.")
+        super().__init__("invalid_name", f"{shown} cannot be a {kind}: {why}.")
 
 
 class RoomLimitError(MessageError):

@@ -8,18 +8,11 @@ import math
 from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Coroutine, Mapping
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from falcon_pachinko.backends.base import Backend, Position
+from falcon_pachinko.backends.base import Backend, HistoryPosition
 from falcon_pachinko.backends.memory import MemoryBackend
-from falcon_pachinko.cluster import Cluster, Gap
-from falcon_pachinko.codec import JSON, MSGPACK, Codec, Packet
-from falcon_pachinko.connection import LINGER, Connection, check_close_code
-from falcon_pachinko.drain import Drained, drain
-from falcon_pachinko.errors import EncodeError, NotAllowedError, UnknownConnectionError
-from falcon_pachinko.history import History
-from falcon_pachinko.leases import check_lease
-from falcon_pachinko.limits import HistoryLimits, Limits
-from falcon_pachinko.membership import Membership
-from falcon_pachinko.parcels import (
+from falcon_pachinko.cluster.history import History
+from falcon_pachinko.cluster.node import Cluster, Gap
+from falcon_pachinko.cluster.parcels import (
     ALL,
     Broadcast,
     Disconnect,
@@ -29,9 +22,22 @@ from falcon_pachinko.parcels import (
     channel_of,
     implied_by,
 )
-from falcon_pachinko.presence import GRACE, Presence, Present
-from falcon_pachinko.rooms import OptionsByPrefix, RoomOptions, check_room_name
-from falcon_pachinko.tally import Tally, type_of
+from falcon_pachinko.cluster.presence import GRACE, Presence, Present
+from falcon_pachinko.connection.connection import LINGER, Connection, check_close_code
+from falcon_pachinko.counters import Tally, type_of
+from falcon_pachinko.errors import (
+    ConnectionStateError,
+    EncodeError,
+    NoHistoryError,
+    UnknownConnectionError,
+)
+from falcon_pachinko.leases import check_lease
+from falcon_pachinko.limits import HistoryLimits, Limits
+from falcon_pachinko.messages.codec import JSON, MSGPACK, Codec, Packet
+from falcon_pachinko.names import check_name
+from falcon_pachinko.rooms.drain import Drained, drain
+from falcon_pachinko.rooms.options import OptionsByPrefix, RoomOptions
+from falcon_pachinko.rooms.registry import Membership
 from falcon_pachinko.targets import ConnectionId, Everyone, Room, Target, User
 
 if TYPE_CHECKING:
@@ -50,7 +56,7 @@ STRIDE = 256
 class Delivery(NamedTuple):
     """What became of a broadcast on this process; no drop is silent."""
 
-    queued: int
+    sent: int
     """How many connections got the message, or have it waiting in their outbox."""
     dropped: int
     """How many did not: their outbox was full, or they were on their way out."""
@@ -131,7 +137,7 @@ class WebSocketConnectionManager(Membership):
             self.forget(connection)
 
     async def join_room(
-        self, connection_id: str, room: str, *, since: Position | None = None
+        self, connection_id: str, room: str, *, since: HistoryPosition | None = None
     ) -> None:
         """Put a connection into a room; being in it already is no error.
 
@@ -145,10 +151,10 @@ class WebSocketConnectionManager(Membership):
 
         Raises:
             UnknownConnectionError: No connection here has that id.
-            RoomNameError: The name cannot name a room.
+            InvalidNameError: The name cannot name a room.
             RoomLimitError: It is in as many rooms as it may be.
-            NotAllowedError: ``since`` is given, and the room has no history, or the
-                connection is in it already.
+            NoHistoryError: ``since`` is given, and the room has no history.
+            ConnectionStateError: ``since`` is given, and the connection is in it already.
         """
         await self.bring_into(self._known(connection_id), room, since)
 
@@ -161,7 +167,7 @@ class WebSocketConnectionManager(Membership):
     # Sending.
 
     async def broadcast(
-        self, message: Any, *, to: Target, exclude: Collection[str] = (), keep: bool = True
+        self, message: Any, *, to: Target, exclude: Collection[str] = (), store: bool | None = None
     ) -> Delivery:
         """Send a message to whom a target names; encoded once, before anybody gets it.
 
@@ -172,15 +178,20 @@ class WebSocketConnectionManager(Membership):
             message: What can be encoded: dicts, structs, lists, text, numbers, ...
             to: ``room("lobby") & tag("pro") - user("bob")`` and the like.
             exclude: Ids of connections that do not get it.
-            keep: Whether a room that has a history remembers it; ``exclude`` then is only
-                about those who are there now.
+            store: Whether a room that has a history remembers it: by default it does;
+                ``exclude`` then is only about those who are there now.
 
         Raises:
             EncodeError: The message cannot be encoded; nobody got it.
             LeaseLostError: A singleton worker sends it, after its lease ended.
         """
         check_lease()
-        if keep and self._options and type(to) is Room and self._options.of(to.name).history:
+        if (
+            store is not False
+            and self._options
+            and type(to) is Room
+            and self._options.of(to.name).history
+        ):
             return await self._broadcast_kept(message, to.name, exclude)
         members = to.select(self)
         if exclude:
@@ -195,28 +206,28 @@ class WebSocketConnectionManager(Membership):
         published = False
         if not self.cluster.alone:
             published = self._publish(message, packets, to, exclude)
-        queued = await self._fan_out(chosen, packets)
-        self.tally.count_sent(type_of(message), queued)
-        return Delivery(queued, len(chosen) - queued, published)
+        sent = await self._fan_out(chosen, packets)
+        self.tally.count_sent(type_of(message), sent)
+        return Delivery(sent, len(chosen) - sent, published)
 
     async def _fan_out(self, chosen: list[Connection], packets: dict[Codec, Packet]) -> int:
         """Give a frame to connections, and let other tasks run now and then; say how many took it.
 
         No task per connection: a frame that leaves at once costs one step of the server's ``send``.
         """
-        queued = 0
+        sent = 0
         for start in range(0, len(chosen), STRIDE):
             if start:
                 await asyncio.sleep(0)
             for connection in chosen[start : start + STRIDE]:
-                queued += connection.push(packets[connection.codec])
-        return queued
+                sent += connection.push(packets[connection.codec])
+        return sent
 
     async def broadcast_to_room(
-        self, room: str, message: Any, *, exclude: Collection[str] = (), keep: bool = True
+        self, room: str, message: Any, *, exclude: Collection[str] = (), store: bool | None = None
     ) -> Delivery:
         """Send a message to the members of a room; an empty room is no error."""
-        return await self.broadcast(message, to=Room(room), exclude=exclude, keep=keep)
+        return await self.broadcast(message, to=Room(room), exclude=exclude, store=store)
 
     async def broadcast_to_all(self, message: Any, *, exclude: Collection[str] = ()) -> Delivery:
         """Send a message to every connection."""
@@ -289,7 +300,7 @@ class WebSocketConnectionManager(Membership):
         return isinstance(target, ConnectionId) and target.name in self._connections
 
     async def _arrived(
-        self, node: str, parcel: Parcel, channel: str, position: Position | None
+        self, node: str, parcel: Parcel, channel: str, position: HistoryPosition | None
     ) -> None:
         """Do here what another process asked for."""
         kind, _, name = channel.partition(":")
@@ -320,9 +331,9 @@ class WebSocketConnectionManager(Membership):
             except EncodeError as error:
                 self.cluster.reject(str(error))
                 chosen = [each for each in chosen if each.codec is not codec]
-        queued = await self._fan_out(chosen, packets)
-        self.tally.count_sent(packets.type, queued)
-        return queued
+        sent = await self._fan_out(chosen, packets)
+        self.tally.count_sent(packets.type, sent)
+        return sent
 
     async def _missed(self, gap: Gap) -> None:
         """Make up for a gap, and tell the hooks, and the clients of rooms that asked for it."""
@@ -359,8 +370,8 @@ class WebSocketConnectionManager(Membership):
 
     async def _send_to(self, connections: Collection[Connection], message: Any) -> None:
         """Send a message of the library's own to connections of this process."""
-        queued = await self._fan_out(list(connections), _Packets(message))
-        self.tally.count_sent(type_of(message), queued)
+        sent = await self._fan_out(list(connections), _Packets(message))
+        self.tally.count_sent(type_of(message), sent)
 
     def on_gap(self, hook: Callable[[Gap], Awaitable[None]]) -> None:
         """Have a coroutine function called whenever messages of other processes may be missing.
@@ -420,7 +431,7 @@ class WebSocketConnectionManager(Membership):
         Raises:
             UnknownConnectionError: No connection here has that id.
             EncodeError: The meta cannot be encoded.
-            RoomNameError: The name cannot name a room.
+            InvalidNameError: The name cannot name a room.
             RoomLimitError: It is in as many rooms as it may be.
         """
         await self.track_here(self._known(connection_id), room, meta)
@@ -450,7 +461,7 @@ class WebSocketConnectionManager(Membership):
         """Return the messages of a room that are kept, oldest first, as JSON clients get them.
 
         Raises:
-            NotAllowedError: The room has no history; see `configure_rooms`.
+            NoHistoryError: The room has no history; see `configure_rooms`.
             BackendError: The backend is away.
         """
         return await self._history.kept(room)
@@ -507,17 +518,17 @@ class WebSocketConnectionManager(Membership):
     # The same without looking the connection up, for the resource.
 
     async def bring_into(
-        self, connection: Connection, room: str, since: Position | None = None
+        self, connection: Connection, room: str, since: HistoryPosition | None = None
     ) -> None:
         """`join_room`, for a connection."""
         if since is None:
             self.join(connection, room)
             await self.cluster.settled()
             return
-        check_room_name(room)
+        check_name(room, "room name")
         try:
             await self._history.join(connection, room, since, lambda: self.join(connection, room))
-        except NotAllowedError:
+        except (NoHistoryError, ConnectionStateError):
             raise
         except BaseException:
             self.leave(connection, room)  # it lacks what it was not sent

@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Any, get_args
 
 import falcon.asgi
 
+from falcon_pachinko.app import installed
 from falcon_pachinko.backends.base import State
-from falcon_pachinko.extension import installed
 
 if TYPE_CHECKING:
     from prometheus_client.core import Metric

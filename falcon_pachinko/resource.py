@@ -8,11 +8,11 @@ from typing import Any, ClassVar
 import falcon
 import falcon.asgi
 
-from falcon_pachinko.backends.base import Position
-from falcon_pachinko.connection import Connection
+from falcon_pachinko.backends.base import HistoryPosition
+from falcon_pachinko.connection.connection import Connection
 from falcon_pachinko.errors import SetupError
-from falcon_pachinko.handlers import HandlerTable, require_coroutine
 from falcon_pachinko.manager import Delivery
+from falcon_pachinko.messages.handlers import HandlerTable, require_coroutine
 
 __all__ = ["WebSocketResource"]
 
@@ -105,7 +105,7 @@ class WebSocketResource:
         As long as it is not overridden, such a frame is answered with an error.
         """
 
-    async def join_room(self, room: str, *, since: Position | None = None) -> None:
+    async def join_room(self, room: str, *, since: HistoryPosition | None = None) -> None:
         """Put this connection into a room; one that has gone joins nothing, quietly.
 
         Returns when broadcasts of other processes reach it, or their backend is away.
@@ -116,11 +116,11 @@ class WebSocketResource:
                 it gets ``history.state``, what it missed, and then what is live.
 
         Raises:
-            RoomNameError: The name cannot name a room.
+            InvalidNameError: The name cannot name a room.
             RoomLimitError: It is in as many rooms as it may be; unless caught,
                 the client is told.
-            NotAllowedError: ``since`` is given, and the room has no history, or the
-                connection is in it already.
+            NoHistoryError: ``since`` is given, and the room has no history.
+            ConnectionStateError: ``since`` is given, and the connection is in it already.
         """
         connection = self._connection()
         await connection.manager.bring_into(connection, room, since)
@@ -137,7 +137,7 @@ class WebSocketResource:
 
         Raises:
             EncodeError: The meta cannot be encoded.
-            RoomNameError: The name cannot name a room.
+            InvalidNameError: The name cannot name a room.
             RoomLimitError: It is in as many rooms as it may be.
         """
         connection = self._connection()
@@ -154,7 +154,7 @@ class WebSocketResource:
         message: Any,
         exclude_self: bool = False,  # noqa: FBT001, FBT002  # as it was asked for
         *,
-        keep: bool = True,
+        store: bool | None = None,
     ) -> Delivery:
         """Send a message to the members of a room, to this client too if it is one.
 
@@ -162,14 +162,16 @@ class WebSocketResource:
             room: The room; this connection need not be in it.
             message: What can be encoded.
             exclude_self: Leave this client out.
-            keep: Whether a room that has a history remembers it.
+            store: Whether a room that has a history remembers it: by default it does.
 
         Raises:
             EncodeError: The message cannot be encoded; nobody got it.
         """
         connection = self._connection()
         exclude = (connection.id,) if exclude_self else ()
-        return await connection.manager.broadcast_to_room(room, message, exclude=exclude, keep=keep)
+        return await connection.manager.broadcast_to_room(
+            room, message, exclude=exclude, store=store
+        )
 
     async def send(self, message: Any) -> None:
         """Send a message to this client.

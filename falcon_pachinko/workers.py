@@ -18,7 +18,7 @@ from falcon_pachinko.errors import (
     BackendError,
     DuplicateWorkerError,
     LeaseLostError,
-    WorkerError,
+    WorkerDefinitionError,
 )
 from falcon_pachinko.leases import Lease, hold
 
@@ -278,7 +278,7 @@ class WorkerController:
             kwargs: What it is called with, by name.
 
         Raises:
-            WorkerError: It is not a coroutine function, or cannot take these arguments.
+            WorkerDefinitionError: It is not a coroutine function, or cannot take these arguments.
             DuplicateWorkerError: The name is taken.
         """
         own: dict[str, Any] = getattr(_callee(function), _DEFAULTS, {})
@@ -288,11 +288,17 @@ class WorkerController:
         backoff = backoff or own.get("backoff", (0.5, 30.0))
         singleton = own.get("singleton", False) if singleton is None else singleton
         if not (callable(function) and inspect.iscoroutinefunction(_callee(function))):
-            raise WorkerError(called, f"is not a coroutine; write `async def {called}(...)`")
+            raise WorkerDefinitionError(
+                called, f"is not a coroutine; write `async def {called}(...)`"
+            )
         if restart not in ("on-failure", "never"):
-            raise WorkerError(called, f'has restart={restart!r}; use "on-failure" or "never"')
+            raise WorkerDefinitionError(
+                called, f'has restart={restart!r}; use "on-failure" or "never"'
+            )
         if not 0 < backoff[0] <= backoff[1]:
-            raise WorkerError(called, f"has backoff={backoff!r}; give (first, largest) seconds")
+            raise WorkerDefinitionError(
+                called, f"has backoff={backoff!r}; give (first, largest) seconds"
+            )
         if called in self.workers:
             raise DuplicateWorkerError(called)
         given = args if args or kwargs else self._defaults
@@ -300,7 +306,9 @@ class WorkerController:
             inspect.signature(function).bind(*given, **kwargs)
         except TypeError as error:
             with_what = ", ".join([*(repr(a) for a in given), *(f"{k}=..." for k in kwargs)])
-            raise WorkerError(called, f"cannot be called with ({with_what}): {error}") from None
+            raise WorkerDefinitionError(
+                called, f"cannot be called with ({with_what}): {error}"
+            ) from None
         worker = Worker(
             functools.partial(function, *given, **kwargs),
             called,

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from types import ModuleType
 
-    from falcon_pachinko.handlers import Handler
+    from falcon_pachinko.messages.handlers import Handler
 
 _MODULES = re.compile(r"\b(?:\w+\.)+(?=\w)")
 
@@ -108,7 +108,7 @@ def of(app: Any, root: Path) -> Anatomy:
     """
     from falcon import inspect as falcons  # noqa: PLC0415 - only after the app's own imports
 
-    from falcon_pachinko.extension import installed  # noqa: PLC0415 - see above
+    from falcon_pachinko.app import installed  # noqa: PLC0415 - see above
 
     def place(source_info: str) -> str | None:
         return _counted_from_one(source_info, root, first)

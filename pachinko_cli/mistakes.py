@@ -49,7 +49,7 @@ class Replaced:
 
 def of(app: Any, root: Path, package: str, replaced: Replaced) -> list[Finding]:
     """Everything that looks forgotten in `app`, whose project is at `root`."""
-    from falcon_pachinko.extension import installed  # noqa: PLC0415 - not for `--help`
+    from falcon_pachinko.app import installed  # noqa: PLC0415 - not for `--help`
 
     pachinko = installed(app)
     if pachinko is None:

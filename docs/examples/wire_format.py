@@ -16,7 +16,7 @@ class Counter(WebSocketResource):
     async def order(self, ws, payload: Order):
         return {"tea": payload.tea, "price": 3 * payload.cups}
 
-    @handles_message("note", strict=False)
+    @handles_message("note", forbid_unknown_fields=False)
     async def note(self, ws, payload: Order):
         return payload
 

@@ -19,10 +19,10 @@ from falcon_pachinko.limits import HistoryLimits
 __all__ = [
     "Backend",
     "Event",
+    "HistoryPosition",
     "Kept",
     "Lost",
     "Past",
-    "Position",
     "Received",
     "State",
     "StateChanged",
@@ -33,18 +33,20 @@ State: TypeAlias = Literal["up", "degraded", "down"]
 ``down``: it was not started, or was stopped."""
 
 
-class Position(msgspec.Struct, frozen=True):
+class HistoryPosition(msgspec.Struct, frozen=True):
     """A place in a channel's history: an offset only means something within its epoch.
 
-    The position of a client that has nothing yet is ``Position()``.
+    The position of a client that has nothing yet is ``HistoryPosition()``.
     """
 
     epoch: str = ""
     offset: int = 0
 
     @classmethod
-    def of(cls, req: Any) -> Position:
-        """Read a position from a request's query: ``?epoch=...&offset=...``; else ``Position()``.
+    def of(cls, req: Any) -> HistoryPosition:
+        """Read a position from a request's query, ``?epoch=...&offset=...``.
+
+        Without one it is ``HistoryPosition()``.
 
         Raises:
             falcon.HTTPInvalidParam: The offset is no whole number.
@@ -57,7 +59,7 @@ class Received(NamedTuple):
 
     channel: str
     data: bytes
-    position: Position | None = None
+    position: HistoryPosition | None = None
 
 
 class Lost(NamedTuple):
@@ -89,7 +91,7 @@ class Kept(NamedTuple):
 class Past(NamedTuple):
     """What a history has after a position."""
 
-    position: Position
+    position: HistoryPosition
     """Where the history stands: what arrives from now on has a larger offset."""
     entries: tuple[Kept, ...]
     """What came after the position that was asked about, oldest first; if that cannot be
@@ -209,7 +211,7 @@ class Backend(ABC):
     # History: channels that remember.
 
     @abstractmethod
-    async def append(self, channel: str, data: bytes, limits: HistoryLimits) -> Position:
+    async def append(self, channel: str, data: bytes, limits: HistoryLimits) -> HistoryPosition:
         """Keep bytes and publish them: one step, so that all subscribers see one order.
 
         Those who are subscribed, this node included, get them as `Received` with
@@ -217,7 +219,7 @@ class Backend(ABC):
         """
 
     @abstractmethod
-    async def read(self, channel: str, after: Position, limits: HistoryLimits) -> Past:
+    async def read(self, channel: str, after: HistoryPosition, limits: HistoryLimits) -> Past:
         """Return what a history has after a position; it is there even if nothing was kept yet."""
 
     @abstractmethod

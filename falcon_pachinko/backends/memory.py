@@ -12,10 +12,10 @@ from typing import ClassVar
 from falcon_pachinko.backends.base import (
     Backend,
     Event,
+    HistoryPosition,
     Kept,
     Lost,
     Past,
-    Position,
     Received,
     StateChanged,
 )
@@ -204,20 +204,20 @@ class MemoryBackend(Backend):
         if self.hub.leases.get(name, (0, 0.0))[0] == token:
             del self.hub.leases[name]
 
-    async def append(self, channel: str, data: bytes, limits: HistoryLimits) -> Position:
+    async def append(self, channel: str, data: bytes, limits: HistoryLimits) -> HistoryPosition:
         history, now = self.hub.history(channel, limits), self.hub.clock()
         history.offset += 1
         history.entries.append((Kept(history.offset, data), now))
         history.size += len(data)
         history.ends_at = now + limits.seconds
         history.trim(limits, now)
-        position = Position(history.epoch, history.offset)
+        position = HistoryPosition(history.epoch, history.offset)
         self._spread(Received(channel, data, position))
         return position
 
-    async def read(self, channel: str, after: Position, limits: HistoryLimits) -> Past:
+    async def read(self, channel: str, after: HistoryPosition, limits: HistoryLimits) -> Past:
         history = self.hub.history(channel, limits)
-        position = Position(history.epoch, history.offset)
+        position = HistoryPosition(history.epoch, history.offset)
         reached = history.forgotten <= after.offset <= history.offset
         complete = after.epoch == history.epoch and reached
         since = after.offset if complete else 0

@@ -32,9 +32,9 @@ import pytest_asyncio
 from falcon_pachinko.backends.base import (
     Backend,
     Event,
+    HistoryPosition,
     Lost,
     Past,
-    Position,
     Received,
     State,
     StateChanged,
@@ -623,7 +623,7 @@ class BackendConformance(_Conformance):
     async def test_a_history_begins_empty(self, start: Start) -> None:
         """It has a position before anything is kept, and from there on nothing is missed."""
         one, two = await start(), await start()
-        blank = await one.backend.read("a", Position(), ROOMY)
+        blank = await one.backend.read("a", HistoryPosition(), ROOMY)
         again = await two.backend.read("a", blank.position, ROOMY)
         await two.backend.append("a", b"1", ROOMY)
         then = await one.backend.read("a", blank.position, ROOMY)
@@ -643,7 +643,7 @@ class BackendConformance(_Conformance):
             assert [each.data for each in missed.entries] == [b"2", b"3", b"4"]
             assert [each.offset for each in missed.entries] == [each.offset for each in places[2:]]
             assert (missed.position, missed.complete) == (places[-1], True)
-        everything = await two.backend.read("a", Position(), ROOMY)
+        everything = await two.backend.read("a", HistoryPosition(), ROOMY)
         assert [each.data for each in everything.entries] == [b"%d" % n for n in range(5)]
         assert not everything.complete
 
@@ -652,9 +652,9 @@ class BackendConformance(_Conformance):
         one = await start()
         place = await one.backend.append("a", b"1", ROOMY)
         for strange in (
-            Position("another", place.offset),
-            Position(place.epoch, place.offset + 5),
-            Position(place.epoch, -1),
+            HistoryPosition("another", place.offset),
+            HistoryPosition(place.epoch, place.offset + 5),
+            HistoryPosition(place.epoch, -1),
         ):
             past = await one.backend.read("a", strange, ROOMY)
 
@@ -680,7 +680,7 @@ class BackendConformance(_Conformance):
         ]
         assert await one.hears(len(places)) == expected
         assert await two.hears(len(places)) == expected
-        past = await two.backend.read("a", Position(), ROOMY)
+        past = await two.backend.read("a", HistoryPosition(), ROOMY)
         assert [each.data for each in past.entries] == [each.data for each in expected]
 
     async def test_history_names_are_literal(self, start: Start) -> None:
@@ -690,7 +690,7 @@ class BackendConformance(_Conformance):
             await one.backend.append(name, name.encode(), ROOMY)
 
         for name in NAMES:
-            past = await two.backend.read(name, Position(), ROOMY)
+            past = await two.backend.read(name, HistoryPosition(), ROOMY)
             assert [each.data for each in past.entries] == [name.encode()]
 
     async def test_a_history_is_bounded_by_count(self, start: Start) -> None:
@@ -714,7 +714,7 @@ class BackendConformance(_Conformance):
         limits = HistoryLimits(count=100, bytes=100, seconds=LONG)
         for number in range(5):
             await one.backend.append("a", b"%d" % number * 40, limits)
-        two_left = await one.backend.read("a", Position(), limits)
+        two_left = await one.backend.read("a", HistoryPosition(), limits)
         place = await one.backend.append("a", b"x" * 101, limits)
         past = await one.backend.read("a", two_left.position, limits)
 
@@ -733,11 +733,11 @@ class BackendConformance(_Conformance):
         async def is_over() -> Past | None:
             nonlocal second, left
             second = await one.backend.append("a", b"2", limits)
-            left = await two.backend.read("a", Position(), limits)
+            left = await two.backend.read("a", HistoryPosition(), limits)
             return left if all(each.data != b"1" for each in left.entries) else None
 
         await eventually(is_over, server.patience)
-        told = await two.backend.read("a", Position(first.epoch, first.offset - 1), limits)
+        told = await two.backend.read("a", HistoryPosition(first.epoch, first.offset - 1), limits)
 
         async def is_another() -> Past | None:
             past = await two.backend.read("a", second, limits)
@@ -764,7 +764,7 @@ class BackendConformance(_Conformance):
     async def test_there_is_no_gap_and_no_duplicate_at_the_boundary(self, start: Start) -> None:
         """Who subscribes and then reads has everything, however many append in the meantime."""
         nodes, total = [await start() for _ in range(3)], 120
-        origin = (await nodes[0].backend.read("a", Position(), ROOMY)).position
+        origin = (await nodes[0].backend.read("a", HistoryPosition(), ROOMY)).position
         late: list[tuple[Node, Past]] = []
         halfway = asyncio.Event()
 
@@ -884,7 +884,7 @@ class OutageConformance(_Conformance):
             lambda: one.backend.renew("l", 1, LONG),
             lambda: one.backend.release("l", 1),
             lambda: one.backend.append("a", b"", ROOMY),
-            lambda: one.backend.read("a", Position(), ROOMY),
+            lambda: one.backend.read("a", HistoryPosition(), ROOMY),
             lambda: one.backend.forget("a"),
         ]
         outcomes = await in_time(

@@ -12,11 +12,11 @@ import falcon.asgi
 import msgspec
 from msgspec import inspect
 
-from falcon_pachinko.codec import JSON
-from falcon_pachinko.envelopes import NoPayload, Refusal
-from falcon_pachinko.extension import installed
-from falcon_pachinko.handlers import Handler, HandlerTable
-from falcon_pachinko.router import Route
+from falcon_pachinko.app import installed
+from falcon_pachinko.messages.codec import JSON
+from falcon_pachinko.messages.envelopes import NoPayload, Refusal
+from falcon_pachinko.messages.handlers import Handler, HandlerTable
+from falcon_pachinko.routing import Route
 from pachinko_cli.client.display import printable
 from pachinko_cli.errors import CliError
 

@@ -51,7 +51,7 @@ def of(app: Any) -> Overview:
     import falcon.asgi  # noqa: PLC0415 - only after the app, so that its own imports fail first
     import falcon.inspect  # noqa: PLC0415 - see above
 
-    from falcon_pachinko.extension import installed  # noqa: PLC0415 - see above
+    from falcon_pachinko.app import installed  # noqa: PLC0415 - see above
 
     if not isinstance(app, falcon.asgi.App):
         return Overview()

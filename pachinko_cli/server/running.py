@@ -73,7 +73,7 @@ def run(plan: Plan, listener: socket.socket, on_ready: Callable[[Overview, str],
 
 def _manager(app: Any) -> WebSocketConnectionManager | None:
     """What knows the app's connections; None where `falcon_pachinko` is not installed."""
-    from falcon_pachinko.extension import installed  # noqa: PLC0415 - after the app's own imports
+    from falcon_pachinko.app import installed  # noqa: PLC0415 - after the app's own imports
 
     pachinko = installed(app)
     return pachinko.ws_connection_manager if pachinko else None

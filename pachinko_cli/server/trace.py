@@ -18,12 +18,12 @@ from weakref import WeakKeyDictionary
 import msgspec
 
 from falcon_pachinko import Hook
-from falcon_pachinko.extension import installed
-from falcon_pachinko.hooks import HookChain
+from falcon_pachinko.app import installed
+from falcon_pachinko.messages.hooks import HookChain
 from pachinko_cli.server.log import opens_something, redact, wants_colours
 
 if TYPE_CHECKING:
-    from falcon_pachinko.hooks import Message
+    from falcon_pachinko.messages.hooks import ReceivedMessage
     from falcon_pachinko.typing import AsgiEvent, AsgiReceive, AsgiSend, Scope
     from pachinko_cli.console import Console
 
@@ -89,11 +89,13 @@ class Tracer(Hook):
             wire.connection = ws
             self._wires[ws] = wire
 
-    async def before_message(self, ws: Any, message: Message) -> None:
+    async def before_message(self, ws: Any, message: ReceivedMessage) -> None:
         """Note when a handler begins."""
         self._started[id(message)] = time.perf_counter()
 
-    async def after_message(self, ws: Any, message: Message, error: BaseException | None) -> None:
+    async def after_message(
+        self, ws: Any, message: ReceivedMessage, error: BaseException | None
+    ) -> None:
         """Tell what a handler did, and how long that took."""
         seconds = time.perf_counter() - self._started.pop(id(message))
         wire = self._wires.get(ws)

@@ -5,7 +5,7 @@ import asyncio
 import pytest
 from nats_server import NatsServer
 
-from falcon_pachinko.backends.base import Lost, Position, Received
+from falcon_pachinko.backends.base import HistoryPosition, Lost, Received
 from falcon_pachinko.backends.nats import NatsBackend
 from falcon_pachinko.errors import BackendError
 from falcon_pachinko.limits import HistoryLimits
@@ -118,7 +118,7 @@ class TestNats(BackendConformance):
 
         assert ([each.data for each in past.entries], past.complete) == ([b"2"], False)
         for limits in (LIMITS, other):
-            assert (await two.backend.read("a", Position(), limits)).entries == ()
+            assert (await two.backend.read("a", HistoryPosition(), limits)).entries == ()
 
     async def test_a_stream_that_somebody_deleted_is_made_again(self, start):
         """An operator's hand costs the history, and not the app."""
@@ -128,7 +128,7 @@ class TestNats(BackendConformance):
         await one.backend._streams._ask(f"STREAM.DELETE.{stream.name}", {})
         await one.backend.append("a", b"2", LIMITS)
 
-        past = await one.backend.read("a", Position(), LIMITS)
+        past = await one.backend.read("a", HistoryPosition(), LIMITS)
         assert [each.data for each in past.entries] == [b"2"]
 
     async def test_forged_headers_are_only_bytes(self, start, namespace):
@@ -190,7 +190,7 @@ async def test_without_jetstream_channels_work_and_the_rest_says_what_to_do(tmp_
             one.backend.entries("t"),
             one.backend.acquire("l", 15),
             one.backend.append("a", b"", LIMITS),
-            one.backend.read("a", Position(), LIMITS),
+            one.backend.read("a", HistoryPosition(), LIMITS),
             one.backend.forget("a"),
         ]
         told = await asyncio.gather(*refused, return_exceptions=True)
@@ -250,7 +250,7 @@ async def test_any_namespace_names_streams(tmp_path, node):
         assert [each.data for each in (await one.backend.read("a", place, LIMITS)).entries] == []
         await one.backend.forget("a")
         assert (await one.backend.read("a", place, LIMITS)).entries == ()
-        past = await two.backend.read("a", Position(), LIMITS)
+        past = await two.backend.read("a", HistoryPosition(), LIMITS)
         assert [each.data for each in past.entries] == [b"other"]
 
 

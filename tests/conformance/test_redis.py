@@ -3,7 +3,7 @@
 import pytest
 from redis_server import RedisServer
 
-from falcon_pachinko.backends.base import Lost, Position
+from falcon_pachinko.backends.base import HistoryPosition, Lost
 from falcon_pachinko.backends.redis import RedisBackend
 from falcon_pachinko.errors import BackendError
 from falcon_pachinko.limits import HistoryLimits
@@ -81,7 +81,7 @@ class TestRedis(BackendConformance):
     async def test_every_key_of_a_history_ends_by_itself(self, process, start, namespace):
         """Rooms that nobody uses any more cost nothing in the long run."""
         one = await start()
-        await one.backend.read("a", Position(), LIMITS)
+        await one.backend.read("a", HistoryPosition(), LIMITS)
         await one.backend.append("b", b"1", LIMITS)
         keys = process.ask("KEYS", f"{namespace}*")
 

@@ -7,7 +7,7 @@ import time
 import falcon
 import pytest
 
-from falcon_pachinko import Hook, Limits, Principal, WebSocketResource, everyone, handles_message
+from falcon_pachinko import Hook, Limits, Principal, WebSocketResource, handles_message, to
 from falcon_pachinko.testing import simulate
 
 PAGE = "docs/reference/close-codes.md"
@@ -46,7 +46,7 @@ async def closed_by_the_handler(serve, code=None):
 async def closed_by_the_manager(serve):
     """Close from outside, with no code."""
     async with simulate(serve(Watched)) as client, client.connect("/") as ann:
-        await client.manager.disconnect(everyone)
+        await client.manager.disconnect(to.everyone)
         return await closing(ann)
 
 
@@ -207,4 +207,4 @@ async def test_a_code_that_cannot_be_sent_is_refused(serve, code):
     """The page names the ranges that `disconnect` takes."""
     async with simulate(serve(Watched)) as client:
         with pytest.raises(ValueError, match=f"{code} cannot be sent"):
-            await client.manager.disconnect(everyone, code)
+            await client.manager.disconnect(to.everyone, code)

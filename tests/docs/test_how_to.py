@@ -21,9 +21,9 @@ from falcon_pachinko import (
     MessageError,
     Principal,
     WebSocketResource,
-    everyone,
     handles_message,
     install,
+    to,
 )
 from falcon_pachinko.testing import HandshakeDenied, simulate
 
@@ -105,7 +105,7 @@ async def test_who_logs_in_later_is_reached_as_a_user(load):
     async with simulate(module.app) as client, client.connect("/desk") as ann:
         await ann.request("log_in", "5f2a")
 
-        assert (await client.manager.send_to_user("ann", "Tea?")).queued == 1
+        assert (await client.manager.send_to_user("ann", "Tea?")).sent == 1
 
 
 async def test_a_refused_origin_is_one_line_in_the_log(load, log):
@@ -206,7 +206,7 @@ async def test_a_price_is_replaced_by_the_next(load):
         numbers = [(await ann.receive_json())[0] for _ in range(4)]
         status = client.manager.status()
 
-    assert [delivery.queued for delivery in sent] == [1] * 10
+    assert [delivery.sent for delivery in sent] == [1] * 10
     assert numbers == [0, 1, 8, 9]  # one in the server's buffer, one on its way, and two waited
     assert status["dropped"] == {"overflow": 6}
     assert 0 < waiting <= 65_536
@@ -415,7 +415,7 @@ async def test_whoever_leaves_a_room_leaves_it_empty(load):
 
         assert rooms == ["lounge:a*", "lounge:tea"]
         assert await client.manager.get_rooms_by_prefix("lounge:") == []
-        assert await client.manager.count(everyone) == 0
+        assert await client.manager.count(to.everyone) == 0
 
 
 # Observe.

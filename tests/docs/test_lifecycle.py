@@ -9,14 +9,7 @@ import falcon
 import falcon.asgi
 import pytest
 
-from falcon_pachinko import (
-    Limits,
-    MessageError,
-    WebSocketResource,
-    connection,
-    handles_message,
-    install,
-)
+from falcon_pachinko import Limits, MessageError, WebSocketResource, handles_message, install, to
 from falcon_pachinko.testing import HandshakeDenied, simulate
 
 PAGE = "docs/reference/lifecycle.md"
@@ -209,7 +202,7 @@ async def vanished(client, ann):
 
 async def closed_by_the_manager(client, ann):
     (there,) = await client.manager.get_connections_in_room("hall")
-    await client.manager.disconnect(connection(there.id), 4001)
+    await client.manager.disconnect(to.connection(there.id), 4001)
 
 
 async def deaf(client, ann):

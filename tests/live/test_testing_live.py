@@ -183,7 +183,7 @@ async def test_run_awaits_where_the_app_is(kit, make):
         delivery = await host.run(manager.broadcast_to_all({"type": "news"}))
         await ann.expect("news")
 
-    assert delivery.queued == 1
+    assert delivery.sent == 1
 
 
 # The server.

@@ -8,7 +8,7 @@ import falcon
 import falcon.asgi
 import pytest
 
-from falcon_pachinko import Limits, Principal, SetupError, WebSocketResource, install, user
+from falcon_pachinko import Limits, Principal, SetupError, WebSocketResource, install, to
 from falcon_pachinko.testing import HandshakeDenied, simulate
 
 
@@ -151,10 +151,10 @@ async def test_a_client_is_who_the_application_says():
     async with simulate(app) as client:
         async with client.connect("/known?token=ann"), client.connect("/known?token=stranger"):
             reached = await client.manager.send_to_user("ann", {"type": "hello"})
-        after = await client.manager.count(user("ann"))
+        after = await client.manager.count(to.user("ann"))
 
     assert seen == [("ann", {"pro"}), (None, frozenset())]
-    assert reached.queued == 1
+    assert reached.sent == 1
     assert after == 0
 
 
@@ -189,11 +189,11 @@ async def test_setting_the_user_later_is_as_good():
     async with simulate(lobby()) as client, client.connect("/lobby"):
         [connection] = [each async for each in client.manager.connections()]
         connection.user_id = "bob"
-        as_bob = await client.manager.count(user("bob"))
+        as_bob = await client.manager.count(to.user("bob"))
         connection.user_id = None
 
         assert as_bob == 1
-        assert await client.manager.count(user("bob")) == 0
+        assert await client.manager.count(to.user("bob")) == 0
 
 
 @pytest.mark.parametrize(

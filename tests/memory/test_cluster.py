@@ -9,9 +9,9 @@ import falcon.asgi
 import msgspec
 import pytest
 
-from falcon_pachinko import WebSocketResource, everyone, handles_message, install, room, tag, user
+from falcon_pachinko import WebSocketResource, handles_message, install, to
 from falcon_pachinko.backends import MemoryBackend, MemoryHub
-from falcon_pachinko.parcels import Disconnect
+from falcon_pachinko.cluster.parcels import Disconnect
 from falcon_pachinko.testing import Disconnected, simulate
 
 
@@ -68,7 +68,7 @@ async def test_a_room_spans_processes(nodes):
         assert await bob.receive_json() == {"type": "said", "payload": {"text": "hi"}}
         assert await ann.receive_json() == {"type": "said", "payload": {"text": "hi"}}
         assert (await ann.receive_json())["payload"] == {
-            "queued": 1,
+            "sent": 1,
             "dropped": 0,
             "published": True,
         }
@@ -88,13 +88,13 @@ async def test_other_rooms_hear_nothing(nodes):
 @pytest.mark.parametrize(
     ("target", "reached"),
     [
-        (user("bob"), "bob"),
-        (tag("pro"), "bob"),
-        (everyone, "ann bob cid"),
-        (room("tea") & tag("pro"), "bob"),
-        (room("tea") | room("coffee"), "ann bob"),
-        (everyone - user("ann"), "bob cid"),
-        ((room("tea") - user("ann")) & (tag("pro") | user("bob")), "bob"),
+        (to.user("bob"), "bob"),
+        (to.tag("pro"), "bob"),
+        (to.everyone, "ann bob cid"),
+        (to.room("tea") & to.tag("pro"), "bob"),
+        (to.room("tea") | to.room("coffee"), "ann bob"),
+        (to.everyone - to.user("ann"), "bob cid"),
+        ((to.room("tea") - to.user("ann")) & (to.tag("pro") | to.user("bob")), "bob"),
     ],
 )
 async def test_any_target_crosses(nodes, target, reached):
@@ -142,7 +142,7 @@ async def test_a_disconnect_crosses(nodes):
     """A target is disconnected on every process, with the code and the reason."""
     (app, _), (_, there) = nodes
     async with there.connect("/tea?user=bob") as bob:
-        here = await app.ws_connection_manager.disconnect(user("bob"), 4001, "moved")
+        here = await app.ws_connection_manager.disconnect(to.user("bob"), 4001, "moved")
 
         with pytest.raises(Disconnected):
             await bob.receive_json()
@@ -221,7 +221,7 @@ async def test_without_a_backend_nothing_is_published():
     async with simulate(app) as client, client.connect("/tea") as ann:
         answer = await ann.request({"type": "say", "payload": {"text": "hi"}})
 
-        assert answer["payload"] == {"queued": 1, "dropped": 0, "published": False}
+        assert answer["payload"] == {"sent": 1, "dropped": 0, "published": False}
         assert app.ws_connection_manager.status()["backend"] is None
 
 
@@ -231,7 +231,7 @@ async def test_a_close_code_that_may_not_be_sent_is_counted_and_dropped(nodes, c
     cluster = app.ws_connection_manager.cluster
     async with there.connect("/tea") as bob:
         for code in (0, -1, 1005, 1006, 2**60):
-            cluster.publish("room:tea", Disconnect(0, 0, code, "", room("tea")))
+            cluster.publish("room:tea", Disconnect(0, 0, code, "", to.room("tea")))
         await app.ws_connection_manager.broadcast_to_room("tea", {"type": "still"})
 
         assert await bob.receive_json() == {"type": "still"}

@@ -8,7 +8,7 @@ import falcon.inspect
 import pytest
 
 from falcon_pachinko import (
-    HandlerError,
+    HandlerDefinitionError,
     Hook,
     Limits,
     MessageError,
@@ -157,7 +157,7 @@ def test_a_child_must_take_the_fields_of_its_own_part_of_the_path():
     app, _ = app_with()
     room = app.add_websocket_route("/rooms/{room_id}", Room)
 
-    with pytest.raises(HandlerError, match=r"write on_connect\(self, req, ws, stream\)"):
+    with pytest.raises(HandlerDefinitionError, match=r"write on_connect\(self, req, ws, stream\)"):
         room.add_route("/voice/{stream}", Voice)
 
 
@@ -395,7 +395,7 @@ async def test_a_hook_that_fails_at_the_end_stops_nothing(caplog):
 @pytest.mark.parametrize("hook", [Hook, object(), "hook"])
 def test_what_is_no_hook_is_refused(hook):
     """When the app is built, with what is wrong."""
-    with pytest.raises(HandlerError):
+    with pytest.raises(HandlerDefinitionError):
         app_with(hooks=[hook])
 
 
@@ -405,5 +405,5 @@ def test_a_hook_that_is_no_coroutine_is_refused():
     class Plain:
         def before_message(self, ws, message): ...
 
-    with pytest.raises(HandlerError, match="async def before_message"):
+    with pytest.raises(HandlerDefinitionError, match="async def before_message"):
         WebSocketRouter(hooks=[Plain()])

@@ -4,7 +4,7 @@ import asyncio
 
 import pytest
 
-from falcon_pachinko import Limits, WebSocketResource, everyone, handles_message
+from falcon_pachinko import Limits, WebSocketResource, handles_message, to
 from falcon_pachinko.testing import simulate
 
 
@@ -36,7 +36,7 @@ class Room(WebSocketResource):
         self.seen["order"].append(("bye", close_code, sorted(ws.rooms)))
         await ws.send_media("nobody hears this")
         delivery = await self.broadcast_to_room("lobby", {"type": "left"})
-        self.seen["told"].append(delivery.queued)
+        self.seen["told"].append(delivery.sent)
 
 
 @pytest.fixture
@@ -46,7 +46,7 @@ def seen():
 
 @pytest.fixture
 def app(serve, seen, monkeypatch):
-    monkeypatch.setattr("falcon_pachinko.session.BUSY", 0.001)
+    monkeypatch.setattr("falcon_pachinko.session.session.BUSY", 0.001)
     return serve(Room, seen=seen, limits=Limits(handler_grace=0.05))
 
 
@@ -85,7 +85,7 @@ async def test_the_servers_own_code_is_the_goodbyes(app, seen, closing):
 async def test_disconnect_ends_whom_it_names(app, seen, closing):
     """From anywhere in the app."""
     async with simulate(app) as client, client.connect("/") as ann, client.connect("/") as bob:
-        count = await client.manager.disconnect(everyone, 4003, "all out")
+        count = await client.manager.disconnect(to.everyone, 4003, "all out")
         codes = [await closing(each) for each in (ann, bob)]
 
     assert (count, codes) == (2, [4003, 4003])
@@ -142,7 +142,7 @@ async def test_a_busy_handler_is_cancelled_when_the_app_shuts_down(app, seen):
 
 async def test_a_session_ends_though_its_server_reports_nothing(app, by_hand, seen, monkeypatch):
     """Some servers never say that a connection which we closed is over."""
-    monkeypatch.setattr("falcon_pachinko.session.LINGER", 0.01)
+    monkeypatch.setattr("falcon_pachinko.session.session.LINGER", 0.01)
     async with simulate(app):
         server = by_hand(app)
         server.start()

@@ -268,7 +268,7 @@ async def test_a_broadcast_waits_with_those_who_are_not_accepted_yet(serve):
         heard = await ann.receive_json()
         await ann.__aexit__(None, None, None)
 
-    assert (delivery.queued, heard) == (1, "news")
+    assert (delivery.sent, heard) == (1, "news")
 
 
 async def test_a_client_that_goes_while_it_waits_was_never_there(serve, by_hand, caplog):
@@ -303,7 +303,7 @@ async def test_a_client_that_goes_is_noticed_while_on_connect_is_busy(
     serve, by_hand, monkeypatch, until
 ):
     """The reading ahead notices; the handler has its grace, then it is cancelled."""
-    monkeypatch.setattr("falcon_pachinko.session.BUSY", 0.001)
+    monkeypatch.setattr("falcon_pachinko.session.session.BUSY", 0.001)
     cancelled = asyncio.Event()
 
     async def never_decides(self, req, ws):

@@ -11,13 +11,13 @@ import pytest
 
 from falcon_pachinko import (
     HistoryLimits,
-    Position,
+    HistoryPosition,
     WebSocketResource,
     handles_message,
     install,
 )
 from falcon_pachinko.backends import MemoryBackend, MemoryHub
-from falcon_pachinko.errors import BackendError, NotAllowedError
+from falcon_pachinko.errors import BackendError, NoHistoryError
 from falcon_pachinko.testing import simulate
 
 
@@ -29,7 +29,7 @@ class Chat(WebSocketResource):
     async def on_connect(self, req, ws, room_name):
         self.room = f"chat:{room_name}"
         wants = req.get_param("epoch") is not None
-        await self.join_room(self.room, since=Position.of(req) if wants else None)
+        await self.join_room(self.room, since=HistoryPosition.of(req) if wants else None)
         return True
 
     @handles_message("say")
@@ -39,10 +39,10 @@ class Chat(WebSocketResource):
 
     @handles_message("type")
     async def type_(self, ws):
-        await self.broadcast_to_room(self.room, {"type": "typing"}, exclude_self=True, keep=False)
+        await self.broadcast_to_room(self.room, {"type": "typing"}, exclude_self=True, store=False)
 
     @handles_message("rejoin")
-    async def rejoin(self, ws, payload: Position):
+    async def rejoin(self, ws, payload: HistoryPosition):
         await self.join_room(self.room, since=payload)
 
 
@@ -228,7 +228,7 @@ async def test_a_room_without_a_history_says_how_to_get_one():
     """The manager names the call that gives a room one."""
     app = node()
 
-    with pytest.raises(NotAllowedError, match="has no history"):
+    with pytest.raises(NoHistoryError, match="has no history"):
         await app.ws_connection_manager.history("game:1")
 
 
@@ -268,5 +268,5 @@ async def test_without_the_backend_members_get_it_and_the_history_ends():
             state = (await bob.receive_json())["payload"]
 
     assert "history" not in lost
-    assert answer["payload"] == {"queued": 1, "dropped": 0, "published": False}
+    assert answer["payload"] == {"sent": 1, "dropped": 0, "published": False}
     assert state["recovered"] is False

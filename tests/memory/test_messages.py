@@ -280,7 +280,7 @@ async def test_a_broadcast_reaches_both_codecs(client):
         heard = [await ann.receive_json(), msgspec.msgpack.decode(await bob.receive_data())]
 
     assert heard == [{"n": 1}, {"n": 1}]
-    assert delivery.queued == 2
+    assert delivery.sent == 2
 
 
 async def test_a_message_for_one_codec_only_reaches_nobody(client):

@@ -15,7 +15,7 @@ from hypothesis.stateful import (
     run_state_machine_as_test,
 )
 
-from falcon_pachinko import WebSocketResource, everyone, handles_message, install, room
+from falcon_pachinko import WebSocketResource, handles_message, install, to
 from falcon_pachinko.testing import simulate
 
 ROOMS = st.sampled_from(["a", "ab", "b"])
@@ -49,7 +49,7 @@ class Anything(WebSocketResource):
         delivery = await self.broadcast_to_room(
             payload["room"], payload["number"], exclude_self=payload["quietly"]
         )
-        return delivery.queued
+        return delivery.sent
 
     @handles_message("crash")
     async def crash(self, ws):
@@ -134,10 +134,10 @@ class Clients(RuleBasedStateMachine):
     @rule(a=ROOMS, b=ROOMS, number=NUMBERS)
     def broadcast(self, a, b, number):
         reached = self.clients.keys() - (self.members(a) - self.members(b))
-        target = everyone - (room(a) - room(b))
+        target = to.everyone - (to.room(a) - to.room(b))
         delivery = self.run(self.simulator.manager.broadcast(number, to=target))
 
-        assert (delivery.queued, delivery.dropped) == (len(reached), 0)
+        assert (delivery.sent, delivery.dropped) == (len(reached), 0)
         for each in reached:
             self.heard[each].append(number)
 

@@ -10,7 +10,7 @@ import falcon.inspect
 import pytest
 
 from falcon_pachinko import (
-    HandlerError,
+    HandlerDefinitionError,
     ResourceTypeError,
     RouteConflictError,
     SetupError,
@@ -217,7 +217,9 @@ class NoField(WebSocketResource):
 @pytest.mark.parametrize("resource", [WrongName, TooMuch, NoField])
 def test_on_connect_takes_the_fields_of_the_template(app, resource):
     """Else no connection would ever come to be; the error shows the signature to write."""
-    with pytest.raises(HandlerError, match=r"write on_connect\(self, req, ws, room\)") as refused:
+    with pytest.raises(
+        HandlerDefinitionError, match=r"write on_connect\(self, req, ws, room\)"
+    ) as refused:
         app.add_websocket_route("/x/{room}", resource)
 
     assert f"{resource.__name__}.on_connect does not fit the route '/x/{{room}}'" in str(
@@ -228,13 +230,17 @@ def test_on_connect_takes_the_fields_of_the_template(app, resource):
 @pytest.mark.parametrize("field", ["req", "ws", "self"])
 def test_a_field_may_not_take_a_reserved_name(app, field):
     """``on_connect`` has a parameter of that name already."""
-    with pytest.raises(HandlerError, match=f"cannot take the field {{{field}}}.*: rename it"):
+    with pytest.raises(
+        HandlerDefinitionError, match=f"cannot take the field {{{field}}}.*: rename it"
+    ):
         app.add_websocket_route(f"/x/{{{field}}}", Shows)
 
 
 def test_on_connect_must_be_a_coroutine():
     """The class itself is refused."""
-    with pytest.raises(HandlerError, match="on_connect is awaited by the library but is not a cor"):
+    with pytest.raises(
+        HandlerDefinitionError, match="on_connect is awaited by the library but is not a cor"
+    ):
 
         class Room(WebSocketResource):
             def on_connect(self, req, ws):

@@ -174,7 +174,7 @@ async def test_run_awaits_where_the_app_is(serve):
         delivery = await client.run(client.manager.broadcast_to_all({"type": "tea"}))
         await ann.expect("tea")
 
-    assert delivery.queued == 1
+    assert delivery.sent == 1
 
 
 # The end of the server.

@@ -6,7 +6,13 @@ import falcon
 import falcon.asgi
 import pytest
 
-from falcon_pachinko import DuplicateWorkerError, WebSocketResource, WorkerError, install, worker
+from falcon_pachinko import (
+    DuplicateWorkerError,
+    WebSocketResource,
+    WorkerDefinitionError,
+    install,
+    worker,
+)
 from falcon_pachinko.testing import simulate
 
 
@@ -130,7 +136,7 @@ def test_a_worker_that_could_not_be_called_is_refused(app):
     async def takes_nothing(): ...
 
     with pytest.raises(
-        WorkerError, match=r"worker takes_nothing cannot be called with \(<.*Manager"
+        WorkerDefinitionError, match=r"worker takes_nothing cannot be called with \(<.*Manager"
     ):
         app.add_websocket_worker(takes_nothing)
 

@@ -19,22 +19,19 @@ from falcon_pachinko import (
     Delivery,
     Gap,
     HistoryLimits,
+    HistoryPosition,
     Hook,
     Limits,
     MessageError,
-    Position,
     Principal,
     WebSocketConnectionManager,
     WebSocketResource,
     WebSocketRouter,
     WorkerController,
     current_lease,
-    everyone,
     handles_message,
     install,
-    room,
-    tag,
-    user,
+    to,
     worker,
 )
 from falcon_pachinko.testing import simulate
@@ -71,7 +68,7 @@ class ChatRoom(WebSocketResource):
 
     async def is_full(self, room_name: str) -> bool:
         """Ask the manager."""
-        return await self.ws.manager.count(room(f"chat:{room_name}")) > 100
+        return await self.ws.manager.count(to.room(f"chat:{room_name}")) > 100
 
     @handles_message("say")
     async def say(self, ws: Connection, payload: Say) -> None:
@@ -82,7 +79,7 @@ class ChatRoom(WebSocketResource):
         if delivery.dropped:
             raise MessageError("busy", "Not everybody could hear that.", status=503)
 
-    @handles_message("count", strict=False, concurrent=True)
+    @handles_message("count", forbid_unknown_fields=False, concurrent=True)
     async def count(self, ws: Connection) -> int:
         """Answer."""
         return len(await ws.manager.get_connections_in_room(self.room))
@@ -118,7 +115,7 @@ class Shared(WebSocketResource):
 
     async def on_connect(self, req: falcon.asgi.Request, ws: Connection) -> bool:
         """Come back, and be seen."""
-        await self.join_room("chat:tea", since=Position.of(req))
+        await self.join_room("chat:tea", since=HistoryPosition.of(req))
         await self.track("chat:tea", {"name": "Ann"})
         present: dict[str, list[Any]] = await ws.manager.presence("chat:tea")
         return len(present) < await ws.manager.count_present("chat:tea") + 1
@@ -167,8 +164,8 @@ async def announce(manager: WebSocketConnectionManager, pause: float = 30.0) -> 
     """Remind the rooms."""
     for name in await manager.get_rooms_by_prefix("chat:"):
         await manager.broadcast_to_room(name, {"type": "notice"})
-    await manager.broadcast({"type": "sale"}, to=room("lobby") & tag("pro") - user("bob"))
-    closed: int = await manager.disconnect(everyone, 4000, "good night")
+    await manager.broadcast({"type": "sale"}, to=to.room("lobby") & to.tag("pro") - to.user("bob"))
+    closed: int = await manager.disconnect(to.everyone, 4000, "good night")
     await asyncio.sleep(pause * closed)
 
 
@@ -219,7 +216,7 @@ def mistakes(app: App, manager: WebSocketConnectionManager) -> None:
     app.add_websocket_route("/x", Say)  # type: ignore[arg-type]  # no WebSocketResource
     Limits(on_overflow="drop")  # type: ignore[arg-type]  # no such policy
     Limits(message_bytes="4096")  # type: ignore[arg-type]  # text from the environment
-    room("lobby") & "pro"  # type: ignore[operator]  # a bare name is no target
+    to.room("lobby") & "pro"  # type: ignore[operator]  # a bare name is no target
     manager.broadcast({"type": "x"})  # type: ignore[call-arg,unused-coroutine]  # to whom?
     manager.join_room("id", 7)  # type: ignore[arg-type,unused-coroutine]  # rooms have names
     app.add_websocket_worker(print)  # type: ignore[arg-type]  # no coroutine function

@@ -6,7 +6,7 @@ import asyncio
 
 import pytest
 
-from falcon_pachinko import HistoryLimits, Position
+from falcon_pachinko import HistoryLimits, HistoryPosition
 from falcon_pachinko.backends import Backend, MemoryBackend, MemoryHub, memory, open_backend
 from falcon_pachinko.backends.base import Lost, Received, StateChanged
 from falcon_pachinko.errors import SetupError
@@ -56,10 +56,10 @@ async def test_histories_that_go_on_are_kept(backend, clock):
     limits = HistoryLimits(seconds=10)
     place = await backend.append("mine", b"1", limits)
     for number in range(3 * memory.SWEEP):
-        await backend.read(str(number), Position(), limits)
+        await backend.read(str(number), HistoryPosition(), limits)
     clock.now = 9.0
 
-    assert (await backend.read("mine", Position(place.epoch, 0), limits)).complete
+    assert (await backend.read("mine", HistoryPosition(place.epoch, 0), limits)).complete
 
 
 async def test_what_no_reader_takes_is_lost_and_told(backend, monkeypatch):

@@ -10,9 +10,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from falcon_pachinko import EncodeError, NotAllowedError
-from falcon_pachinko.codec import pack_text
-from falcon_pachinko.connection import ABNORMAL, check_close_code, fit_reason, resume
+from falcon_pachinko import ConnectionStateError, EncodeError
+from falcon_pachinko.connection.connection import ABNORMAL, check_close_code, fit_reason, resume
+from falcon_pachinko.messages.codec import pack_text
 
 # Close codes and reasons.
 
@@ -559,10 +559,10 @@ async def test_accept_comes_once(wire, connect):
     ann = connect(wire, is_open=False)
     await ann.accept()
 
-    with pytest.raises(NotAllowedError, match="this connection is accepted"):
+    with pytest.raises(ConnectionStateError, match="this connection is accepted"):
         await ann.accept()
     await ann.close()
-    with pytest.raises(NotAllowedError, match="this connection is closed"):
+    with pytest.raises(ConnectionStateError, match="this connection is closed"):
         await ann.accept()
 
     assert wire.kinds == ["accept", "close"]
@@ -709,7 +709,7 @@ async def test_a_release_cuts_a_frame_that_is_still_on_its_way(server_wire, conn
 @pytest.mark.parametrize("now", [True, False])
 async def test_a_release_gives_unwritten_bytes_their_time(server_wire, connect, monkeypatch, now):
     """``send_timeout`` in normal life, a moment when the server goes down; then it cuts."""
-    module = importlib.import_module("falcon_pachinko.connection")
+    module = importlib.import_module("falcon_pachinko.connection.connection")
     monkeypatch.setattr(module, "LINGER", 0.01)
     ann = connect(server_wire, send_timeout=60 if now else 0.01)
     server_wire.transport.unwritten = 1

@@ -8,22 +8,22 @@ import pytest
 from falcon_pachinko import errors
 from falcon_pachinko.errors import (
     AlreadyInstalledError,
+    ConnectionStateError,
     DuplicateConnectionError,
     DuplicateHandlerError,
     DuplicateWorkerError,
     EncodeError,
-    HandlerError,
+    HandlerDefinitionError,
+    InvalidNameError,
     MessageError,
-    NotAllowedError,
     PachinkoError,
     ResourceTypeError,
     RoomLimitError,
-    RoomNameError,
     RouteConflictError,
     SetupError,
     UnknownConnectionError,
     UnknownRouteError,
-    WorkerError,
+    WorkerDefinitionError,
 )
 
 CLASSES = [getattr(errors, name) for name in errors.__all__]
@@ -46,17 +46,29 @@ SENTENCES = {
         ResourceTypeError("/chat", 3, "pass a WebSocketResource subclass"),
         ["'/chat'", "3", "pass a WebSocketResource subclass"],
     ),
-    "handler": (HandlerError("Room.say", "is no coroutine"), ["Room.say is no coroutine"]),
+    "handler": (
+        HandlerDefinitionError("Room.say", "is no coroutine"),
+        ["Room.say is no coroutine"],
+    ),
     "duplicate handler": (
         DuplicateHandlerError("Room", "say", "say", "shout"),
         ["Room.say and .shout", "'say'", "its own type"],
     ),
-    "worker": (WorkerError("poll", "is not a coroutine"), ["worker poll is not a coroutine"]),
+    "worker": (
+        WorkerDefinitionError("poll", "is not a coroutine"),
+        ["worker poll is not a coroutine"],
+    ),
     "duplicate worker": (DuplicateWorkerError("poll"), ["'poll'", "name=..."]),
     "encode": (EncodeError("no object()"), ["nobody gets it", "no object()", "msgspec structs"]),
     "unknown connection": (UnknownConnectionError("c-1"), ["'c-1'", "may have gone"]),
     "duplicate connection": (DuplicateConnectionError("c-1"), ["'c-1'", "remove it first"]),
-    "room name": (RoomNameError("", "it is empty"), ["''", "cannot name a room", "it is empty"]),
+    "room name": (
+        InvalidNameError("", "room name", "it is empty"),
+        ["''", "cannot be a room name", "it is empty"],
+    ),
+        InvalidNameError("", "room name", "it is empty"),
+        ["''", "cannot be a room name", "it is empty"],
+    ),
     "room limit": (RoomLimitError(128), ["room_limit", "128 rooms", "Limits.rooms", "leave one"]),
 }
 
@@ -81,15 +93,15 @@ def test_every_error_is_a_pachinko_error(error):
         (RouteConflictError, ValueError),
         (UnknownRouteError, LookupError),
         (ResourceTypeError, TypeError),
-        (HandlerError, TypeError),
+        (HandlerDefinitionError, TypeError),
         (DuplicateHandlerError, ValueError),
-        (WorkerError, TypeError),
+        (WorkerDefinitionError, TypeError),
         (DuplicateWorkerError, ValueError),
         (EncodeError, ValueError),
-        (NotAllowedError, RuntimeError),
+        (ConnectionStateError, RuntimeError),
         (UnknownConnectionError, LookupError),
         (DuplicateConnectionError, ValueError),
-        (RoomNameError, ValueError),
+        (InvalidNameError, ValueError),
         (RoomLimitError, MessageError),
         (AlreadyInstalledError, SetupError),
     ],
@@ -132,7 +144,7 @@ def test_a_message_error_may_be_a_bare_code():
 
 def test_a_long_room_name_is_cut_in_the_text_and_whole_in_the_data():
     """A name of a megabyte does not become a log line of a megabyte."""
-    error = RoomNameError("x" * 1_000_000, "it has 1000000 bytes")
+    error = InvalidNameError("x" * 1_000_000, "room name", "it has 1000000 bytes")
 
     assert len(str(error)) < 200
     assert error.name == "x" * 1_000_000
@@ -140,7 +152,7 @@ def test_a_long_room_name_is_cut_in_the_text_and_whole_in_the_data():
 
 def test_a_room_name_is_shown_in_ascii():
     """What a client sent cannot smuggle control characters or look-alikes into a log."""
-    assert r"'a\nb\u202e' cannot name" in str(RoomNameError("a\nb\u202e", "why"))
+    assert r"'a\nb\u202e' cannot name" in str(InvalidNameError("a\nb\u202e", "why"))
 
 
 @pytest.mark.parametrize(
@@ -150,12 +162,12 @@ def test_a_room_name_is_shown_in_ascii():
         (RouteConflictError("/a", "R", "w"), {"template": "/a", "resource": "R"}),
         (UnknownRouteError("/a", ["/b"]), {"path": "/a", "known": ("/b",)}),
         (ResourceTypeError("/a", 1, "w"), {"template": "/a", "got": 1}),
-        (HandlerError("R.say", "w"), {"handler": "R.say"}),
+        (HandlerDefinitionError("R.say", "w"), {"handler": "R.say"}),
         (
             DuplicateHandlerError("R", "t", "a", "b"),
             {"resource": "R", "message_type": "t", "first": "a", "second": "b"},
         ),
-        (WorkerError("w", "y"), {"worker": "w"}),
+        (WorkerDefinitionError("w", "y"), {"worker": "w"}),
         (DuplicateWorkerError("w"), {"name": "w"}),
         (UnknownConnectionError("c"), {"connection_id": "c"}),
         (DuplicateConnectionError("c"), {"connection_id": "c"}),

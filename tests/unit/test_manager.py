@@ -10,16 +10,12 @@ from falcon_pachinko import (
     Delivery,
     DuplicateConnectionError,
     EncodeError,
+    InvalidNameError,
     Limits,
     RoomLimitError,
-    RoomNameError,
     UnknownConnectionError,
     WebSocketConnectionManager,
-    connection,
-    everyone,
-    room,
-    tag,
-    user,
+    to,
 )
 from falcon_pachinko.manager import STRIDE
 
@@ -67,7 +63,7 @@ async def test_a_room_has_a_proper_name(wire, connect, manager, name):
     """A bad name puts nobody anywhere."""
     ann = connect(wire)
 
-    with pytest.raises(RoomNameError):
+    with pytest.raises(InvalidNameError):
         await manager.join_room("ann", name)
 
     assert ann.rooms == frozenset()
@@ -102,7 +98,9 @@ async def test_forgetting_leaves_no_trace(wire, connect, manager):
 
     status = manager.status()
     assert (status["connections"], status["rooms"], status["users"]) == (0, 0, 0)
-    assert [each.select(manager) for each in (tag("pro"), user("u-1"), room("a"))] == [set()] * 3
+    assert [each.select(manager) for each in (to.tag("pro"), to.user("u-1"), to.room("a"))] == [
+        set()
+    ] * 3
     assert (ann.rooms, ann.tags) == (frozenset(), frozenset())
 
 
@@ -142,7 +140,7 @@ async def test_a_broadcast_reaches_each_member_once(members, manager):
 
     delivery = await manager.broadcast_to_room("lobby", {"n": 1})
 
-    assert delivery == Delivery(queued=2, dropped=0, published=False)
+    assert delivery == Delivery(sent=2, dropped=0, published=False)
     assert {each: own.frames for each, own in wires.items()} == {
         "ann": ['{"n":1}'], "bob": ['{"n":1}'], "eve": [],
     }  # fmt: skip
@@ -167,7 +165,7 @@ async def test_a_broadcast_leaves_out_whom_it_should(members, manager, excluded)
     to_room = await manager.broadcast_to_room("lobby", 1, exclude=excluded)
     to_all = await manager.broadcast_to_all(2, exclude=excluded)
 
-    assert (to_room.queued, to_all.queued) == (2, 2)
+    assert (to_room.sent, to_all.sent) == (2, 2)
     assert [own.frames for own in wires.values()] == [[], ["1", "2"], ["1", "2"]]
 
 
@@ -176,7 +174,7 @@ async def test_a_message_that_cannot_be_encoded_reaches_nobody(members, manager)
     wires = members("ann", "bob")
 
     with pytest.raises(EncodeError):
-        await manager.broadcast({"bad": object()}, to=everyone)
+        await manager.broadcast({"bad": object()}, to=to.everyone)
 
     assert [own.events for own in wires.values()] == [[], []]
 
@@ -191,10 +189,10 @@ async def test_a_target_may_be_any_expression(members, manager):
         await known.add_tag("pro")
         known.user_id = f"u-{each}"
 
-    delivery = await manager.broadcast(1, to=room("lobby") & tag("pro") - user("u-bob"))
-    await manager.broadcast(2, to=connection("kim") | user("u-ann"))
+    delivery = await manager.broadcast(1, to=to.room("lobby") & to.tag("pro") - to.user("u-bob"))
+    await manager.broadcast(2, to=to.connection("kim") | to.user("u-ann"))
 
-    assert delivery.queued == 1
+    assert delivery.sent == 1
     assert {each: own.frames for each, own in wires.items() if own.frames} == {
         "ann": ["1", "2"], "kim": ["2"],
     }  # fmt: skip
@@ -214,7 +212,7 @@ async def test_one_connection_or_one_user_can_be_reached(members, manager):
         await manager.send_to_user("nobody", 4),
     ]
 
-    assert [each.queued for each in deliveries] == [2, 1, 0, 0]
+    assert [each.sent for each in deliveries] == [2, 1, 0, 0]
     assert [own.frames for own in wires.values()] == [["1"], ["1", "2"], []]
 
 
@@ -267,7 +265,7 @@ async def test_members_may_come_and_go_during_a_fan_out(members, manager):
         await manager.remove_connection(each)
     await manager.broadcast_to_all("nobody is here")
 
-    assert (await broadcast).queued == STRIDE + 1
+    assert (await broadcast).sent == STRIDE + 1
     assert wires[last].frames == ['"hello"']
 
 
@@ -279,8 +277,8 @@ async def test_disconnect_closes_whom_a_target_names(members, manager):
     wires = members("ann", "bob", "eve")
 
     closed = [
-        await manager.disconnect(connection("ann") | connection("bob"), 4003, "banned"),
-        await manager.disconnect(everyone),
+        await manager.disconnect(to.connection("ann") | to.connection("bob"), 4003, "banned"),
+        await manager.disconnect(to.everyone),
         await manager.disconnect("ann"),
         await manager.disconnect("nobody"),
     ]
@@ -296,7 +294,7 @@ async def test_disconnect_needs_a_code_that_may_be_sent(members, manager):
     wires = members("ann")
 
     with pytest.raises(ValueError, match="1006"):
-        await manager.disconnect(everyone, 1006)
+        await manager.disconnect(to.everyone, 1006)
 
     assert wires["ann"].events == []
 
@@ -307,7 +305,7 @@ async def test_closing_many_lets_others_run(members, manager):
     turns = []
     asyncio.get_running_loop().call_soon(turns.append, "turn")
 
-    assert await manager.disconnect(everyone) == STRIDE + 1
+    assert await manager.disconnect(to.everyone) == STRIDE + 1
     assert turns == ["turn"]
 
 
@@ -338,7 +336,7 @@ async def test_connections_can_be_counted_and_gone_through(members, manager):
         await manager.remove_connection(each.id)
 
     assert (in_lobby, sorted(everybody)) == (["ann"], ["ann", "bob", "eve"])
-    assert await manager.count() == await manager.count(everyone) == len(manager) == 0
+    assert await manager.count() == await manager.count(to.everyone) == len(manager) == 0
 
 
 async def test_counting_takes_any_target(members, manager):
@@ -346,9 +344,9 @@ async def test_counting_takes_any_target(members, manager):
     members("ann", "bob")
     await manager.join_room("ann", "lobby")
 
-    assert await manager.count(room("lobby")) == 1
-    assert await manager.count(everyone - room("lobby")) == 1
-    assert await manager.count(room("nowhere")) == 0
+    assert await manager.count(to.room("lobby")) == 1
+    assert await manager.count(to.everyone - to.room("lobby")) == 1
+    assert await manager.count(to.room("nowhere")) == 0
     assert await manager.count() == 2
 
 

@@ -4,8 +4,8 @@ import pytest
 
 from falcon_pachinko import (
     Connection,
-    HandlerError,
-    RoomNameError,
+    HandlerDefinitionError,
+    InvalidNameError,
     SetupError,
     WebSocketResource,
     handles_message,
@@ -56,7 +56,9 @@ def test_state_before_there_is_a_connection_says_so():
 @pytest.mark.parametrize("name", ["on_connect", "on_disconnect", "on_message"])
 def test_the_lifecycle_methods_are_coroutines(name):
     """The class is refused, and told how to write it."""
-    with pytest.raises(HandlerError, match=f"is not a coroutine; write `async def {name}"):
+    with pytest.raises(
+        HandlerDefinitionError, match=f"is not a coroutine; write `async def {name}"
+    ):
         type("Sub", (WebSocketResource,), named(name))
 
 
@@ -69,7 +71,7 @@ def named(name):
 
 def test_a_lifecycle_method_does_not_yield():
     """It would never run."""
-    with pytest.raises(HandlerError, match="has a `yield`"):
+    with pytest.raises(HandlerDefinitionError, match="has a `yield`"):
 
         class Sub(WebSocketResource):
             async def on_message(self, ws, message):
@@ -103,7 +105,7 @@ async def test_the_shorthands_are_the_managers_verbs(wire, connect, manager, mem
 
     assert rooms == {"lobby"}
     assert ann.rooms == frozenset()
-    assert [each.queued for each in (both, others, without)] == [2, 1, 1]
+    assert [each.sent for each in (both, others, without)] == [2, 1, 1]
     assert (wire.frames, wires["bob"].frames) == (["1", "3"], ["1", "2", "4"])
 
 
@@ -112,7 +114,7 @@ async def test_a_bad_room_name_fails_the_caller(wire, connect):
     room = Room()
     room.ws = connect(wire)
 
-    with pytest.raises(RoomNameError):
+    with pytest.raises(InvalidNameError):
         await room.join_room("")
 
 

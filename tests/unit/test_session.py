@@ -3,7 +3,7 @@
 import falcon
 import pytest
 
-from falcon_pachinko.session import _from_http
+from falcon_pachinko.session.session import _from_http
 
 
 @pytest.mark.parametrize(

@@ -7,7 +7,7 @@ import signal
 
 import pytest
 
-from falcon_pachinko import DuplicateWorkerError, WorkerController, WorkerError
+from falcon_pachinko import DuplicateWorkerError, WorkerController, WorkerDefinitionError
 from falcon_pachinko import workers as workers_module
 
 SOON = (0.001, 0.002)
@@ -70,7 +70,7 @@ async def generator():
 )
 def test_what_is_no_coroutine_function_is_refused(function):
     """At the registration, with the way to write it."""
-    with pytest.raises(WorkerError, match=r"is not a coroutine; write `async def"):
+    with pytest.raises(WorkerDefinitionError, match=r"is not a coroutine; write `async def"):
         WorkerController().add(function)
 
 
@@ -85,13 +85,15 @@ def test_what_is_no_coroutine_function_is_refused(function):
 )
 def test_an_option_that_makes_no_sense_is_refused(given, why):
     """The text names the worker, the value and the choice."""
-    with pytest.raises(WorkerError, match=why):
+    with pytest.raises(WorkerDefinitionError, match=why):
         WorkerController().add(idle, **given)
 
 
 def test_arguments_that_do_not_fit_are_refused():
     """Before the app starts, not after."""
-    with pytest.raises(WorkerError, match=r"cannot be called with \(1, 2\): too many positional"):
+    with pytest.raises(
+        WorkerDefinitionError, match=r"cannot be called with \(1, 2\): too many positional"
+    ):
         WorkerController().add(idle, 1, 2)
 
 

@@ -1,7 +1,7 @@
 import falcon
 import falcon.asgi
 
-from falcon_pachinko import Hook, WebSocketResource, install, room
+from falcon_pachinko import Hook, WebSocketResource, install, to
 
 # region: statuses
 SEATS = {"window": 1, "door": 4}
@@ -11,7 +11,7 @@ class Table(WebSocketResource):
     async def on_connect(self, req, ws, table):
         if table not in SEATS:
             raise falcon.HTTPNotFound(description=f"There is no table called {table}.")
-        if await ws.manager.count(room(table)) >= SEATS[table]:
+        if await ws.manager.count(to.room(table)) >= SEATS[table]:
             raise falcon.HTTPServiceUnavailable(description="It is taken.", retry_after=600)
         await self.join_room(table)
         return True
@@ -23,7 +23,7 @@ class Table(WebSocketResource):
 # region: codes
 class TableForPages(WebSocketResource):
     async def on_connect(self, req, ws, table):
-        if await ws.manager.count(room(f"page:{table}")) >= SEATS[table]:
+        if await ws.manager.count(to.room(f"page:{table}")) >= SEATS[table]:
             await ws.accept()
             await ws.close(4001, "This table is taken.")
             return None

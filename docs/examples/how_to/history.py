@@ -1,6 +1,6 @@
 import msgspec
 
-from falcon_pachinko import App, HistoryLimits, Position, WebSocketResource, handles_message
+from falcon_pachinko import App, HistoryLimits, HistoryPosition, WebSocketResource, handles_message
 
 
 class Line(msgspec.Struct):
@@ -19,7 +19,7 @@ app.ws_connection_manager.configure_rooms(
 class Chat(WebSocketResource):
     async def on_connect(self, req, ws, room_name):
         self.room = f"chat:{room_name}"
-        await self.join_room(self.room, since=Position.of(req))
+        await self.join_room(self.room, since=HistoryPosition.of(req))
         return True
 
     @handles_message("say")
@@ -28,7 +28,7 @@ class Chat(WebSocketResource):
 
     @handles_message("typing")
     async def typing(self, ws):
-        await self.broadcast_to_room(self.room, {"type": "typing"}, exclude_self=True, keep=False)
+        await self.broadcast_to_room(self.room, {"type": "typing"}, exclude_self=True, store=False)
 
 
 # endregion

@@ -1,15 +1,7 @@
 import falcon.asgi
 import msgspec
 
-from falcon_pachinko import (
-    WebSocketResource,
-    everyone,
-    handles_message,
-    install,
-    room,
-    tag,
-    user,
-)
+from falcon_pachinko import WebSocketResource, handles_message, install, to
 
 
 class Notice(msgspec.Struct):
@@ -32,9 +24,9 @@ class Lounge(WebSocketResource):
 
     @handles_message("to_pros")
     async def to_pros(self, ws, payload: Notice):
-        pros = room(self.lounge) & tag("pro") - user(ws.user_id)
+        pros = to.room(self.lounge) & to.tag("pro") - to.user(ws.user_id)
         delivery = await ws.manager.broadcast(payload, to=pros)
-        return {"reached": delivery.queued}
+        return {"reached": delivery.sent}
 
 
 # endregion
@@ -44,13 +36,13 @@ class Lounge(WebSocketResource):
 class Notices:
     async def on_post(self, req, resp):
         notice = Notice(**await req.get_media())
-        delivery = await app.ws_connection_manager.broadcast(notice, to=everyone)
-        resp.media = {"reached": delivery.queued}
+        delivery = await app.ws_connection_manager.broadcast(notice, to=to.everyone)
+        resp.media = {"reached": delivery.sent}
 
 
 class Users:
     async def on_delete(self, req, resp, name):
-        closed = await app.ws_connection_manager.disconnect(user(name), 4003, "Goodbye.")
+        closed = await app.ws_connection_manager.disconnect(to.user(name), 4003, "Goodbye.")
         resp.media = {"closed": closed}
 
 

@@ -12,7 +12,7 @@ import ssl
 from collections.abc import AsyncIterator, Collection, Mapping, Sequence
 from typing import TYPE_CHECKING
 
-from falcon_pachinko.backends.base import Event, Lost, Past, Position, Received
+from falcon_pachinko.backends.base import Event, HistoryPosition, Lost, Past, Received
 from falcon_pachinko.backends.nats.history import Histories, received
 from falcon_pachinko.backends.nats.link import Link
 from falcon_pachinko.backends.nats.names import parse_url, token
@@ -23,7 +23,7 @@ from falcon_pachinko.errors import BackendError, SetupError
 from falcon_pachinko.limits import HistoryLimits
 
 if TYPE_CHECKING:
-    from falcon_pachinko.backends.nats.client import Message
+    from falcon_pachinko.backends.nats.client import NatsMessage
 
 __all__ = ["NatsBackend"]
 
@@ -140,7 +140,7 @@ class NatsBackend(SupervisedBackend):
             except BackendError as error:
                 self.cut(str(error))
 
-    def _arrived(self, channel: str, message: Message) -> None:
+    def _arrived(self, channel: str, message: NatsMessage) -> None:
         event = received(channel, message)
         if event is None:
             return
@@ -185,10 +185,10 @@ class NatsBackend(SupervisedBackend):
     async def release(self, name: str, token: int) -> None:
         await self._state.release(name, token)
 
-    async def append(self, channel: str, data: bytes, limits: HistoryLimits) -> Position:
+    async def append(self, channel: str, data: bytes, limits: HistoryLimits) -> HistoryPosition:
         return await self._histories.append(channel, data, limits)
 
-    async def read(self, channel: str, after: Position, limits: HistoryLimits) -> Past:
+    async def read(self, channel: str, after: HistoryPosition, limits: HistoryLimits) -> Past:
         return await self._histories.read(channel, after, limits)
 
     async def forget(self, channel: str) -> None:

@@ -12,10 +12,10 @@ from typing import NamedTuple
 
 from nats.aio.client import Client
 
-__all__ = ["Message", "TakingClient"]
+__all__ = ["NatsMessage", "TakingClient"]
 
 
-class Message(NamedTuple):
+class NatsMessage(NamedTuple):
     """What arrived."""
 
     subject: str
@@ -32,7 +32,7 @@ class TakingClient(Client):
         take: Called with each message of any subscription.
     """
 
-    def __init__(self, take: Callable[[Message], None]) -> None:
+    def __init__(self, take: Callable[[NatsMessage], None]) -> None:
         super().__init__()
         self._take = take
 
@@ -42,7 +42,7 @@ class TakingClient(Client):
         self, sid: int, subject: bytes, reply: bytes, data: bytes, headers: bytes | None
     ) -> None:
         status, read = read_headers(headers) if headers else ("", {})
-        self._take(Message(subject.decode("utf-8", "replace"), data, status, read))
+        self._take(NatsMessage(subject.decode("utf-8", "replace"), data, status, read))
 
 
 def read_headers(raw: bytes) -> tuple[str, dict[str, str]]:

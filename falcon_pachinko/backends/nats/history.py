@@ -15,7 +15,7 @@ import secrets
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, NamedTuple
 
-from falcon_pachinko.backends.base import Kept, Past, Position, Received
+from falcon_pachinko.backends.base import HistoryPosition, Kept, Past, Received
 from falcon_pachinko.backends.nats.names import token
 from falcon_pachinko.backends.nats.streams import (
     EXPECTED,
@@ -29,7 +29,7 @@ from falcon_pachinko.errors import BackendError
 from falcon_pachinko.limits import HistoryLimits
 
 if TYPE_CHECKING:
-    from falcon_pachinko.backends.nats.client import Message
+    from falcon_pachinko.backends.nats.client import NatsMessage
 
 __all__ = ["Histories", "received"]
 
@@ -83,7 +83,7 @@ class Histories:
     def _subject(self, stream: Stream, channel: str, kind: str) -> str:
         return f"{stream.subjects[0].removesuffix('>')}{token(channel)}.{kind}"
 
-    async def append(self, channel: str, data: bytes, limits: HistoryLimits) -> Position:
+    async def append(self, channel: str, data: bytes, limits: HistoryLimits) -> HistoryPosition:
         """Keep bytes; the server publishes them in the order of their places."""
         stream = self._stream(limits)
         subject = self._subject(stream, channel, "data")
@@ -109,7 +109,7 @@ class Histories:
                 self._epochs.pop((stream.name, channel), None)
                 continue
             self._remember((stream.name, channel), epoch._replace(used=began))
-            return Position(epoch.name, sequence)
+            return HistoryPosition(epoch.name, sequence)
         raise BackendError(self._streams.name, f"too many write to {channel!r:.200} at once")
 
     def _remember(self, key: tuple[str, str], epoch: _Epoch) -> None:
@@ -130,7 +130,7 @@ class Histories:
             return ""
         return kept[-1].headers.get(EPOCH, "")
 
-    async def read(self, channel: str, after: Position, limits: HistoryLimits) -> Past:
+    async def read(self, channel: str, after: HistoryPosition, limits: HistoryLimits) -> Past:
         """Return what was kept after a position; begin a history where there is none."""
         stream = self._stream(limits)
         subject = self._subject(stream, channel, "data")
@@ -149,7 +149,7 @@ class Histories:
                 place = await self._streams.put(stream, subject, b"", headers)
             except WrongSequence:
                 continue
-            return Past(Position(epoch, place), (), complete=False)
+            return Past(HistoryPosition(epoch, place), (), complete=False)
         raise BackendError(self._streams.name, f"too many write to {channel!r:.200} at once")
 
     async def forget(self, channel: str) -> None:
@@ -168,7 +168,7 @@ def _new_epoch() -> str:
 
 
 def _past(
-    current: Sequence[Stored], epoch: str, after: Position, limits: HistoryLimits, now: float
+    current: Sequence[Stored], epoch: str, after: HistoryPosition, limits: HistoryLimits, now: float
 ) -> Past:
     """Cut what is kept to the limits, and tell whether all after a position is in it."""
     messages = [each for each in current if BEGIN not in each.headers]
@@ -191,10 +191,10 @@ def _past(
         for each in chosen
         if not complete or each.sequence > after.offset
     )
-    return Past(Position(epoch, current[-1].sequence), entries, complete=complete)
+    return Past(HistoryPosition(epoch, current[-1].sequence), entries, complete=complete)
 
 
-def received(channel: str, message: Message) -> Received | None:
+def received(channel: str, message: NatsMessage) -> Received | None:
     """Read what arrived on a channel; None for what only gave an empty history a place."""
     headers = message.headers
     if EPOCH not in headers:
@@ -204,4 +204,4 @@ def received(channel: str, message: Message) -> Received | None:
     offset = headers.get(SEQUENCE, "")
     if not (offset.isascii() and offset.isdigit() and len(offset) < 20):
         return Received(channel, message.data)
-    return Received(channel, message.data, Position(headers[EPOCH], int(offset)))
+    return Received(channel, message.data, HistoryPosition(headers[EPOCH], int(offset)))

@@ -20,7 +20,7 @@ from falcon_pachinko.errors import BackendError
 if TYPE_CHECKING:
     from nats.aio.subscription import Subscription
 
-    from falcon_pachinko.backends.nats.client import Message
+    from falcon_pachinko.backends.nats.client import NatsMessage
 
 __all__ = ["Link", "NoResponders"]
 
@@ -45,7 +45,7 @@ class Link:
         self,
         where: NatsUrl,
         *,
-        arrived: Callable[[str, Message], None],
+        arrived: Callable[[str, NatsMessage], None],
         ended: Callable[[str], None],
         tls: ssl.SSLContext | None,
     ) -> None:
@@ -60,7 +60,7 @@ class Link:
         self._client = TakingClient(self._take)
         self._error: Exception | None = None
         self._inbox = ""
-        self._asked: dict[str, tuple[asyncio.Future[Message], list[Message] | None]] = {}
+        self._asked: dict[str, tuple[asyncio.Future[NatsMessage], list[NatsMessage] | None]] = {}
         self._number = 0
         self._prefix = f"{token(where.settings.namespace)}.pub."
 
@@ -159,7 +159,7 @@ class Link:
                 self._by_subject.pop(self._prefix + token(channel), None)
                 await self._do(subscription.unsubscribe())
 
-    def _take(self, message: Message) -> None:
+    def _take(self, message: NatsMessage) -> None:
         if message.subject.startswith(self._inbox):
             self._answer(message)
             return
@@ -194,7 +194,7 @@ class Link:
 
     async def ask(
         self, subject: str, data: bytes = b"", headers: dict[str, str] | None = None
-    ) -> Message:
+    ) -> NatsMessage:
         """Ask, and return the answer.
 
         Raises:
@@ -206,9 +206,9 @@ class Link:
             raise NoResponders(self.where.name, f"nobody answers on {subject}")
         return message
 
-    async def ask_many(self, subject: str, data: bytes) -> tuple[list[Message], Message]:
+    async def ask_many(self, subject: str, data: bytes) -> tuple[list[NatsMessage], NatsMessage]:
         """Ask what has several answers; return them, and the message with a status behind them."""
-        answers: list[Message] = []
+        answers: list[NatsMessage] = []
         last = await self._ask(subject, data, None, answers)
         return answers, last
 
@@ -217,8 +217,8 @@ class Link:
         subject: str,
         data: bytes,
         headers: dict[str, str] | None,
-        before: list[Message] | None,
-    ) -> Message:
+        before: list[NatsMessage] | None,
+    ) -> NatsMessage:
         """Ask; return the answer, or the first one with a status, and put those before it away."""
         if self.why:
             raise BackendError(self.where.name, self.why)
@@ -231,7 +231,7 @@ class Link:
         loop = asyncio.get_running_loop()
         self._number += 1
         name = str(self._number)
-        answer: asyncio.Future[Message] = loop.create_future()
+        answer: asyncio.Future[NatsMessage] = loop.create_future()
         self._asked[name] = answer, before
         half = self.where.settings.timeout / 2
         timer = loop.call_later(half, self._wait_once_more, answer, half)
@@ -244,17 +244,17 @@ class Link:
             answer.cancel()
             del self._asked[name]
 
-    def _wait_once_more(self, answer: asyncio.Future[Message], seconds: float) -> None:
+    def _wait_once_more(self, answer: asyncio.Future[NatsMessage], seconds: float) -> None:
         # In two steps, so that a loop that was busy looks at its sockets before it gives up.
         asyncio.get_running_loop().call_later(seconds, self._give_up, answer)
 
-    def _give_up(self, answer: asyncio.Future[Message]) -> None:
+    def _give_up(self, answer: asyncio.Future[NatsMessage]) -> None:
         if not answer.done():
             hint = f"; it has said: {_sentence(self._error)}" if self._error else ""
             seconds = self.where.settings.timeout
             self.fail(f"the server has not answered for {seconds:g} s{hint}")
 
-    def _answer(self, message: Message) -> None:
+    def _answer(self, message: NatsMessage) -> None:
         name = message.subject.removeprefix(self._inbox)
         answer, before = self._asked.get(name, (None, None))
         if answer is None or answer.done():

@@ -17,7 +17,7 @@ from falcon_pachinko.backends.nats.link import Link, NoResponders
 from falcon_pachinko.errors import BackendError
 
 if TYPE_CHECKING:
-    from falcon_pachinko.backends.nats.client import Message
+    from falcon_pachinko.backends.nats.client import NatsMessage
 
 __all__ = ["Stored", "Stream", "Streams", "WrongSequence", "timestamp"]
 
@@ -164,7 +164,7 @@ class Streams:
         """Write an empty message to a stream that is there already; return its sequence."""
         return self._written(await self._link().ask(subject))
 
-    def _written(self, message: Message) -> int:
+    def _written(self, message: NatsMessage) -> int:
         answer = msgspec.json.decode(message.data, type=dict[str, Any])
         if answer.get("error", {}).get("err_code") == _WRONG_SEQUENCE:
             raise WrongSequence
@@ -243,7 +243,7 @@ def timestamp(text: str) -> float:
     return dt.datetime.fromisoformat(text).timestamp()
 
 
-def _stored(message: Message) -> Stored:
+def _stored(message: NatsMessage) -> Stored:
     headers = message.headers
     return Stored(
         int(headers[SEQUENCE]),

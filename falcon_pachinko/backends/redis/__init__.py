@@ -15,7 +15,7 @@ from collections import deque
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from typing import Any
 
-from falcon_pachinko.backends.base import Kept, Lost, Past, Position, Received
+from falcon_pachinko.backends.base import HistoryPosition, Kept, Lost, Past, Received
 from falcon_pachinko.backends.redis.replies import Refused, Replies, command
 from falcon_pachinko.backends.redis.scripts import (
     ACQUIRE,
@@ -280,7 +280,7 @@ class RedisBackend(SupervisedBackend):
             elif data.startswith(_KEPT):
                 with contextlib.suppress(ValueError):  # somebody else's bytes
                     epoch, offset, rest = data[2:].split(b":", 2)
-                    position, data = Position(epoch.decode("ascii"), int(offset)), rest
+                    position, data = HistoryPosition(epoch.decode("ascii"), int(offset)), rest
         name = channel[len(self._prefix) :].decode()
         self.queue.put(Received(name, data, position))
 
@@ -368,18 +368,18 @@ class RedisBackend(SupervisedBackend):
         space = self.settings.namespace
         return f"{space}:h:{channel}", f"{space}:k:{channel}"
 
-    async def append(self, channel: str, data: bytes, limits: HistoryLimits) -> Position:
+    async def append(self, channel: str, data: bytes, limits: HistoryLimits) -> HistoryPosition:
         epoch, offset = await self._run(
             APPEND, self._history(channel), *_bounds(limits), self._channel(channel), data
         )
-        return Position(epoch.decode(), int(offset))
+        return HistoryPosition(epoch.decode(), int(offset))
 
-    async def read(self, channel: str, after: Position, limits: HistoryLimits) -> Past:
+    async def read(self, channel: str, after: HistoryPosition, limits: HistoryLimits) -> Past:
         epoch, offset, complete, first, items = await self._run(
             READ, self._history(channel), *_bounds(limits), after.epoch, str(after.offset)
         )
         entries = tuple(Kept(place, item[_STAMP:]) for place, item in enumerate(items, int(first)))
-        return Past(Position(epoch.decode(), int(offset)), entries, complete == 1)
+        return Past(HistoryPosition(epoch.decode(), int(offset)), entries, complete == 1)
 
     async def forget(self, channel: str) -> None:
         self.check_up()

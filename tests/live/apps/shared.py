@@ -8,7 +8,7 @@ import falcon.asgi
 
 from falcon_pachinko import (
     HistoryLimits,
-    Position,
+    HistoryPosition,
     WebSocketResource,
     current_lease,
     handles_message,
@@ -46,7 +46,7 @@ class Chat(WebSocketResource):
     async def on_connect(self, req, ws):
         """Join it, from where the query says on."""
         self.room = req.get_param("room")
-        await self.join_room(self.room, since=Position.of(req))
+        await self.join_room(self.room, since=HistoryPosition.of(req))
         return True
 
     @handles_message("say")

@@ -3,7 +3,7 @@
 from datetime import UTC, datetime
 
 from falcon.asgi import Request
-from falcon_pachinko import Connection, Position, WebSocketResource, handles_message
+from falcon_pachinko import Connection, HistoryPosition, WebSocketResource, handles_message
 
 from ..messages import Member, MemberTyping, Said, Say, Typing, Welcome
 
@@ -40,7 +40,7 @@ class ChatRoom(WebSocketResource):
 
         welcome = Welcome(you=self.member, room=room_name)
         await self.send({"type": "welcome", "payload": welcome})
-        await self.join_room(self.room, since=Position.of(req))
+        await self.join_room(self.room, since=HistoryPosition.of(req))
         await self.track(self.room, {"name": self.member.name})
         return True
 
@@ -60,5 +60,5 @@ class ChatRoom(WebSocketResource):
         """
         typing = MemberTyping(id=self.member.id, name=self.member.name, active=payload.active)
         await self.broadcast_to_room(
-            self.room, {"type": "typing", "payload": typing}, exclude_self=True, keep=False
+            self.room, {"type": "typing", "payload": typing}, exclude_self=True, store=False
         )

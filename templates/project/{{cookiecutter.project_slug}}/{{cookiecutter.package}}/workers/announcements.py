@@ -27,4 +27,4 @@ async def announce(manager: WebSocketConnectionManager, config: Config) -> None:
         announcement = Announcement(text=next(words))
         for room in await manager.get_rooms_by_prefix("chat:"):
             message = {"type": "announcement", "payload": announcement}
-            await manager.broadcast_to_room(room, message, keep=False)
+            await manager.broadcast_to_room(room, message, store=False)

@@ -1,0 +1,1 @@
+"""Many processes: what they tell each other, who is present, what rooms remember."""

@@ -1,0 +1,262 @@
+"""What travels between processes: versioned, compact, never pickled.
+
+A parcel is a few bytes of header (the version, the node that sent it) and a
+MessagePack array. A message travels encoded as its clients will get it, so that
+no process encodes it again. Parcels of another version, and bytes that are none,
+are told apart by `decode` alone: what it returns can be delivered.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from typing import Any, TypeAlias
+
+import msgspec
+
+from falcon_pachinko.errors import EncodeError
+from falcon_pachinko.messages.codec import (
+    DECODE_ERRORS,
+    JSON,
+    MSGPACK,
+    Codec,
+    Packet,
+    pack_bytes,
+    pack_text,
+)
+from falcon_pachinko.targets import (
+    AnyTarget,
+    Both,
+    ConnectionId,
+    Except,
+    Room,
+    Tag,
+    Target,
+    Union,
+    User,
+)
+
+__all__ = [
+    "ALL",
+    "NODE_BYTES",
+    "Broadcast",
+    "Disconnect",
+    "Hello",
+    "Mark",
+    "Parcel",
+    "ParcelPackets",
+    "PresenceDiff",
+    "channel_of",
+    "decode",
+    "encode",
+    "header",
+    "implied_by",
+    "is_object",
+]
+
+VERSION = b"\x01"
+"""The first byte of every parcel; another one is another format."""
+
+NODE_BYTES = 12
+"""How long a node's name is: 48 random bits in hexadecimal digits."""
+
+ALL = "all"
+"""The channel that every process listens to."""
+
+_HEADER_BYTES = len(VERSION) + NODE_BYTES
+_OF_A_NODE = re.compile(rf"[0-9a-f]{{{NODE_BYTES}}}[0-9a-f]{{24}}")
+_NODE = re.compile(rb"[0-9a-f]{%d}" % NODE_BYTES)
+_NARROWER = ("node", "user", "room", "tag", ALL)
+
+
+class _Chained(msgspec.Struct, array_like=True, gc=False, tag_field="parcel"):
+    """What every parcel has: its number, and that of the parcel before it on its channel.
+
+    A receiver that heard another one last has missed something. 0 is "unknown".
+    """
+
+    seq: int
+    prev: int
+
+
+class Broadcast(_Chained, tag="b", array_like=True, gc=False):
+    """A message for whom a target names; without one, for those whom the channel names."""
+
+    type: str
+    text: str
+    """The message as JSON."""
+    data: bytes | None = None
+    """The message as MessagePack, if some process has clients that speak it."""
+    exclude: tuple[str, ...] = ()
+    target: AnyTarget | None = None
+
+
+class Disconnect(_Chained, tag="d", array_like=True, gc=False):
+    """A close for whom a target names."""
+
+    code: int
+    reason: str
+    target: AnyTarget
+
+
+class PresenceDiff(_Chained, tag="p", array_like=True, gc=False):
+    """What one node's connections changed in a room's presence: bytes by connection id."""
+
+    joins: dict[str, bytes]
+    leaves: tuple[str, ...]
+
+
+class Mark(_Chained, tag="m", array_like=True, gc=False):
+    """Stands for parcels that were lost; it has the number of the last of them."""
+
+
+class Hello(_Chained, tag="h", array_like=True, gc=False):
+    """A process says which codecs its clients speak, by their subprotocols."""
+
+    subprotocols: tuple[str, ...]
+    reply: bool = False
+    """Whether the others are to say theirs."""
+
+
+Parcel: TypeAlias = Broadcast | Disconnect | PresenceDiff | Mark | Hello
+
+_encoder = msgspec.msgpack.Encoder()
+_decoder = msgspec.msgpack.Decoder(Parcel)
+
+_fields = msgspec.msgpack.Decoder(dict[Any, msgspec.Raw]).decode
+_check_json = msgspec.json.Decoder(msgspec.Raw).decode
+_check_msgpack = msgspec.msgpack.Decoder(msgspec.Raw).decode
+
+
+class ParcelPackets(dict[Codec, Packet]):
+    """The message of a parcel by codec; a form that did not come with it is made of the JSON.
+
+    Args:
+        parcel: What came.
+        more: Fields to put beside the message's own, which is an object then.
+
+    >>> said = Broadcast(1, 0, "said", '{"type":"said"}')
+    >>> ParcelPackets(said, {"history": {"offset": 7}})[JSON].event["text"]
+    '{"type":"said","history":{"offset":7}}'
+    """
+
+    def __init__(self, parcel: Broadcast, more: Mapping[str, Any] | None = None) -> None:
+        self._parcel, self._more = parcel, more
+        self.type = parcel.type
+        """The message's type, for the counters."""
+
+    def __missing__(self, codec: Codec) -> Packet:
+        packet = self[codec] = self._pack(codec)
+        return packet
+
+    def _pack(self, codec: Codec) -> Packet:
+        """Make one form.
+
+        Raises:
+            EncodeError: The codec has no form of it, such as for a number of 100 digits.
+        """
+        parcel, more = self._parcel, self._more
+        if codec is JSON:
+            if not more:
+                return pack_text(parcel.text)
+            comma = "" if parcel.text == "{}" else ","
+            return pack_text(parcel.text[:-1] + comma + msgspec.json.encode(more).decode()[1:])
+        if codec is not MSGPACK or parcel.data is None:
+            try:
+                message = msgspec.json.decode(parcel.text)
+            except DECODE_ERRORS as error:
+                raise EncodeError(str(error)) from error
+            return codec.encode({**message, **more} if more else message)
+        if not more:
+            return pack_bytes(parcel.data)
+        return pack_bytes(_encoder.encode({**_fields(parcel.data), **more}))
+
+
+def header(node: str) -> bytes:
+    """Return what every parcel of a node begins with."""
+    return VERSION + node.encode()
+
+
+def encode(head: bytes, parcel: Parcel) -> bytes:
+    """Write a parcel; ``head`` is the sender's `header`."""
+    return head + _encoder.encode(parcel)
+
+
+def decode(data: bytes) -> tuple[str, Parcel] | None:
+    """Read a parcel, and who sent it; None for what is none, or of another version.
+
+    >>> head = header("0123456789ab")
+    >>> decode(encode(head, Mark(seq=2, prev=1)))
+    ('0123456789ab', Mark(seq=2, prev=1))
+    >>> decode(b"PING") is None
+    True
+    """
+    node = data[1:_HEADER_BYTES]
+    if data[:1] != VERSION or not _NODE.fullmatch(node):
+        return None
+    try:
+        parcel = _decoder.decode(data[_HEADER_BYTES:])
+        if isinstance(parcel, Broadcast):
+            _check_json(parcel.text)
+            if parcel.data is not None:
+                _check_msgpack(parcel.data)
+    except DECODE_ERRORS:
+        return None
+    return node.decode(), parcel
+
+
+def is_object(parcel: Broadcast) -> bool:
+    """Whether a message has room for a field more, in each of its forms.
+
+    >>> is_object(Broadcast(1, 0, "said", '{"type":"said"}'))
+    True
+    """
+    if not (parcel.text.startswith("{") and parcel.text.endswith("}")):
+        return False
+    try:
+        return parcel.data is None or _fields(parcel.data) is not None
+    except DECODE_ERRORS:
+        return False
+
+
+def channel_of(target: Target) -> str:
+    """Name a channel that every process with somebody of the target listens to.
+
+    >>> from falcon_pachinko import targets as to
+    >>> channel_of(to.tag("pro") & to.room("tea") - to.user("bob"))
+    'room:tea'
+    >>> channel_of(to.room("tea") | to.room("coffee"))
+    'all'
+    """
+    match target:
+        case Room(name):
+            return f"room:{name}"
+        case User(name):
+            return f"user:{name}"
+        case Tag(name):
+            return f"tag:{name}"
+        case ConnectionId(name) if _OF_A_NODE.fullmatch(name):
+            return f"node:{name[:NODE_BYTES]}"
+        case Both(left, right):
+            return min(channel_of(left), channel_of(right), key=_width)
+        case Except(left):
+            return channel_of(left)
+        case Union(left, right):
+            both = {channel_of(left), channel_of(right)}
+            return both.pop() if len(both) == 1 else ALL
+    return ALL
+
+
+def implied_by(channel: str) -> Target | None:
+    """Return the target that a channel itself names, if it names one.
+
+    >>> implied_by("room:a:b")
+    Room(name='a:b')
+    """
+    kind, _, name = channel.partition(":")
+    known = {"room": Room, "user": User, "tag": Tag}.get(kind)
+    return known(name) if known is not None else None
+
+
+def _width(channel: str) -> int:
+    return _NARROWER.index(channel.partition(":")[0])

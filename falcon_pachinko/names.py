@@ -1,0 +1,80 @@
+"""What rooms, users and tags may be called; names often come from clients."""
+
+from __future__ import annotations
+
+import unicodedata
+
+from falcon_pachinko.errors import InvalidNameError
+
+__all__ = ["MAX_NAME_BYTES", "check_name", "check_user_id", "is_user_id"]
+
+MAX_NAME_BYTES = 200
+"""How long the name of a room, a tag or a user may be, in bytes of UTF-8."""
+
+
+def check_name(name: str, kind: str) -> None:
+    """Refuse what cannot name a room or a topic: anything but 1 to 200 bytes of UTF-8.
+
+    Args:
+        name: The name.
+        kind: What it is, for the error: ``"room name"``.
+
+    Raises:
+        TypeError: It is not a str, which is a mistake of the application.
+        InvalidNameError: It is empty, has no UTF-8 form, or is over 200 bytes.
+    """
+    if not isinstance(name, str):
+        raise TypeError(f"a {kind} is a str, not {name!r:.200}; write str({name!r:.80})")
+    if not name:
+        raise InvalidNameError(name, kind, "it is empty")
+    if name.isascii() and len(name) <= MAX_NAME_BYTES:
+        return
+    size = _size(name)
+    if size is None:
+        raise InvalidNameError(name, kind, "it has a lone surrogate, which has no UTF-8 form")
+    if size > MAX_NAME_BYTES:
+        raise InvalidNameError(
+            name, kind, f"it has {size} bytes in UTF-8, {MAX_NAME_BYTES} are allowed"
+        )
+
+
+def is_user_id(name: str) -> bool:
+    r"""Tell whether a text can be a user id or a tag.
+
+    It has 1 to 200 bytes of UTF-8, no control character, and at least one
+    character that is neither blank nor invisible.
+
+    >>> is_user_id("ann"), is_user_id(" "), is_user_id("ann\n")
+    (True, False, False)
+    """
+    if name.isascii():
+        return (
+            len(name) <= MAX_NAME_BYTES and name.isprintable() and not name.isspace() and name != ""
+        )
+    size = _size(name)
+    if size is None or size > MAX_NAME_BYTES:
+        return False
+    kinds = [unicodedata.category(each) for each in name]
+    return "Cc" not in kinds and any(kind[0] not in "ZC" for kind in kinds)
+
+
+def check_user_id(user_id: str, kind: str = "user_id") -> None:
+    """Refuse what cannot name a user or a tag; see `is_user_id`.
+
+    Raises:
+        TypeError: It is not a str.
+        InvalidNameError: It is empty, blank, too long, or has control characters.
+    """
+    if not isinstance(user_id, str):
+        raise TypeError(f"a {kind} is a str, not {user_id!r:.200}; write {kind}=str(...)")
+    if not is_user_id(user_id):
+        why = f"it is not 1 to {MAX_NAME_BYTES} bytes of visible text without control characters"
+        raise InvalidNameError(user_id, kind, why)
+
+
+def _size(name: str) -> int | None:
+    """Return how many bytes a text has in UTF-8; None if it has a lone surrogate."""
+    try:
+        return len(name.encode())
+    except UnicodeEncodeError:
+        return None

@@ -1,0 +1,1 @@
+"""Many clients: who is where, and how a message gets to all of them."""

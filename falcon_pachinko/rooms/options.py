@@ -1,0 +1,51 @@
+"""What rooms do besides passing messages on, by what their names begin with."""
+
+from __future__ import annotations
+
+import dataclasses
+
+from falcon_pachinko.limits import HistoryLimits
+
+__all__ = ["OptionsByPrefix", "RoomOptions"]
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class RoomOptions:
+    """What rooms do besides passing messages on; see ``manager.configure_rooms``."""
+
+    resync: bool = False
+    history: HistoryLimits | None = None
+    presence_grace: float = 3.0
+
+
+class OptionsByPrefix:
+    """The options of rooms, by what their names begin with; the longest prefix counts.
+
+    >>> options = OptionsByPrefix()
+    >>> options.put("chat:", RoomOptions(resync=True))
+    >>> options.of("chat:tea").resync, options.of("game:1").resync
+    (True, False)
+    """
+
+    __slots__ = ("_by_prefix",)
+
+    NONE = RoomOptions()
+
+    def __init__(self) -> None:
+        self._by_prefix: dict[str, RoomOptions] = {}
+
+    def __bool__(self) -> bool:
+        return bool(self._by_prefix)
+
+    def put(self, prefix: str, options: RoomOptions) -> None:
+        """Set the options of rooms whose names begin with a plain string."""
+        self._by_prefix[prefix] = options
+        longest_first = sorted(self._by_prefix.items(), key=lambda each: -len(each[0]))
+        self._by_prefix = dict(longest_first)
+
+    def of(self, room: str) -> RoomOptions:
+        """Return a room's options."""
+        for prefix, options in self._by_prefix.items():
+            if room.startswith(prefix):
+                return options
+        return self.NONE

@@ -1,0 +1,402 @@
+"""Which resource serves which path, and how routes are put together."""
+
+from __future__ import annotations
+
+import inspect
+import re
+import secrets
+from collections.abc import Callable, Iterable
+from typing import Any
+
+import falcon.asgi
+import falcon.uri
+
+from falcon_pachinko.connection.connection import Connection
+from falcon_pachinko.errors import (
+    HandlerDefinitionError,
+    ResourceTypeError,
+    SetupError,
+    UnknownRouteError,
+)
+from falcon_pachinko.limits import Limits
+from falcon_pachinko.manager import WebSocketConnectionManager
+from falcon_pachinko.messages.hooks import HookChain
+from falcon_pachinko.resource import WebSocketResource
+from falcon_pachinko.session.admission import Admission
+from falcon_pachinko.session.gate import Gate
+from falcon_pachinko.session.handshake import Handshake
+from falcon_pachinko.session.session import Session
+
+__all__ = [
+    "Declaration",
+    "Line",
+    "ResourceFactory",
+    "Route",
+    "Site",
+    "WebSocketRouter",
+    "find_named",
+]
+
+ResourceFactory = Callable[..., WebSocketResource]
+"""What makes a resource for each connection: a `WebSocketResource` subclass, or a function."""
+
+_RESERVED = frozenset({"req", "ws", "self"})
+_FIELD = re.compile(r"{([A-Za-z_][A-Za-z0-9_]*)(:[^}]*)?}")
+
+
+class Site:
+    """What all routes of one app share."""
+
+    def __init__(
+        self,
+        manager: WebSocketConnectionManager,
+        limits: Limits,
+        admission: Admission,
+        *,
+        hooks: Iterable[object] = (),
+        resource_factory: Callable[..., Any] | None = None,
+    ) -> None:
+        self.manager, self.limits, self.admission = manager, limits, admission
+        self.hooks = tuple(hooks)
+        self.resource_factory = resource_factory
+        HookChain(self.hooks)  # refuses what could never be a hook, before there is a route
+
+
+class Declaration:
+    """A route as it was declared: a template, what serves it, and what is nested under it.
+
+    `WebSocketRouter.add_route` returns it, so that routes can be nested::
+
+        room = router.add_route("/rooms/{room_id:int}", Room)
+        room.add_route("/voice", Voice)  # /rooms/{room_id:int}/voice, Room is asked first
+    """
+
+    def __init__(
+        self,
+        template: str,
+        factory: ResourceFactory,
+        init_kwargs: dict[str, Any],
+        *,
+        name: str | None = None,
+        limits: Limits | None = None,
+    ) -> None:
+        self.template, self.factory, self.init_kwargs = template, factory, init_kwargs
+        self.limits = limits
+        self.resource = _resource_class(template, factory)
+        self.name = name or self.resource.__name__
+        self.children = WebSocketRouter()
+
+    def add_route(
+        self,
+        template: str,
+        resource: ResourceFactory | WebSocketRouter,
+        *,
+        name: str | None = None,
+        limits: Limits | None = None,
+        **init_kwargs: Any,
+    ) -> Declaration | WebSocketRouter:
+        """Nest a route, or a router, under this one; see `WebSocketRouter.add_route`.
+
+        A connection to a nested route has a resource of each: this one's
+        ``on_connect`` runs first, and denies for both; the nested one finds it as
+        ``self.parent``, and both share ``self.state``.
+        """
+        return self.children.add_route(template, resource, name=name, limits=limits, **init_kwargs)
+
+
+Line = tuple[tuple[str, Declaration], ...]
+"""The declarations that lead to a route, outermost first, each with its whole path."""
+
+Add = Callable[[Line, tuple[object, ...]], None]
+"""Takes a line and its hooks, and makes a route of them."""
+
+
+class WebSocketRouter:
+    """Routes that belong together: put them under a prefix of an app, or of another router.
+
+    Args:
+        hooks: Hooks for all its routes, inside of those of what it is put into.
+
+    Example::
+
+        chat = WebSocketRouter(hooks=[Timed()])
+        chat.add_route("/rooms/{room_name}", ChatRoom, name="room")
+        app.add_websocket_route("/chat", chat)  # /chat/rooms/{room_name}
+    """
+
+    def __init__(self, *, hooks: Iterable[object] = ()) -> None:
+        self.hooks = tuple(hooks)
+        self._entries: list[tuple[str, Declaration | WebSocketRouter]] = []
+        self._mounts: list[Callable[[str, Declaration | WebSocketRouter], None]] = []
+        HookChain(self.hooks)  # refuses what could never be a hook
+
+    def add_route(
+        self,
+        template: str,
+        resource: ResourceFactory | WebSocketRouter,
+        *,
+        name: str | None = None,
+        limits: Limits | None = None,
+        **init_kwargs: Any,
+    ) -> Declaration | WebSocketRouter:
+        """Add a route, or another router under a prefix.
+
+        Args:
+            template: A path as for Falcon's ``add_route``, below the router's own.
+            resource: A `WebSocketResource` subclass, a function that returns an
+                instance of one, or a router.
+            name: What ``url_for`` calls it; by default the name of the class.
+            limits: Limits for this route, in place of the app's.
+            init_kwargs: What the resource is made with.
+
+        Returns:
+            The declaration, to nest routes under it; or the router.
+
+        Raises:
+            SetupError: What is routed is nothing to route, or its path is taken.
+        """
+        if not isinstance(template, str) or not template.startswith("/") or "//" in template:
+            raise SetupError(f"the template {template!r} must start with '/' and not have '//'")
+        entry: Declaration | WebSocketRouter
+        if isinstance(resource, WebSocketRouter):
+            if init_kwargs or name or limits:
+                raise SetupError(f"the router at {template!r} takes no name, limits or arguments")
+            if self in resource.below():
+                raise SetupError(f"the router at {template!r} would be within itself")
+            entry = resource
+        else:
+            entry = Declaration(template, resource, init_kwargs, name=name, limits=limits)
+        for visit in self._mounts:
+            visit(template, entry)
+        self._entries.append((template, entry))
+        return entry
+
+    def below(self) -> list[WebSocketRouter]:
+        """Return this router and all that are within it."""
+        found = [self]
+        for _, entry in self._entries:
+            inner = entry.children if isinstance(entry, Declaration) else entry
+            found += inner.below()
+        return found
+
+    def mount(self, prefix: str, line: Line, hooks: tuple[object, ...], add: Add) -> None:
+        """Have every route, now and later, added to an app.
+
+        Args:
+            prefix: The path it is put under.
+            line: The declarations it is nested under.
+            hooks: The hooks outside of its routes, its own included.
+            add: What adds one route.
+        """
+
+        def visit(template: str, entry: Declaration | WebSocketRouter) -> None:
+            path = prefix.rstrip("/") + template if template != "/" or not prefix else prefix
+            if isinstance(entry, WebSocketRouter):
+                entry.mount(path, line, (*hooks, *entry.hooks), add)
+                return
+            inner = (*line, (path, entry))
+            own = (*hooks, *entry.resource.hooks)
+            add(inner, own)
+            entry.children.mount(path, inner, own, add)
+
+        for template, entry in self._entries:
+            visit(template, entry)
+        self._mounts.append(visit)
+
+
+class Route:
+    """One WebSocket route of an app: what Falcon's router finds, and what makes its resources."""
+
+    def __init__(self, line: Line, hooks: tuple[object, ...], site: Site) -> None:
+        self.template, declaration = line[-1]
+        self.name = declaration.name
+        self.resource = declaration.resource
+        own_limits = (each.limits for _, each in reversed(line) if each.limits is not None)
+        self.limits = next(own_limits, site.limits)
+        self.hooks = HookChain(hooks)
+        self._line = tuple(each for _, each in line)
+        self._arguments = _arguments(line)
+        self._site = site
+        if site.resource_factory is None or not isinstance(declaration.factory, type):
+            _check_arguments(self.template, declaration.factory, declaration.init_kwargs)
+
+    def __repr__(self) -> str:
+        return f"<Route {self.template} to {self.resource.__name__}>"
+
+    @property
+    def message_types(self) -> tuple[str, ...]:
+        """The message types that the resource handles."""
+        return self.resource.__pachinko_table__.types
+
+    def create_resource(self) -> WebSocketResource:
+        """Make a resource as for a new connection, with its parents.
+
+        Raises:
+            ResourceTypeError: The factory returned something else.
+        """
+        resource: WebSocketResource | None = None
+        for declaration in self._line:
+            parent, make = resource, declaration.factory
+            if self._site.resource_factory is not None and isinstance(make, type):
+                resource = self._site.resource_factory(make, **declaration.init_kwargs)
+            else:
+                resource = make(**declaration.init_kwargs)
+            if not isinstance(resource, WebSocketResource):
+                why = f"it returned {resource!r}, no WebSocketResource"
+                raise ResourceTypeError(self.template, self._site.resource_factory or make, why)
+            if resource.hooks != declaration.resource.hooks:
+                name = type(resource).__name__
+                why = (
+                    f"it makes a {name}, whose hooks nobody could know of; write `-> {name}` on it"
+                )
+                raise ResourceTypeError(self.template, make, why)
+            resource.parent = parent
+        assert resource is not None
+        return resource
+
+    def path(self, **params: object) -> str:
+        """Fill the template in; the values are quoted for a URL.
+
+        Raises:
+            TypeError: A field of the template is missing, or one is given that it has not.
+        """
+        fields = [match.group(1) for match in _FIELD.finditer(self.template)]
+        if set(fields) != set(params):
+            wants = ", ".join(fields) or "nothing"
+            raise TypeError(f"the path of {self.name!r} needs {wants}; given: {sorted(params)}")
+
+        def fill(match: re.Match[str]) -> str:
+            text = str(params[match.group(1)])
+            if match.group(2) == ":path":
+                return "/".join(map(falcon.uri.encode_value, text.split("/")))
+            return falcon.uri.encode_value(text)
+
+        return _FIELD.sub(fill, self.template)
+
+    async def on_websocket(
+        self, req: falcon.asgi.Request, ws: falcon.asgi.WebSocket, **params: Any
+    ) -> None:
+        """Serve one connection; Falcon calls it."""
+        gate = Gate.of(req.scope)
+        if not ws.unaccepted:
+            raise RuntimeError(
+                f"a middleware answered the handshake of {self.template!r} itself; "
+                "leave that to the resource's on_connect"
+            )
+        send = gate.take_over()
+        resource = self.create_resource()
+        connection = Connection(
+            self._site.manager.cluster.node + secrets.token_hex(12),
+            send,
+            self._site.manager,
+            limits=self.limits,
+            subprotocols=ws.subprotocols,
+            understood=resource.subprotocols,
+            route=self.template,
+        )
+        connection.resource = resource
+        if self.limits.connections_per_address is not None:
+            connection.address = req.remote_addr
+        handshake = Handshake(
+            req,
+            params,
+            self._arguments,
+            gate=gate,
+            admission=self._site.admission,
+            hooks=self.hooks,
+        )
+        await Session(connection, resource, gate.receive, self.hooks).serve(handshake)
+
+
+def _resource_class(template: str, factory: object) -> type[WebSocketResource]:
+    """Return the class that a route serves; a factory may tell by its return annotation."""
+    if isinstance(factory, type):
+        if issubclass(factory, WebSocketResource):
+            return factory
+        raise ResourceTypeError(
+            template, factory, f"derive {factory.__name__} from WebSocketResource"
+        )
+    if isinstance(factory, WebSocketResource):
+        name = type(factory).__name__
+        raise ResourceTypeError(
+            template,
+            factory,
+            f"pass the class {name}: every connection gets an instance of its own",
+        )
+    if not callable(factory) or inspect.iscoroutinefunction(factory):
+        raise ResourceTypeError(
+            template, factory, "pass a WebSocketResource subclass, or a function that returns one"
+        )
+    try:
+        returns = inspect.signature(factory, eval_str=True).return_annotation
+    except (NameError, TypeError, ValueError):
+        returns = None
+    if isinstance(returns, type) and issubclass(returns, WebSocketResource):
+        return returns
+    return WebSocketResource
+
+
+def _check_arguments(template: str, factory: ResourceFactory, given: dict[str, Any]) -> None:
+    """Refuse arguments that the resource's ``__init__`` could not take."""
+    try:
+        inspect.signature(factory).bind(**given)
+    except TypeError as error:
+        raise ResourceTypeError(
+            template, factory, f"it cannot be made with {sorted(given)}: {error}"
+        ) from None
+    except ValueError:
+        return  # no signature to compare with
+
+
+def _arguments(line: Line) -> tuple[frozenset[str], ...]:
+    """Tell for each resource of a line which of the path's fields its ``on_connect`` gets.
+
+    Those of its own part of the path it must take; those of its parents', it may.
+
+    Raises:
+        HandlerDefinitionError: It does not take a field, or needs one that the path has not.
+    """
+    chosen, before = [], frozenset[str]()
+    for path, declaration in line:
+        fields = frozenset(match.group(1) for match in _FIELD.finditer(path))
+        chosen.append(_fields_for(declaration.resource, path, fields - before, before))
+        before = fields
+    return tuple(chosen)
+
+
+def _fields_for(
+    resource: type[WebSocketResource], path: str, own: frozenset[str], parents: frozenset[str]
+) -> frozenset[str]:
+    name = f"{resource.__name__}.on_connect"
+    for field in own & _RESERVED:
+        raise HandlerDefinitionError(
+            name, f"cannot take the field {{{field}}} of {path!r}: rename it"
+        )
+    signature = inspect.signature(resource.on_connect)
+    takes_all = any(each.kind is each.VAR_KEYWORD for each in signature.parameters.values())
+    given = own | (parents if takes_all else parents & signature.parameters.keys())
+    try:
+        signature.bind("self", "req", "ws", **dict.fromkeys(given))
+    except TypeError as error:
+        takes = ", ".join(["self", "req", "ws", *sorted(own)])
+        raise HandlerDefinitionError(
+            name, f"does not fit the route {path!r}: {error}; write on_connect({takes})"
+        ) from None
+    return given
+
+
+def find_named(routes: Iterable[Route], name: str) -> Route:
+    """Return the one route of a name.
+
+    Raises:
+        UnknownRouteError: None has it.
+        SetupError: Several have it.
+    """
+    known = list(routes)
+    named = [route for route in known if route.name == name]
+    if not named:
+        raise UnknownRouteError(name, [route.name for route in known])
+    if len(named) > 1:
+        paths = ", ".join(route.template for route in named)
+        raise SetupError(f"several routes are called {name!r} ({paths}); give them name=...")
+    return named[0]

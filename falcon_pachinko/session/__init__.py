@@ -1,0 +1,1 @@
+"""One life: from the handshake to the last clean-up."""

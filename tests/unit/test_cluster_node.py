@@ -1,0 +1,584 @@
+"""One process among others: numbers, gaps, subscriptions, and backends that fail."""
+
+from __future__ import annotations
+
+import asyncio
+
+import msgspec
+import pytest
+from faulty_backend import DEADLINE, FaultyBackend, started, until
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from falcon_pachinko import BackendError
+from falcon_pachinko.backends import MemoryHub
+from falcon_pachinko.backends.base import Lost, StateChanged
+from falcon_pachinko.cluster import node as cluster
+from falcon_pachinko.cluster.node import Cluster
+from falcon_pachinko.cluster.parcels import ALL, Broadcast, Hello, Mark, encode, header
+
+AWAY = BackendError("memory", "away")
+JUNK = b"no parcel"
+
+
+class Node(Cluster):
+    """A process, and what has reached it."""
+
+    def __init__(self, hub):
+        self.texts = []
+        self.reported = []
+        self.ups = 0
+        super().__init__(FaultyBackend(hub), self.take, self.note, self.up)
+
+    async def take(self, node, parcel, channel, position):
+        if parcel.text == '"bad"':
+            raise ValueError("a mistake of the one who takes it")
+        self.texts.append(msgspec.json.decode(parcel.text))
+
+    async def note(self, gap):
+        self.reported.append(gap)
+
+    def up(self):
+        self.ups += 1
+
+    def say(self, text, channel="room:tea"):
+        return self.publish(channel, Broadcast(0, 0, "", msgspec.json.encode(text).decode()))
+
+    async def listens(self, channel="room:tea"):
+        self.want(channel)
+        await self.settled()
+
+    async def become(self, state):
+        self.backend.state = state
+        self.backend._put(StateChanged(state, "a test"))
+        await asyncio.sleep(0)
+
+    def fail(self, *calls):
+        self.backend.failing = dict.fromkeys(calls, AWAY)
+
+    @property
+    def channels(self):
+        return {each.channel for each in self.reported}
+
+
+def running(count=2):
+    """Have some processes of one cluster run."""
+    hub = MemoryHub()
+    return started([Node(hub) for _ in range(count)])
+
+
+@pytest.fixture
+async def nodes(monkeypatch):
+    monkeypatch.setattr(cluster, "_PAUSE", 0.001)
+    async with running() as both:
+        yield both
+
+
+# Gaps.
+
+
+async def test_what_is_lost_first_is_a_gap_too(nodes):
+    """A process that was heard of nothing before tells what it lost, before it goes on."""
+    here, there = nodes
+    await there.listens()
+    here.fail("publish")
+    here.say("lost")
+    await until(lambda: here.unpublished)
+    here.fail()
+    here.say("next")
+    await until(lambda: there.texts)
+
+    assert there.channels == {"room:tea"}
+    assert here.unpublished == 1
+
+
+async def test_what_waits_behind_a_loss_is_not_taken_for_the_first(nodes, monkeypatch):
+    """A loss stays a gap if later messages of the same channel were in the queue by then."""
+    monkeypatch.setattr(cluster, "BATCH", 1)
+    here, there = nodes
+    await there.listens()
+    here.fail("publish")
+    here.say("lost")
+    here.say("next")
+    await until(lambda: here.unpublished)
+    here.fail()
+    await until(lambda: there.texts)
+
+    assert there.texts == ["next"]
+    assert len(there.reported) == there.gaps == 1
+
+
+async def test_a_full_queue_is_a_gap(nodes, monkeypatch):
+    """What has no room to wait is counted, and told; once for each listener."""
+    here, there = nodes
+    await there.listens()
+    monkeypatch.setattr(cluster, "QUEUE_BYTES", 100)
+    sent = [here.say("x" * 20) for _ in range(5)]
+    await until(lambda: not here._queue_bytes)
+    again = here.say("y")
+    await until(lambda: "y" in there.texts)
+
+    assert again
+    assert sent.count(True) == len(there.texts) - 1
+    assert here.unpublished == sent.count(False)
+    assert len(there.reported) == 1
+
+
+async def test_what_has_arrived_after_all_is_no_gap(nodes):
+    """A publisher that cannot know tells a number; who has it, has everything."""
+    here, there = nodes
+    await there.listens()
+    here.say("one")
+    await until(lambda: there.texts)
+    await there._check("room:tea", here.node, Mark(here._seq, 0))
+
+    assert there.reported == []
+
+
+async def test_a_loss_is_told_once_on_each_channel(nodes):
+    """However long the backend was away, and however much was lost."""
+    here, there = nodes
+    for channel in ("room:a", "room:b"):
+        await there.listens(channel)
+        here.say("before", channel)
+    await until(lambda: len(there.texts) == 2)
+    await here.become("degraded")
+    lost = [here.say("lost", channel) for channel in ("room:a", "room:b", "room:a")]
+    await here.become("up")
+    here.say("after", "room:a")
+    await until(lambda: len(there.reported) == 2)
+    here.say("end", "room:a")
+    await until(lambda: there.texts[-1] == "end")
+
+    assert lost == [False] * 3
+    assert [each.channel for each in there.reported].count("room:a") == 1
+    assert here.unpublished == 3
+
+
+async def test_more_losses_than_can_be_remembered_are_one_on_the_channel_of_all(nodes, monkeypatch):
+    """Which whoever listens to anything hears."""
+    monkeypatch.setattr(cluster, "MOST_CHANNELS", 3)
+    here, there = nodes
+    await here.become("degraded")
+    for number in range(10):
+        here.say("lost", f"room:{number}")
+    assert len(here._holes) <= 4
+    await here.become("up")
+    await until(lambda: there.reported)
+
+    assert ALL in there.channels
+    assert len(here._last) <= 4
+
+
+async def test_busy_channels_are_remembered_longest(nodes, monkeypatch):
+    """Of more channels than can be remembered, the one that was used longest ago is forgotten."""
+    monkeypatch.setattr(cluster, "MOST_CHANNELS", 3)
+    here, there = nodes
+    await there.listens("room:busy")
+    for number in range(10):
+        here.say("x", "room:busy")
+        here.say("x", f"room:{number}")
+
+    assert "room:busy" in here._last
+
+
+async def test_a_hole_of_a_history_is_told(nodes):
+    """What was given to the members of one process alone is a gap for the others."""
+    here, there = nodes
+    await there.listens()
+    here.note_hole("room:tea")
+    await until(lambda: there.reported)
+
+    assert there.channels == {"room:tea"}
+
+
+@given(
+    st.lists(
+        st.tuples(st.sampled_from(["a", "b"]), st.sampled_from(["send", "fail", "away"])),
+        max_size=25,
+    )
+)
+@settings(max_examples=60, deadline=None)
+def test_every_loss_is_a_gap_and_nothing_else_is(steps):
+    """Whatever is lost in whichever way: who listened finds out; who lost nothing hears of none."""
+
+    async def play():
+        async with running() as (here, there):
+            for name in ("a", "b"):
+                await there.listens(name)
+            lost, sent = set(), 0
+            for channel, fate in steps:
+                if fate == "send":
+                    here.say(sent, channel)
+                    sent += 1
+                elif fate == "away":
+                    here.backend.state = "degraded"
+                    here.say("lost", channel)
+                    here.backend.state = "up"
+                    lost.add(channel)
+                else:
+                    await until(here._idle.is_set)
+                    before = here.unpublished
+                    here.fail("publish")
+                    here.say("lost", channel)
+                    lost.add(channel)
+                    await until(lambda before=before: here.unpublished > before)
+                    here.fail()
+            here._work.set()
+            for channel in ("a", "b"):
+                here.say("end", channel)
+            await until(lambda: there.texts.count("end") == 2)
+
+            assert [each for each in there.texts if each != "end"] == list(range(sent))
+            assert there.channels == lost
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(cluster, "_PAUSE", 0.0)
+        asyncio.run(play())
+
+
+# Publishing.
+
+
+@pytest.mark.parametrize("error", [AWAY, OSError("a bug of the backend")])
+async def test_publishing_goes_on_after_any_failure(nodes, error, caplog):
+    """Whatever the backend raises; and the log is told of it once."""
+    here, there = nodes
+    await there.listens()
+    here.backend.failing = {"publish": error}
+    here.say("lost")
+    await until(lambda: here.backend.calls.count("publish") > 5)
+    here.backend.failing = {}
+    here.say("next")
+    await until(lambda: there.texts)
+
+    assert there.texts == ["next"]
+    assert here.unpublished == 1
+    assert sum("not published" in each.message for each in caplog.records) == 1
+
+
+async def test_a_name_without_a_utf_8_form_reaches_nobody(nodes):
+    """Nobody can have it; and it harms nothing that is sent beside it."""
+    here, there = nodes
+    await there.listens()
+
+    assert not here.say("x", "user:\ud800")
+    assert here.say("fine")
+    await until(lambda: there.texts)
+
+
+async def test_what_waits_is_published_before_the_end(nodes):
+    """Stopping takes leave of nothing that was accepted."""
+    here, there = nodes
+    await there.listens()
+    here.say("bye")
+    await here.stop()
+    await until(lambda: there.texts)
+
+    assert there.texts == ["bye"]
+    assert not here.say("too late")
+    here.note_hole("room:tea")
+
+
+async def test_an_end_is_bounded_in_time(nodes, monkeypatch, caplog):
+    """A backend that never takes it is left behind, and nobody waits for a subscription."""
+    monkeypatch.setattr(cluster, "_SETTLE", 0.01)
+    here, _ = nodes
+    gate = here.backend.stall("publish")
+    here.say("x")
+    here.backend.stall("subscribe")
+    here.want("room:a")
+    await until(lambda: here.backend.calls[-2:].count("subscribe"))
+    here.want("room:b")
+    waiting = asyncio.create_task(here.settled())
+    await asyncio.wait_for(here.stop(), DEADLINE)
+    await asyncio.wait_for(waiting, DEADLINE)
+    gate.set()
+
+    assert "were not published before the end" in caplog.text
+
+
+async def test_a_backend_that_does_not_stop_is_reported(nodes, caplog):
+    """The rest of the shutdown goes on."""
+    here, _ = nodes
+    here.fail("stop")
+    await here.stop()
+    await here.stop()
+
+    assert here.alone
+    assert "did not stop as it should" in caplog.text
+    here.fail()
+    await here.backend.stop()
+
+
+# Listening.
+
+
+async def test_a_flood_does_not_starve_the_loop(nodes):
+    """Other tasks run while a process takes thousands of parcels."""
+    here, there = nodes
+    await there.listens()
+    turns = 0
+
+    async def others():
+        nonlocal turns
+        while True:
+            turns += 1
+            await asyncio.sleep(0)
+
+    task = asyncio.create_task(others())
+    await asyncio.sleep(0)
+    await here.backend.publish([("room:tea", JUNK)] * 5_000)
+    before = turns
+    await until(lambda: there.rejected == 5_000)
+    task.cancel()
+
+    assert turns - before > 5_000 / cluster.PATIENCE / 2
+
+
+async def test_a_parcel_that_fails_harms_no_other(nodes, caplog):
+    """It is counted, and its traceback is in the log."""
+    here, there = nodes
+    await there.listens()
+    here.say("bad")
+    here.say("good")
+    await until(lambda: there.texts)
+
+    assert there.rejected == 1
+    assert "a parcel from another process failed" in caplog.text
+
+
+@given(st.lists(st.binary(max_size=60), max_size=30))
+@settings(max_examples=40, deadline=None)
+def test_hostile_bytes_are_counted_and_nothing_is_kept_of_them(datas):
+    """Whatever comes on a channel, what comes after it is delivered."""
+
+    async def play():
+        async with running() as (here, there):
+            await there.listens()
+            await here.backend.publish([("room:tea", data) for data in datas])
+            here.say("end")
+            await until(lambda: there.texts)
+
+            assert there.texts == ["end"]
+            assert there.rejected == len(datas)
+            assert set(there._heard["room:tea"]) == {here.node}
+
+    asyncio.run(play())
+
+
+async def test_listening_goes_on_after_the_backend_failed_to_report(nodes, caplog):
+    """It is asked again, and what it may have left out is a gap."""
+    here, there = nodes
+    await there.listens()
+    there.backend.failing = {"events": OSError("broken")}
+    here.say("one")
+    await until(lambda: there.reported)
+    here.say("two")
+    await until(lambda: "two" in there.texts)
+
+    assert there.channels == {None}
+    assert "failed to report" in caplog.text
+
+
+async def test_what_the_backend_may_have_forgotten_is_told_again(nodes):
+    """After a loss as after an outage: what others keep of this process may be gone."""
+    _, there = nodes
+    await until(lambda: there.ups == 1)
+    there.backend._put(Lost("a test"))
+    await until(lambda: there.ups == 2)
+
+    assert there.channels == {None}
+
+
+async def test_numbers_of_the_dead_are_forgotten(nodes):
+    """A process that lives long has heard of many that are no more."""
+    here, there = nodes
+    for number in range(50):
+        head = header(f"{number:012x}")
+        await here.backend.publish([(ALL, encode(head, Hello(1, 0, ())))])
+    await until(lambda: len(there._nodes) >= 50)
+    there.forget_dead({there.node, here.node})
+
+    assert there._nodes <= {here.node}
+    assert set(there._heard[ALL]) <= {here.node}
+    there.forget_dead({here.node})
+
+
+async def test_late_events_of_a_channel_leave_nothing_behind(nodes):
+    """Some may come after nobody listens any more."""
+    here, there = nodes
+    await there.listens()
+    there.unwant("room:tea")
+    await there.settled()
+    there.backend._channels.add("room:tea")
+    here.say("late")
+    await until(lambda: there.texts)
+
+    assert "room:tea" not in there._heard
+
+
+# Subscribing.
+
+
+@given(st.lists(st.tuples(st.sampled_from("abc"), st.booleans(), st.booleans()), max_size=30))
+@settings(max_examples=60, deadline=None)
+def test_the_last_word_counts(steps):
+    """Whoever comes, goes and comes while the subscription is pending."""
+
+    async def play():
+        async with running(1) as (node,):
+            wanted = set()
+            for name, wants, waits in steps:
+                (node.want if wants else node.unwant)(name)
+                (wanted.add if wants else wanted.discard)(name)
+                if waits:
+                    await asyncio.sleep(0)
+            await node.settled()
+
+            assert node.backend._channels == wanted | {ALL, f"node:{node.node}"}
+
+    asyncio.run(play())
+
+
+async def test_it_settles_when_the_subscription_is_live(nodes):
+    """Not before, even if others wait for another one."""
+    here, _ = nodes
+    gate = here.backend.stall("subscribe")
+    here.want("room:a")
+    first = asyncio.create_task(here.settled())
+    await until(lambda: here._settling is not None)
+    here.want("room:b")
+    second = asyncio.create_task(here.settled())
+    await asyncio.sleep(0)
+    assert not first.done()
+    assert not second.done()
+    gate.set()
+    await first
+    await second
+
+    assert {"room:a", "room:b"} <= here.backend._channels
+
+
+@pytest.mark.parametrize("call", ["subscribe", "unsubscribe"])
+async def test_a_subscription_that_failed_is_tried_again(nodes, call, caplog):
+    """A backend never should raise there; one that does is no end of listening."""
+    here, _ = nodes
+    await here.listens("room:old")
+    here.fail(call)
+    here.want("room:new")
+    here.unwant("room:old")
+    await until(lambda: here.backend.calls.count(call) > 2)
+    here.fail()
+    await until(lambda: "room:old" not in here.backend._channels)
+    await until(lambda: "room:new" in here.backend._channels)
+
+    assert "failed to subscribe" in caplog.text
+
+
+# Starting and stopping.
+
+
+async def test_a_required_backend_that_is_away_is_an_error():
+    """Nothing runs then, and it can be tried again."""
+    node = Node(MemoryHub())
+    node.fail("start")
+    with pytest.raises(BackendError):
+        await node.start()
+    assert node.alone
+    node.fail()
+    await node.start()
+    await node.start()
+
+    assert not node.alone
+    await node.stop()
+
+
+def test_it_can_be_started_again_in_another_loop():
+    """With another name, and nothing of before: such as an app in several tests."""
+    hub = MemoryHub()
+    here, there = Node(hub), Node(hub)
+    there.want("room:tea")
+
+    async def live():
+        for each in (here, there):
+            await each.start()
+        here.say("hi")
+        await until(lambda: there.texts)
+        names = here.node, there.node
+        for each in (here, there):
+            await each.stop()
+        return names
+
+    first = asyncio.run(live())
+    there.texts.clear()
+    second = asyncio.run(live())
+
+    assert there.texts == ["hi"]
+    assert there.reported == []
+    assert not {*first} & {*second}
+
+
+# Codecs.
+
+
+async def test_processes_tell_each_other_what_their_clients_speak(nodes):
+    """Once; and whoever comes later asks."""
+    here, there = nodes
+    here.speaks("pachinko.msgpack")
+    here.speaks("pachinko.msgpack")
+    await until(lambda: there.subprotocols)
+
+    late = Node(here.backend.hub)
+    await late.start()
+    await until(lambda: late.subprotocols)
+    await late.stop()
+    assert there.subprotocols == late.subprotocols == {"pachinko.msgpack"}
+
+
+async def test_only_codecs_that_there_are_are_noted(nodes):
+    """A process of another version, or a hostile one, may name anything."""
+    here, there = nodes
+    here.publish(ALL, Hello(0, 0, tuple(map(str, range(100)))))
+    here.publish(ALL, Hello(0, 0, ("pachinko.msgpack",)))
+    await until(lambda: there.subprotocols)
+
+    assert there.subprotocols == {"pachinko.msgpack"}
+
+
+async def test_a_greeting_that_was_missed_is_asked_for(nodes):
+    """A gap on the channel of all may have been one."""
+    here, there = nodes
+    here.publish(ALL, Hello(0, 0, ()))
+    await until(lambda: there._heard.get(ALL, {}).get(here.node) == here._seq)
+    here.own_subprotocols.add("pachinko.msgpack")
+    here._seq += 1
+    here._last[ALL] = here._seq
+    here.publish(ALL, Hello(0, 0, ()))
+    await until(lambda: there.subprotocols)
+
+    assert there.channels == {ALL}
+
+
+async def test_what_waits_when_the_backend_goes_away_is_told_later(nodes):
+    """It is counted as not published, and is a gap for those who listen."""
+    here, there = nodes
+    await there.listens()
+    here.say("waiting")
+    here.backend.state = "degraded"
+    await until(lambda: here.unpublished)
+    await here.become("up")
+    await until(lambda: there.reported)
+
+    assert here.unpublished == 1
+    assert there.texts == []
+
+
+async def test_a_backend_that_ends_its_events_ends_the_listening(nodes):
+    """As one does that was stopped: nothing runs on."""
+    here, _ = nodes
+    listening = here._tasks[0]
+    await here.backend.stop()
+    await asyncio.wait_for(listening, DEADLINE)
+
+    assert here.gaps == 0
