@@ -251,7 +251,7 @@ def implied_by(channel: str) -> Target | None:
     """Return the target that a channel itself names, if it names one.
 
     >>> implied_by("room:a:b")
-    Room(name='a:b')
+    to.room('a:b')
     """
     kind, _, name = channel.partition(":")
     known = {"room": Room, "user": User, "tag": Tag}.get(kind)

@@ -13,8 +13,8 @@ from hypothesis import strategies as st
 
 from falcon_pachinko import BackendError, Connection, EncodeError, WebSocketConnectionManager
 from falcon_pachinko.backends import MemoryHub
+from falcon_pachinko.cluster import presence as presence_module
 from falcon_pachinko.cluster.node import Gap
-from falcon_pachinko.cluster.node import presence as presence_module
 from falcon_pachinko.cluster.parcels import PresenceDiff
 from falcon_pachinko.cluster.presence import _Entry, _Replica
 

@@ -66,9 +66,6 @@ SENTENCES = {
         InvalidNameError("", "room name", "it is empty"),
         ["''", "cannot be a room name", "it is empty"],
     ),
-        InvalidNameError("", "room name", "it is empty"),
-        ["''", "cannot be a room name", "it is empty"],
-    ),
     "room limit": (RoomLimitError(128), ["room_limit", "128 rooms", "Limits.rooms", "leave one"]),
 }
 

@@ -29,6 +29,7 @@ PUBLIC = [
     "LeaseLostError",
     "Limits",
     "MessageError",
+    "NoHistoryError",
     "ConnectionStateError",
     "Pachinko",
     "PachinkoError",
@@ -49,14 +50,10 @@ PUBLIC = [
     "Worker",
     "WorkerController",
     "WorkerDefinitionError",
-    "connection",
     "current_lease",
-    "everyone",
     "handles_message",
     "install",
-    "room",
-    "tag",
-    "user",
+    "to",
     "worker",
 ]
 
