@@ -278,34 +278,31 @@ class Route:
     ) -> None:
         """Serve one connection; Falcon calls it."""
         gate = Gate.of(req.scope)
-        if not ws.unaccepted:
+        if gate is None or not ws.unaccepted:
             raise RuntimeError(
                 f"a middleware answered the handshake of {self.template!r} itself; "
                 "leave that to the resource's on_connect"
             )
-        send = gate.take_over()
-        resource = self.create_resource()
+        manager, send = self._site.manager, gate.take_over()
         connection = Connection(
-            self._site.manager.cluster.node + secrets.token_hex(12),
+            manager._cluster.node + secrets.token_hex(12),
             send,
-            self._site.manager,
+            manager,
             limits=self.limits,
             subprotocols=ws.subprotocols,
-            understood=resource.subprotocols,
             route=self.template,
         )
-        connection.resource = resource
         if self.limits.connections_per_address is not None:
-            connection.address = req.remote_addr
+            connection._address = req.remote_addr
         handshake = Handshake(
             req,
             params,
             self._arguments,
-            gate=gate,
+            self.create_resource,
             admission=self._site.admission,
             hooks=self.hooks,
         )
-        await Session(connection, resource, gate.receive, self.hooks).serve(handshake)
+        await Session(connection, gate, self.hooks, handshake).serve()
 
 
 def _resource_class(template: str, factory: object) -> type[WebSocketResource]:

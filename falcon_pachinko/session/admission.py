@@ -81,12 +81,11 @@ class Admission:
             )
         self._authenticate = authenticate
 
-    async def ask(self, req: falcon.asgi.Request) -> Principal | None:
-        """Let a request in, and tell who it is if that is known.
+    def check(self, req: falcon.asgi.Request) -> None:
+        """Refuse a request whose host or origin is not allowed.
 
         Raises:
-            falcon.HTTPForbidden: Its host or its origin is not allowed.
-            falcon.HTTPError: What ``authenticate`` raised to deny it.
+            falcon.HTTPForbidden: One of them is not.
         """
         host = req.get_header("Host") or ""
         if not self._knows_host(host):
@@ -94,6 +93,13 @@ class Admission:
         origin = req.get_header("Origin")
         if origin is not None and not self._knows_origin(origin, host):
             _refuse("origin", origin, "origins")
+
+    async def authenticate(self, req: falcon.asgi.Request) -> Principal | None:
+        """Tell who a request comes from, if that is known.
+
+        Raises:
+            falcon.HTTPError: What ``authenticate`` raised to deny it.
+        """
         if self._authenticate is None:
             return None
         who = await self._authenticate(req)
