@@ -145,7 +145,8 @@ class Pachinko:
                 instance of one, so that each connection gets an instance of its own;
                 or a `WebSocketRouter`.
             name: What `url_for` calls it; by default the name of the class.
-            limits: Limits for this route, in place of the app's.
+            limits: Limits that override the app's for this route and the routes nested
+                under it; fields that are not named here keep the app's values.
             init_kwargs: What the resource is made with.
 
         Returns:

@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Set as AbstractSet
 from typing import TYPE_CHECKING
 
-from falcon_pachinko.errors import DuplicateConnectionError, RoomLimitError
+from falcon_pachinko.errors import DuplicateConnectionError, MessageError, RoomLimitError
 from falcon_pachinko.messages.codec import Codec
 from falcon_pachinko.names import check_name, check_user_id
 from falcon_pachinko.rooms.index import Index
@@ -145,7 +145,7 @@ class Membership:
         if room in connection.joined or connection.id not in self._connections:
             return
         limit = connection.limits.rooms
-        if len(connection.joined) >= limit:
+        if limit is not None and len(connection.joined) >= limit:
             raise RoomLimitError(limit)
         connection.joined.add(room)
         self._came("room", room, self._rooms.add(room, connection))
@@ -159,6 +159,10 @@ class Membership:
     def tag(self, connection: Connection, tag: str) -> None:
         """Put a tag on a connection; one that has gone wears nothing."""
         check_user_id(tag, "tag")
+        most = connection.limits.tags
+        if most is not None and tag not in connection.worn and len(connection.worn) >= most:
+            sentence = f"A connection may have {most} tags (Limits.tags); remove one first."
+            raise MessageError("tag_limit", sentence)
         if connection.id in self._connections:
             connection.worn.add(tag)
             self._came("tag", tag, self._tags.add(tag, connection))
