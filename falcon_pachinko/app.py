@@ -143,7 +143,8 @@ class Pachinko:
                 instance of one, so that each connection gets an instance of its own;
                 or a `WebSocketRouter`.
             name: What `url_for` calls it; by default the name of the class.
-            limits: Limits for this route, in place of the app's.
+            limits: Limits that override the app's for this route and the routes nested
+                under it; fields that are not named here keep the app's values.
             init_kwargs: What the resource is made with.
 
         Returns:
@@ -230,12 +231,7 @@ class Pachinko:
 
     def may_read(self, scope: Scope) -> bool:
         """Tell whether a denied client may be told why, in a way that a web page can read."""
-        req = falcon.asgi.Request(scope, _receive_nothing)
-        try:
-            self._site.admission.check(req)
-        except falcon.HTTPError:
-            return False
-        return True
+        return self._site.admission.admits(scope)
 
     def expect_started(self) -> None:
         """Warn, once, if clients come although the workers never started."""
@@ -334,10 +330,6 @@ class _Installed:
                 await self._pachinko.stop()
         else:
             await falcons(scope, receive, send)
-
-
-async def _receive_nothing() -> AsgiEvent:
-    return {"type": "websocket.disconnect"}
 
 
 def _lifespan(

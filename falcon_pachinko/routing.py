@@ -146,7 +146,8 @@ class WebSocketRouter:
             resource: A `WebSocketResource` subclass, a function that returns an
                 instance of one, or a router.
             name: What ``url_for`` calls it; by default the name of the class.
-            limits: Limits for this route, in place of the app's.
+            limits: Limits that override the app's for this route and the routes nested
+                under it; fields that are not named here keep the app's values.
             init_kwargs: What the resource is made with.
 
         Returns:
@@ -211,8 +212,10 @@ class Route:
         self.template, declaration = line[-1]
         self.name = declaration.name
         self.resource = declaration.resource
-        own_limits = (each.limits for _, each in reversed(line) if each.limits is not None)
-        self.limits = next(own_limits, site.limits)
+        self.limits = site.limits
+        for _, each in line:
+            if each.limits is not None:
+                self.limits = self.limits.overridden_by(each.limits)
         self.hooks = HookChain(hooks)
         self._line = tuple(each for _, each in line)
         self._arguments = _arguments(line)

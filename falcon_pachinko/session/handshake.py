@@ -200,7 +200,7 @@ class Handshake:
     def _turned_away(self, connection: Connection) -> Denied | None:
         """Return a denial for what is decided without asking anybody's code."""
         manager, limits = connection.manager, connection.limits
-        self.admission.check(self.req)
+        self.admission.check(self.req.scope)
         if limits.connections is not None and len(manager._registry) > limits.connections:
             sentence = f"{limits.connections} are connected already (connections)."
             error = falcon.HTTPServiceUnavailable(description=sentence)
@@ -226,7 +226,7 @@ class Handshake:
             falcon.HTTPError: ``authenticate`` denies, or there are too many.
         """
         manager, limits = connection.manager, connection.limits
-        principal = await self.admission.authenticate(self.req)
+        principal = await self.admission.identify(self.req)
         if principal is None:
             return
         connection.user_id = principal.user_id

@@ -77,10 +77,12 @@ async def test_authenticate_returns_one_of_three(serve, answer, seen):
         assert (ws.user_id, ws.tags) == seen
 
 
-@pytest.mark.parametrize("form", [datetime.timestamp, lambda ends: ends], ids=["number", "date"])
+@pytest.mark.parametrize(
+    "form", [lambda exp: datetime.fromtimestamp(exp, tz=UTC), lambda _: datetime.now(UTC)]
+)
 async def test_a_principal_that_expires_closes_its_connection(serve, form):
-    """At ``expires_at``, in either form, the client gets 4401."""
-    ends = form(datetime.now(UTC) + timedelta(seconds=0.05))
+    """At ``expires_at``, be it a token's ``exp`` or a time of one's own, the client gets 4401."""
+    ends = form(time.time() + 0.05)
 
     async def authenticate(_req):
         return Principal(user_id="kim", expires_at=ends)
@@ -93,10 +95,23 @@ async def test_a_principal_that_expires_closes_its_connection(serve, form):
 async def test_a_session_that_is_over_does_not_let_anybody_in(load):
     """The example looks at the end of a session, too."""
     module = load("how_to/authenticate.py")
-    module.SESSIONS["0001"] = module.Session("kim", [], ends=time.time() - 1)
+    module.SESSIONS["0001"] = module.Session("kim", [], ends=datetime.now(UTC) - timedelta(1))
     async with simulate(module.app) as client:
         with pytest.raises(HandshakeDenied, match="401"):
             await client.connect("/desk", headers={"Cookie": "session=0001"}).__aenter__()
+
+
+async def test_an_empty_user_id_is_denied(serve, log):
+    """With 403, and a warning."""
+
+    async def authenticate(req):
+        return req.get_header("X-User") or ""
+
+    async with simulate(serve(WebSocketResource, authenticate=authenticate)) as client:
+        with pytest.raises(HandshakeDenied, match="403"):
+            await client.connect("/").__aenter__()
+
+    assert re.match(r"WARNING .*no usable identity.*'' cannot be a user_id", log.getvalue())
 
 
 async def test_who_logs_in_later_is_reached_as_a_user(load):
@@ -116,7 +131,10 @@ async def test_a_refused_origin_is_one_line_in_the_log(load, log):
                 await client.connect("/desk", headers=headers).__aenter__()
 
     first, second = log.getvalue().splitlines()
-    assert re.match(r"WARNING .*'https://evil.example' is not in origins", first)
+    assert re.match(
+        r"WARNING .*'https://evil.example' is neither that of Host 'localhost' nor in origins",
+        first,
+    )
     assert re.match(r"WARNING .*'x' is not in allowed_hosts", second)
 
 
