@@ -625,7 +625,8 @@ class WebSocketConnectionManager:
             RuntimeError: Another loop runs them, in another thread.
         """
         loop = asyncio.get_running_loop()
-        if self._loop is not None and self._loop is not loop and self._loop.is_running():
+        elsewhere = self._loop is not None and self._loop is not loop and self._loop.is_running()
+        if elsewhere and len(self._registry):
             raise RuntimeError(
                 "this manager belongs to the event loop of its app, which runs in another thread; "
                 "call it there: asyncio.run_coroutine_threadsafe(manager.broadcast(...), loop)"
@@ -643,7 +644,7 @@ def _key_of(to: Target, latest: str) -> object:
 
 
 async def _keep_pace(sender: Connection) -> None:
-    """Wait for the client on whose behalf a broadcast is made, if a task of its session makes it."""
+    """Wait for the client that a broadcast is made for, if a task of its session makes it."""
     session = sender._session
     if session is not None and session.owns(asyncio.current_task()):
         await sender._outbox.keep_pace()

@@ -11,7 +11,7 @@ import falcon.asgi
 from falcon_pachinko.backends.base import HistoryPosition
 from falcon_pachinko.connection.connection import Connection
 from falcon_pachinko.errors import SetupError
-from falcon_pachinko.manager import Delivery
+from falcon_pachinko.manager import Delivery, WebSocketConnectionManager
 from falcon_pachinko.messages.handlers import HandlerTable, require_coroutine
 
 __all__ = ["WebSocketResource"]
@@ -177,7 +177,8 @@ class WebSocketResource:
             ValueError: The options contradict each other.
         """
         connection = self._connected()
-        return await connection.manager.broadcast_to_room(
+        manager: WebSocketConnectionManager = connection.manager
+        return await manager.broadcast_to_room(
             room,
             message,
             exclude=(connection,) if exclude_self else (),

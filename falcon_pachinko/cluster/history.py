@@ -80,7 +80,7 @@ class _Returning:
         self.placed.append(placed)
         self.size += packet.size
         budget = connection.limits.outbox_bytes
-        if self.size > budget:
+        if budget is not None and self.size > budget:
             self.placed.clear()
             reason = f"too slow: over {budget} bytes came while it caught up (outbox_bytes)"
             connection._outbox.close(1013, reason)

@@ -19,7 +19,7 @@ import inspect
 import logging
 import sys
 from collections import deque
-from collections.abc import Generator, Mapping
+from collections.abc import Generator, Hashable, Mapping
 from typing import Any, Final, Protocol
 
 import falcon
@@ -124,7 +124,8 @@ class _Resumed:
 
 
 @functools.lru_cache(maxsize=64)
-def _is_server(owner: type) -> bool:
+def _is_server(owner: Hashable) -> bool:
+    assert isinstance(owner, type)
     return any(each.__module__.partition(".")[0] in _SERVERS for each in owner.__mro__)
 
 

@@ -162,6 +162,7 @@ class Fanout:
     def left(self, member: Connection) -> None:
         """Leave a member out of fan-outs whose target it does not match any more."""
         for fanout in self.underway:
-            if member in fanout.pending and fanout.target is not None:
-                if member not in fanout.target.select(self._registry):
-                    del fanout.pending[member]
+            if member not in fanout.pending or fanout.target is None:
+                continue
+            if member not in fanout.target.select(self._registry):
+                del fanout.pending[member]

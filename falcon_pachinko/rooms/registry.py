@@ -98,10 +98,8 @@ class Registry:
         Raises:
             TypeError: One of those excluded is neither an id nor a connection.
         """
-        if type(target) is Room:
-            chosen = self.rooms.members(target.name)
-        else:
-            chosen = target.select(self)
+        is_room = type(target) is Room  # by far the most common one
+        chosen = self.rooms.members(target.name) if is_room else target.select(self)  # type: ignore[attr-defined]  # see is_room
         if not exclude:
             return list(chosen)
         left_out = self.excluded(exclude)

@@ -93,6 +93,8 @@ class Handshake:
                 return self._ending(connection, inbox) or Gone()
             return self._failed(connection, error)
         except (falcon.HTTPError, falcon.HTTPStatus) as error:
+            if error.status_code < 300:  # success, which is no answer to a handshake
+                return self._failed(connection, error)
             return self._refused(connection, error)
         except MessageError as error:
             refusal = falcon.HTTPError(

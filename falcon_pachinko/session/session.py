@@ -104,7 +104,7 @@ class Session:
         self._task: asyncio.Task[Any] | None = None
         self._tasks: set[asyncio.Task[None]] = set()  # concurrent handlers that run
         self._turns: deque[_Turn] = deque()  # and messages that wait for their turn
-        # Whether the session's task is in the application's code, and so may be cancelled to end it.
+        # Whether the session's task is in the application's code, and may be cancelled to end it.
         self._in_handler = False
         # How often we have cancelled it, and not taken that back: more would be somebody else's.
         self._cancels = 0
@@ -161,22 +161,24 @@ class Session:
         try:
             try:
                 outcome = await self._handshake.settle(connection, inbox, self._decide)
-            finally:
                 manager._revocations.end(connection)
-            if type(outcome) is Accepted:
-                self._gate.answered()
-                async for frame in inbox:
-                    if outbox.close_code is None:
-                        await self._handle(frame)
-                    if self._ending is not None:
-                        self._end_in(CLOSE_WAIT)  # a handler that had its grace is done
-        except asyncio.CancelledError:
-            if outbox.stage is OPEN:
-                outbox.close(1011, "internal error")  # somebody else cancelled: the application
-        except Exception:
-            log.exception("the session of %r failed", connection, extra=outbox.where())
-            outbox.close(1011, "internal error")
-        try:
+                if type(outcome) is Accepted:
+                    self._gate.answered()
+                    async for frame in inbox:
+                        if outbox.close_code is None:
+                            await self._handle(frame)
+                        if self._ending is not None:
+                            self._end_in(CLOSE_WAIT)  # a handler that had its grace is done
+            except asyncio.CancelledError:
+                if outbox.stage is OPEN:  # not by us, but by the application
+                    outbox.close(1011, "internal error")
+            except Exception:
+                log.exception("the session of %r failed", connection, extra=outbox.where())
+                outbox.close(1011, "internal error")
+            except BaseException:  # SystemExit and its like are for whoever runs the loop
+                outbox.close(1011, "internal error")
+                await self._leave(outcome)
+                raise
             return await self._leave(outcome)
         finally:
             manager._end(self._task)
@@ -251,7 +253,8 @@ class Session:
         except MessageError as refusal:
             await self._refuse(refusal, ref)
         except (falcon.HTTPError, falcon.HTTPStatus) as error:
-            await self._refuse(_from_http(error), ref)
+            answer = from_http(error)
+            await (self._fail(error, what, ref) if answer is None else self._refuse(answer, ref))
         except asyncio.CancelledError as error:
             task = asyncio.current_task()
             assert task is not None
@@ -358,7 +361,7 @@ class Session:
         muted: set[asyncio.Task[Any]] = self._tasks - {current}  # type: ignore[arg-type]  # None is not in it
         self._end_beside(muted)
         if self._in_handler and self._task is not current:
-            muted = muted | {self._task}  # type: ignore[arg-type]  # it runs
+            muted = muted | {self._task}
             self._cancel()
         self.connection._muted = muted
 
@@ -442,11 +445,13 @@ class Session:
             self._gate.gone()
             return None
         error = outcome.error
-        if error is not None and not isinstance(error, (falcon.HTTPError, falcon.HTTPStatus)):
-            return error
-        await self._inbox.stop()
-        await self._gate.deny(error, outcome.close, readable=outcome.readable)
-        return None
+        if error is None or (
+            isinstance(error, (falcon.HTTPError, falcon.HTTPStatus)) and error.status_code >= 300
+        ):
+            await self._inbox.stop()
+            await self._gate.deny(error, outcome.close, readable=outcome.readable)
+            return None
+        return error
 
     async def _end_tasks(self) -> None:
         """Let concurrent handlers finish for a while, unless we have ended them; then cancel."""
@@ -505,8 +510,16 @@ _ON_MESSAGE = Handler("on_message", _call_on_message, Any)
 """Stands for ``on_message``, which takes what no handler claims."""
 
 
-def _from_http(error: falcon.HTTPError | falcon.HTTPStatus) -> MessageError:
-    """Turn an HTTP error into a message's error, with the status beside its name."""
+def from_http(error: falcon.HTTPError | falcon.HTTPStatus) -> MessageError | None:
+    """Turn an HTTP error or redirect into a message's error, with the status beside its name.
+
+    A status of success that was raised is not an answer: None.
+
+    >>> from_http(falcon.HTTPForbidden()).code
+    'forbidden'
+    """
+    if error.status_code < 300:
+        return None
     try:
         code = HTTPStatus(error.status_code).name.lower()
     except ValueError:

@@ -72,7 +72,7 @@ async def test_authenticate_returns_one_of_three(serve, answer, seen):
 
     app = serve(WebSocketResource, authenticate=authenticate)
     async with simulate(app) as client, client.connect("/"):
-        (ws,) = client.manager.all()
+        (ws,) = client.manager._registry.all()
 
         assert (ws.user_id, ws.tags) == seen
 
@@ -455,7 +455,7 @@ async def test_the_table_has_every_key_of_the_status(load, pages):
 async def test_a_draining_app_is_not_healthy(load):
     """A load balancer sees 503 from the beginning of the shutdown on."""
     async with simulate(load("how_to/observe.py").app) as client:
-        client.manager.draining = True
+        client.manager._draining = True
         answer = await client.http.simulate_get("/health")
 
     assert (answer.status_code, answer.json["state"]) == (503, "draining")
@@ -495,7 +495,7 @@ async def test_a_failure_is_logged_as_the_page_shows(load, pages, log):
         client.connect("/counters/1") as ann,
     ):
         await ann.request("split_bill", 0)
-        (ws,) = client.manager.all()
+        (ws,) = client.manager._registry.all()
     line, *traceback = log.getvalue().splitlines()
 
     assert line == re.sub(r"\b[0-9a-f]{24}\b", ws.id, shown.text.strip())

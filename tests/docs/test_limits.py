@@ -73,7 +73,7 @@ async def patient(serve, resource=Patient, **limits):
     """Connect to a resource with these limits, through a wire that holds next to nothing."""
     app = serve(resource, limits=Limits(**limits))
     async with simulate(app, write_buffer=1) as client, client.connect("/") as ann:
-        (ws,) = client.manager.all()
+        (ws,) = client.manager._registry.all()
         yield ann, ws.resource
 
 
