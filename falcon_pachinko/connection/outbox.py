@@ -19,7 +19,7 @@ import inspect
 import logging
 import sys
 from collections import deque
-from collections.abc import Generator, Hashable, Mapping
+from collections.abc import Generator, Mapping
 from typing import Any, Final, Protocol
 
 import falcon
@@ -124,8 +124,7 @@ class _Resumed:
 
 
 @functools.lru_cache(maxsize=64)
-def _is_server(owner: Hashable) -> bool:
-    assert isinstance(owner, type)
+def _is_server(owner: type[Any]) -> bool:
     return any(each.__module__.partition(".")[0] in _SERVERS for each in owner.__mro__)
 
 
@@ -137,7 +136,7 @@ def is_bare(send: AsgiSend) -> bool:
     return (
         inspect.ismethod(send)
         and inspect.iscoroutinefunction(send)
-        and _is_server(type(send.__self__))
+        and _is_server(send.__self__.__class__)
     )
 
 

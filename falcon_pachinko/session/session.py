@@ -358,10 +358,10 @@ class Session:
         if patient:
             return
         current = asyncio.current_task()
-        muted: set[asyncio.Task[Any]] = self._tasks - {current}  # type: ignore[arg-type]  # None is not in it
+        muted: set[Any] = {task for task in self._tasks if task is not current}
         self._end_beside(muted)
         if self._in_handler and self._task is not current:
-            muted = muted | {self._task}
+            muted.add(self._task)
             self._cancel()
         self.connection._muted = muted
 
@@ -372,7 +372,7 @@ class Session:
             self._end_in(waits)
 
     def _end_beside(self, tasks: set[asyncio.Task[None]]) -> None:
-        self._ended |= tasks
+        self._ended.update(tasks)
         for task in tasks:
             task.cancel()
 
