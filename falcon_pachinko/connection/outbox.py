@@ -124,7 +124,7 @@ class _Resumed:
 
 
 @functools.lru_cache(maxsize=64)
-def _is_server(owner: type[Any]) -> bool:
+def _is_server(owner: Any) -> bool:
     return any(each.__module__.partition(".")[0] in _SERVERS for each in owner.__mro__)
 
 
