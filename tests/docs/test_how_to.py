@@ -518,6 +518,7 @@ async def test_what_clients_get_wrong_is_not_logged(load, log):
 # Test.
 
 
+@pytest.mark.slow
 def test_the_tests_of_the_page_pass(examples, tmp_path):
     """In a folder of their own, with the plugin, as a reader has them."""
     for name in ("room.py", "test_room.py"):

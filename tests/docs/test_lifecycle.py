@@ -298,4 +298,4 @@ async def test_on_disconnect_runs_to_its_end_although_the_task_is_cancelled(serv
         await asyncio.wait([ann.task])
         go_on.set()
 
-        assert await asyncio.wait_for(ended.wait(), 5)
+        assert await asyncio.wait_for(ended.wait(), 30)

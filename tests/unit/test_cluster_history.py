@@ -9,7 +9,7 @@ import itertools
 import msgspec
 import pytest
 from faulty_backend import FaultyBackend, started, until
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from falcon_pachinko import (
@@ -185,7 +185,6 @@ class Play:
 
 
 @given(steps, st.booleans())
-@settings(max_examples=80, deadline=None)
 def test_every_client_sees_every_offset_once(steps, alone):
     """Over two processes or on one: what a client has seen is contiguous, whatever happened."""
 
@@ -435,7 +434,7 @@ async def test_the_last_member_may_leave_while_a_message_is_under_way(nodes):
     ann.go()
     await here.cluster.settled()
     gate.set()
-    async with asyncio.timeout(1):
+    async with asyncio.timeout(30):
         delivery = await sending
 
     assert delivery == (0, 0, True)
@@ -682,7 +681,7 @@ async def test_a_hook_on_gaps_may_send(nodes):
     here.on_gap(fail)
     here.on_gap(answer)
     there.cluster.note_hole("room:tea")
-    async with asyncio.timeout(2):
+    async with asyncio.timeout(30):
         delivery = await answered
 
     assert delivery == (1, 0, True)
@@ -710,7 +709,7 @@ async def test_a_gap_that_swallows_our_own_message_keeps_no_sender_waiting(nodes
     sending = asyncio.create_task(here.say("x"))
     await until(lambda: "append" in here.backend.calls)
     await here.lose()
-    async with asyncio.timeout(1):
+    async with asyncio.timeout(30):
         delivery = await sending
 
     assert delivery == (1, 0, True)

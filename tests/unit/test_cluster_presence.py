@@ -8,7 +8,7 @@ import itertools
 import msgspec
 import pytest
 from faulty_backend import DEADLINE, FaultyBackend, started, until
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from falcon_pachinko import BackendError, Connection, EncodeError, WebSocketConnectionManager
@@ -115,7 +115,6 @@ entries = st.none() | st.builds(
 
 
 @given(st.lists(st.tuples(places, entries, st.booleans()) | st.sampled_from(["n1", "n2"])))
-@settings(deadline=None)  # machines are busy
 def test_diffs_add_up_to_what_is_known(steps):
     """Whatever comes and goes, in whichever batches; and each diff is about what changed."""
     replica, told = _Replica(), {}
@@ -203,7 +202,6 @@ def in_order(present):
 
 
 @given(people)
-@settings(max_examples=40, deadline=None)
 def test_every_member_knows_who_is_present(steps):
     """Over two processes, whoever comes and goes: in the end all know the same, which is so."""
 
