@@ -256,18 +256,22 @@ class Session:
             answer = from_http(error)
             await (self._fail(error, what, ref) if answer is None else self._refuse(answer, ref))
         except asyncio.CancelledError as error:
-            task = asyncio.current_task()
-            assert task is not None
-            if task in self._ended or (self._cancels and task is self._task):
+            if self._has_ended():
                 raise
-            if not task.cancelling():
+            if _take_cancellation_back():
+                sentence = "The handler was cancelled."
+                await self._refuse(MessageError("cancelled", sentence), ref)
+            else:
                 await self._fail(error, what, ref)
-                return
-            while task.cancelling():
-                task.uncancel()
-            await self._refuse(MessageError("cancelled", "The handler was cancelled."), ref)
         except Exception as error:  # noqa: BLE001  # whatever a handler raises, the connection lives
             await self._fail(error, what, ref)
+
+    def _has_ended(self) -> bool:
+        """Tell whether it is we who have cancelled the current task."""
+        # Not written where it is asked: a frame that holds its own task, and is part of the
+        # traceback of what that task ended with, is a reference cycle.
+        task = asyncio.current_task()
+        return task in self._ended or (self._cancels > 0 and task is self._task)
 
     async def _refuse_frame(self, refusal: MessageError, frame: Frame, ref: Ref) -> None:
         """Refuse a frame that no handler was called for."""
@@ -429,7 +433,9 @@ class Session:
             await self._end_tasks()
         connection._muted = None
         await self._say_goodbye()
+        # Whoever keeps the connection keeps no more than that, and nothing here refers to itself.
         connection._session = connection.resource = None
+        self._ended.clear()
         return error
 
     async def _answer(self, outcome: Outcome) -> BaseException | None:
@@ -490,6 +496,16 @@ class Session:
         except (Exception, asyncio.CancelledError):
             late = f": it took over {seconds:g} s (shutdown_timeout)" if limit.expired() else ""
             log.exception("%s failed for %s%s", what, name, late, extra=connection._outbox.where())
+
+
+def _take_cancellation_back() -> bool:
+    """Take back that the current task was cancelled; False if CancelledError was only raised."""
+    task = asyncio.current_task()
+    assert task is not None
+    was_cancelled = task.cancelling() > 0
+    while task.cancelling():
+        task.uncancel()
+    return was_cancelled
 
 
 async def _within(
