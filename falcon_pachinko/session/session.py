@@ -137,13 +137,19 @@ class Session:
             Exception: What an ``on_connect`` raised that has no answer of its own: for
                 Falcon's error handlers, which close; the gate makes that a status.
         """
-        task = asyncio.get_running_loop().create_task(self._live())
+        loop = asyncio.get_running_loop()
+        task = loop.create_task(self._live())
         while not task.done():
+            # Not the task itself, which would be cancelled with this call; and asyncio.wait and
+            # shield cost ten times as much.
+            over = loop.create_future()
+            task.add_done_callback(over.cancel)
             try:
-                await asyncio.wait((task,))
-            except asyncio.CancelledError:  # the server goes: end, and be waited for
-                self._server_ended = True
-                self._end_with_server()
+                await over
+            except asyncio.CancelledError:
+                if not task.done():  # the server goes: end, and be waited for
+                    self._server_ended = True
+                    self._end_with_server()
         error = task.result()
         if error is not None:
             raise error
@@ -310,7 +316,9 @@ class Session:
         except StopIteration as done:
             return done.value
         loop = asyncio.get_running_loop()
-        timer = loop.call_later(READ_AHEAD_AFTER, self._inbox.read_ahead)
+        inbox = self._inbox
+        inbox.leave_unread()
+        timer = loop.call_later(READ_AHEAD_AFTER, inbox.read_ahead)
         self._in_handler = True
         try:
             return (yield from resume(handling, waiting_for))
