@@ -8,10 +8,10 @@ import math
 from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Coroutine, Mapping
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from falcon_pachinko.backends.base import Backend, HistoryPosition
-from falcon_pachinko.backends.memory import MemoryBackend
-from falcon_pachinko.cluster.history import History
-from falcon_pachinko.cluster.node import Cluster, Gap
+from falcon_pachinko.backends import Backend, open_backend
+from falcon_pachinko.backends.base import HistoryPosition
+from falcon_pachinko.cluster.history_shell import History
+from falcon_pachinko.cluster.node import Gap, Node
 from falcon_pachinko.cluster.parcels import (
     ALL,
     Broadcast,
@@ -21,8 +21,10 @@ from falcon_pachinko.cluster.parcels import (
     PresenceDiff,
     channel_of,
     implied_by,
+    is_within,
+    rooms_named,
 )
-from falcon_pachinko.cluster.presence import GRACE, Presence, Present
+from falcon_pachinko.cluster.presence_shell import GRACE, Presence, Present
 from falcon_pachinko.connection.connection import LINGER, Connection, check_close_code
 from falcon_pachinko.counters import Tally, type_of
 from falcon_pachinko.errors import (
@@ -38,7 +40,7 @@ from falcon_pachinko.names import check_name
 from falcon_pachinko.rooms.drain import Drained, drain
 from falcon_pachinko.rooms.options import OptionsByPrefix, RoomOptions
 from falcon_pachinko.rooms.registry import Membership
-from falcon_pachinko.targets import ConnectionId, Everyone, Room, Target, User
+from falcon_pachinko.targets import Both, ConnectionId, Everyone, Room, Target, User
 
 if TYPE_CHECKING:
     from falcon.asgi import WebSocket
@@ -87,19 +89,20 @@ class WebSocketConnectionManager(Membership):
             await manager.broadcast_to_room(room, {"type": "notice"})
     """
 
-    def __init__(self, limits: Limits | None = None, backend: Backend | None = None) -> None:
+    def __init__(self, limits: Limits | None = None, backend: Backend | str | None = None) -> None:
         self.limits = limits or Limits()
-        backend = backend or MemoryBackend()
-        super().__init__(Cluster(backend, self._arrived, self._missed, self._is_back))
-        self._presence = Presence(
+        backend = open_backend(backend)
+        super().__init__(Node(backend, self._arrived, self._missed, self._is_back))
+        self._presence: Presence[Connection] = Presence(
             self.cluster, self._send_to, lambda room: self._options.of(room).presence_grace
         )
-        self._history = History(
+        self._history: History[Connection] = History(
             self.cluster,
-            self._rooms.members,
-            self._fan_out_parcel,
-            lambda room: self._options.of(room).history,
-            self._background,
+            members=self._rooms.members,
+            select=self._select_kept,
+            fan_out=self._fan_out_parcel,
+            limits=lambda room: self._options.of(room).history,
+            spawn=self._background,
         )
         self.tally = Tally()
         """What has happened so far; see `status`."""
@@ -186,14 +189,18 @@ class WebSocketConnectionManager(Membership):
             LeaseLostError: A singleton worker sends it, after its lease ended.
         """
         check_lease()
-        if (
-            store is not False
-            and self._options
-            and type(to) is Room
-            and self._options.of(to.name).history
-        ):
-            return await self._broadcast_kept(message, to.name, exclude)
+        kept_in: tuple[str, ...] = ()
+        kept = Delivery(0, 0)
+        if store is not False and self._options:
+            named = rooms_named(to, self._rooms.names)
+            kept_in = tuple(room for room in named if self._options.of(room).history)
+            if kept_in:
+                kept = await self._broadcast_kept(message, to, kept_in, exclude)
+                if is_within(to, kept_in):
+                    return kept
         members = to.select(self)
+        if kept_in:
+            members = members - set[Connection]().union(*map(self._rooms.members, kept_in))
         if exclude:
             excluded = {exclude} if isinstance(exclude, str) else exclude
             chosen = [member for member in members if member.id not in excluded]
@@ -204,11 +211,15 @@ class WebSocketConnectionManager(Membership):
         for codec in codecs or (JSON,):
             packets[codec] = codec.encode(message)
         published = False
-        if not self.cluster.alone:
-            published = self._publish(message, packets, to, exclude)
+        if self.cluster.reaches_others():
+            published = self._publish(message, packets, to, exclude, kept_in)
         sent = await self._fan_out(chosen, packets)
         self.tally.count_sent(type_of(message), sent)
-        return Delivery(sent, len(chosen) - sent, published)
+        return Delivery(
+            kept.sent + sent,
+            kept.dropped + len(chosen) - sent,
+            published and (kept.published or not kept_in),
+        )
 
     async def _fan_out(self, chosen: list[Connection], packets: dict[Codec, Packet]) -> int:
         """Give a frame to connections, and let other tasks run now and then; say how many took it.
@@ -257,7 +268,7 @@ class WebSocketConnectionManager(Membership):
         check_close_code(code)
         check_lease()
         target = ConnectionId(to) if isinstance(to, str) else to
-        if not self.cluster.alone and not self._is_here(target):
+        if self.cluster.reaches_others() and not self._is_here(target):
             self.cluster.publish(channel_of(target), Disconnect(0, 0, code, reason, target))
         return await self._disconnect_here(target, code, reason)
 
@@ -272,28 +283,60 @@ class WebSocketConnectionManager(Membership):
     # Other processes.
 
     def _publish(
-        self, message: Any, packets: _Packets, to: Target, exclude: Collection[str]
+        self,
+        message: Any,
+        packets: _Packets,
+        to: Target,
+        exclude: Collection[str],
+        kept_in: tuple[str, ...],
     ) -> bool:
         """Let the other processes send a message to whom the target names there."""
         if self._is_here(to):
             return False
         channel = channel_of(to)
-        parcel = self._parcel(message, packets, exclude, self.cluster.subprotocols)
+        excluded = (exclude,) if isinstance(exclude, str) else tuple(exclude)
+        data = packets[MSGPACK].event["bytes"] if self.cluster.subprotocols else None
+        text = packets[JSON].event["text"]
+        parcel = Broadcast(0, 0, type_of(message), text, data, excluded, None, kept_in)
         if implied_by(channel) != to:
             parcel.target = to
         return self.cluster.publish(channel, parcel)
 
-    def _parcel(
-        self, message: Any, packets: _Packets, exclude: Collection[str], spoken: Collection[str]
-    ) -> Broadcast:
+    async def _broadcast_kept(
+        self, message: Any, to: Target, rooms: tuple[str, ...], exclude: Collection[str]
+    ) -> Delivery:
+        """Keep a message once in each of some rooms; a member of several gets it from the first."""
         excluded = (exclude,) if isinstance(exclude, str) else tuple(exclude)
-        data = packets[MSGPACK].event["bytes"] if spoken else None
-        return Broadcast(0, 0, type_of(message), packets[JSON].event["text"], data, excluded)
+        text = JSON.encode(message).event["text"]
+        data: bytes | None
+        try:
+            data = MSGPACK.encode(message).event["bytes"]
+        except EncodeError:
+            data = None  # JSON clients get it: MessagePack has no number of 30 digits
+        sent, dropped, published = 0, 0, True
+        for place, room in enumerate(rooms):
+            parcel = Broadcast(0, 0, type_of(message), text, data, excluded)
+            parcel.target = None if to == Room(room) else to
+            parcel.kept_in = rooms[:place]
+            taken = await self._history.send(room, parcel)
+            sent, dropped = sent + taken[0], dropped + taken[1]
+            published = published and taken[2]
+        return Delivery(sent, dropped, published)
 
-    async def _broadcast_kept(self, message: Any, room: str, exclude: Collection[str]) -> Delivery:
-        spoken = self.cluster.subprotocols | self.cluster.own_subprotocols
-        parcel = self._parcel(message, _Packets(message), exclude, spoken)
-        return Delivery(*await self._history.send(room, parcel))
+    def _select_kept(self, room: str, parcel: Broadcast) -> list[Connection]:
+        """Return whom of a room's members here a message is for that the room keeps."""
+        named = Room(room)
+        target = named if parcel.target is None else Both(named, parcel.target)
+        return self._select_parcel(target, parcel)
+
+    def _select_parcel(self, target: Target, parcel: Broadcast) -> list[Connection]:
+        excluded = set(parcel.exclude)
+        elsewhere: set[Connection] = set().union(*map(self._rooms.members, parcel.kept_in))
+        return [
+            each
+            for each in target.select(self)
+            if each.id not in excluded and each not in elsewhere
+        ]
 
     def _is_here(self, target: Target) -> bool:
         """Whether a target is one connection, of this process: nobody else need hear of it."""
@@ -312,8 +355,7 @@ class WebSocketConnectionManager(Membership):
                 self._presence.take(node, name, parcel)
             case Broadcast():
                 target = parcel.target or implied_by(channel) or Everyone()
-                members, excluded = target.select(self), set(parcel.exclude)
-                chosen = [each for each in members if each.id not in excluded]
+                chosen = self._select_parcel(target, parcel)
                 await self._fan_out_parcel(chosen, ParcelPackets(parcel))
             case Disconnect(code=code, reason=reason, target=target):
                 try:
@@ -523,7 +565,7 @@ class WebSocketConnectionManager(Membership):
         """`join_room`, for a connection."""
         if since is None:
             self.join(connection, room)
-            await self.cluster.settled()
+            await self.cluster.subscriptions.live(f"room:{room}")
             return
         check_name(room, "room name")
         try:

@@ -286,7 +286,7 @@ class Route:
         send = gate.take_over()
         resource = self.create_resource()
         connection = Connection(
-            self._site.manager.cluster.node + secrets.token_hex(12),
+            self._site.manager.cluster.name + secrets.token_hex(12),
             send,
             self._site.manager,
             limits=self.limits,

@@ -301,7 +301,7 @@ class Connection:
     async def add_tag(self, tag: str) -> None:
         """Put a tag on it, so that a broadcast to ``tag(...)`` reaches it."""
         self.manager.tag(self, tag)
-        await self.manager.cluster.settled()
+        await self.manager.cluster.subscriptions.live(f"tag:{tag}")
 
     async def remove_tag(self, tag: str) -> None:
         """Take a tag off; one it does not wear is no error."""

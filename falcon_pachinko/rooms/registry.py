@@ -12,7 +12,7 @@ from falcon_pachinko.names import check_name, check_user_id
 from falcon_pachinko.rooms.index import Index
 
 if TYPE_CHECKING:
-    from falcon_pachinko.cluster.node import Cluster
+    from falcon_pachinko.cluster.node import Node
     from falcon_pachinko.connection.connection import Connection
 
 __all__ = ["Membership"]
@@ -25,7 +25,7 @@ class Membership:
     of the last, and subscribes in its own time.
     """
 
-    def __init__(self, cluster: Cluster) -> None:
+    def __init__(self, cluster: Node) -> None:
         self.cluster = cluster
         """This process among others; alone without a backend."""
         self._connections: dict[str, Connection] = {}
@@ -104,7 +104,7 @@ class Membership:
     def _came(self, kind: str, name: str, first: bool) -> None:  # noqa: FBT001  # what an index says
         """Listen to what other processes send to the first member of something."""
         if first and self.cluster.backend.shared:
-            self.cluster.want(f"{kind}:{name}")
+            self.cluster.subscriptions.add(f"{kind}:{name}")
 
     def _room_left(self, connection: Connection, room: str) -> None:
         last = self._rooms.discard(room, connection)
@@ -116,7 +116,7 @@ class Membership:
 
     def _left(self, kind: str, name: str, last: bool) -> None:  # noqa: FBT001  # what an index says
         if last and self.cluster.backend.shared:
-            self.cluster.unwant(f"{kind}:{name}")
+            self.cluster.subscriptions.remove(f"{kind}:{name}")
 
     def recode(self, connection: Connection, before: Codec) -> None:
         """Note that a connection speaks another codec than before."""

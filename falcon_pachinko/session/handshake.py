@@ -125,7 +125,9 @@ class Handshake:
                     "return True to accept the connection, or False to deny it"
                 )
         if connection.unaccepted:
-            await connection.manager.cluster.settled()  # what is sent to its user arrives
+            if connection.user_id is not None:  # what is sent to its user arrives
+                channel = f"user:{connection.user_id}"
+                await connection.manager.cluster.subscriptions.live(channel)
             await connection.accept()
         for hook in self.hooks.after_connect:
             await attend(hook(self.req, connection))

@@ -82,7 +82,7 @@ async def test_other_rooms_hear_nothing(nodes):
         await ann.request({"type": "say", "payload": {"text": "hi"}})
 
         await bob.expect_nothing()
-    assert "room:tea" not in app.ws_connection_manager.cluster._wanted
+    assert "room:tea" not in app.ws_connection_manager.cluster.subscriptions
 
 
 @pytest.mark.parametrize(
@@ -162,16 +162,16 @@ async def test_each_codec_gets_its_own_form(nodes):
         assert msgspec.msgpack.decode(await bob.receive())["payload"] == b"\0"
 
 
-async def test_subscriptions_follow_members(nodes):
+async def test_subscriptions_follow_members(nodes, until):
     """When everybody has left, nothing but the process's own channels is subscribed to."""
     (app, here), _ = nodes
     cluster = app.ws_connection_manager.cluster
     async with here.connect("/tea?user=ann") as ann:
         await ann.request({"type": "wear", "payload": {"text": "pro"}})
         during = set(cluster.backend._channels)
-    await cluster.settled()
+    await until(lambda: len(cluster.subscriptions) == 2)
 
-    own = {"all", f"node:{cluster.node}"}
+    own = {"all", f"node:{cluster.name}"}
     assert during == own | {"room:tea", "user:ann", "tag:pro"}
     assert cluster.backend._channels == own
 

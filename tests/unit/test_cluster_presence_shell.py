@@ -13,10 +13,11 @@ from hypothesis import strategies as st
 
 from falcon_pachinko import BackendError, Connection, EncodeError, WebSocketConnectionManager
 from falcon_pachinko.backends import MemoryHub
-from falcon_pachinko.cluster import presence as presence_module
+from falcon_pachinko.cluster import presence as presence_core
+from falcon_pachinko.cluster import presence_shell as presence_module
 from falcon_pachinko.cluster.node import Gap
 from falcon_pachinko.cluster.parcels import PresenceDiff
-from falcon_pachinko.cluster.presence import _Entry, _Replica
+from falcon_pachinko.cluster.room_roster import Entry, RoomRoster
 
 AWAY = BackendError("memory", "away")
 MET = {"x": 1}
@@ -45,8 +46,8 @@ class Node(WebSocketConnectionManager):
     def traces(self):
         """What it keeps of rooms and connections."""
         own = self._presence
-        kept = (own._own, own._replicas, own._rooms_of, own._leaving, own._unwritten, own._stale)
-        return [each for each in kept if each]
+        kept = (own._stale, own._waiting, own._reads, own._telling)
+        return [each for each in kept if each] + ([] if own._roster.is_empty else [own._roster])
 
 
 class Client:
@@ -108,7 +109,7 @@ async def nodes():
 
 places = st.tuples(st.sampled_from(["n1", "n2"]), st.sampled_from(["a", "b", "c"]))
 entries = st.none() | st.builds(
-    _Entry,
+    Entry,
     st.sampled_from(["ann", "bob", "a"]),
     st.integers(0, 2).map(lambda each: msgspec.Raw(msgspec.msgpack.encode(each))),
 )
@@ -118,7 +119,7 @@ entries = st.none() | st.builds(
 @settings(deadline=None)  # machines are busy
 def test_diffs_add_up_to_what_is_known(steps):
     """Whatever comes and goes, in whichever batches; and each diff is about what changed."""
-    replica, told = _Replica(), {}
+    replica, told = RoomRoster(), {}
 
     def tell():
         change = replica.change()
@@ -225,7 +226,7 @@ def test_every_member_knows_who_is_present(steps):
             await until(lambda: not any(node.traces for node in nodes))
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(presence_module, "BATCH", 0.0)
+        patch.setattr(presence_core, "DIFF_SECONDS", 0.0)
         asyncio.run(play())
 
 
@@ -329,7 +330,7 @@ async def test_a_room_that_could_not_be_read_is_read_later(caplog):
         here.fail()
         await until(lambda: ann.present == {"ann": [MET], "bob": [MET]})
 
-    assert "is not known whole for now" in caplog.text
+    assert "could not load the presence of" in caplog.text
 
 
 async def test_asking_a_backend_that_is_away_raises(nodes):
@@ -360,25 +361,25 @@ async def test_what_could_not_be_written_is_written_later(nodes, monkeypatch, ca
         await until(lambda number=number: str(number) in there.backend.hub.tables)
         assert await there.presence(str(number))
 
-    assert "presence is not told to other processes for now" in caplog.text
+    assert "could not tell other processes who is present; retrying" in caplog.text
 
 
 async def test_a_room_that_cannot_be_written_harms_no_other(nodes, caplog):
     """A mistake of the backend's is logged, and the rest is written."""
     here, there = nodes
-    own, write = here._presence, here._presence._write_room
+    own, write = here._presence, here._presence._write
 
-    async def fails_for_bad(room, ids):
-        if room == "bad":
+    async def fails_for_bad(changes):
+        if changes.room == "bad":
             raise ValueError("a mistake")
-        await write(room, ids)
+        await write(changes)
 
-    own._write_room = fails_for_bad
+    own._write = fails_for_bad
     clients = [here.client(room) for room in ("bad", "good")]
     await asyncio.gather(*(each.track(room=each.connection.user_id) for each in clients))
 
     assert await there.presence("good") == {"good": [MET]}
-    assert "the presence in 'bad' could not be written" in caplog.text
+    assert "could not write the presence of 'bad'" in caplog.text
     for each in clients:
         each.go()
 
@@ -408,7 +409,7 @@ async def test_an_end_while_the_backend_stalls_is_an_end(nodes):
     await until(lambda: "enter" in here.backend.calls)
     bob = here.client("bob")
     waiting = asyncio.create_task(bob.track())
-    await until(lambda: here._presence._written is not None)
+    await until(lambda: len(here._presence._waiting) == 2)
     other = asyncio.create_task(here.client("cid").track(room="other"))
     here.backend.stall("entries")
     await asyncio.sleep(0)
@@ -439,10 +440,10 @@ async def test_entries_that_are_none_are_left_out(nodes, data):
     """In a diff as in the table; the others are told."""
     here, there = nodes
     ann = here.client("ann")
-    await here.cluster.settled()
+    await here.cluster.subscriptions.all_live()
     await there.backend.enter("tea", {"bad": data})
     await ann.track()
-    good = msgspec.msgpack.encode(_Entry("good", msgspec.Raw(b"\x01")))
+    good = msgspec.msgpack.encode(Entry("good", msgspec.Raw(b"\x01")))
     diff = PresenceDiff(0, 0, {"bad": data, "fine": good}, ("never there",))
     there.cluster.publish("room:tea", diff)
     await until(lambda: ann.present and "good" in ann.present)
@@ -496,8 +497,8 @@ async def test_coming_to_a_full_room_costs_no_look_at_everybody():
     node = Node()
     for number in range(300):
         await node.client(f"user{number}").track()
-    replica = node._presence._replicas["tea"]
-    await until(lambda: not replica.dirty)
+    replica = node._presence._roster.rooms["tea"]
+    await until(lambda: not replica.changed)
     looked = 0
 
     class Counting(dict):
@@ -581,7 +582,7 @@ async def test_a_failure_to_tell_is_logged_and_the_next_change_is_told(nodes, ca
 
     own._send = fails
     await ann.track()
-    await until(lambda: "were not told who is present" in caplog.text)
+    await until(lambda: "could not tell the members of" in caplog.text)
     own._send = send
     bob = here.client("bob")
     await bob.track()
@@ -597,13 +598,13 @@ async def test_diffs_that_come_while_the_room_is_read_are_applied_after(nodes):
     await bob.track()
     await ann.track()
     await until(lambda: ann.present == {"ann": [MET], "bob": [MET]})
-    here._presence._replicas["tea"].put(("gone", "c"), _Entry("ghost", msgspec.Raw(b"\x01")))
+    here._presence._roster.rooms["tea"].put(("gone", "c"), Entry("ghost", msgspec.Raw(b"\x01")))
     gate = here.backend.stall("entries")
     read = here.backend.calls.count("entries")
     here._presence.refresh(["tea"])
     await until(lambda: here.backend.calls.count("entries") > read)
     await bob.track("away")
-    await until(lambda: here._presence._replicas["tea"].waiting)
+    await until(lambda: here._presence._roster.rooms["tea"].waiting)
     gate.set()
     await until(lambda: ann.present == {"ann": [MET], "bob": ["away"]})
 
@@ -626,10 +627,10 @@ async def test_what_arrives_during_the_end_begins_nothing(nodes):
     ann = here.client("ann")
     await ann.track()
     await until(lambda: ann.present)
-    good = msgspec.msgpack.encode(_Entry("late", msgspec.Raw(b"\x01")))
+    good = msgspec.msgpack.encode(Entry("late", msgspec.Raw(b"\x01")))
     stopping = asyncio.create_task(here._presence.stop())
     await asyncio.sleep(0)
-    here._presence.take(there.cluster.node, "tea", PresenceDiff(0, 0, {"c": good}, ()))
+    here._presence.take(there.cluster.name, "tea", PresenceDiff(0, 0, {"c": good}, ()))
     await stopping
 
     assert not here._presence._passing
