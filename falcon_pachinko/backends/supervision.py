@@ -178,6 +178,7 @@ async def in_time(work: asyncio.Future[T] | Coroutine[Any, Any, T], seconds: flo
         TimeoutError: It did not end in time.
     """
     task = asyncio.ensure_future(work)
+    task.add_done_callback(_seen)
     try:
         for _ in range(2):
             await asyncio.wait((task,), timeout=seconds / 2)
@@ -345,6 +346,7 @@ class SupervisedBackend(Backend):
 async def _first(work: Awaitable[Any], cut: asyncio.Future[str]) -> None:
     """Await something, or that the connection is cut, whatever is first."""
     task = asyncio.ensure_future(work)
+    task.add_done_callback(_seen)
     try:
         await asyncio.wait((task, cut), return_when=asyncio.FIRST_COMPLETED)
         if task.done():
@@ -353,6 +355,12 @@ async def _first(work: Awaitable[Any], cut: asyncio.Future[str]) -> None:
         if not task.done():
             task.cancel()
             await asyncio.wait((task,))
+
+
+def _seen(task: asyncio.Future[Any]) -> None:
+    """Look at how a task ended: what is cancelled may raise, and that is not an error."""
+    if not task.cancelled():
+        task.exception()
 
 
 def _sentence(error: BaseException) -> str:

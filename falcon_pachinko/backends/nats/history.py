@@ -126,9 +126,11 @@ class Histories:
 
     async def _epoch(self, stream: Stream, kept: Sequence[Stored], limits: HistoryLimits) -> str:
         """Return the epoch that is on; empty if there is none."""
-        if not kept or kept[-1].at + limits.seconds <= await self._streams.now(stream):
+        # Of what somebody else wrote there, nothing says an epoch: it counts as nothing.
+        ours = [each for each in kept if EPOCH in each.headers]
+        if not ours or ours[-1].at + limits.seconds <= await self._streams.now(stream):
             return ""
-        return kept[-1].headers.get(EPOCH, "")
+        return ours[-1].headers[EPOCH]
 
     async def read(self, channel: str, after: HistoryPosition, limits: HistoryLimits) -> Past:
         """Return what was kept after a position; begin a history where there is none."""

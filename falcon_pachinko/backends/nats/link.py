@@ -241,7 +241,8 @@ class Link:
             return await answer
         finally:
             timer.cancel()
-            answer.cancel()
+            if not answer.cancel() and not answer.cancelled():
+                answer.exception()  # it may never have been awaited
             del self._asked[name]
 
     def _wait_once_more(self, answer: asyncio.Future[NatsMessage], seconds: float) -> None:
