@@ -44,11 +44,17 @@ class Replay(NamedTuple):
 class Returning:
     """What arrives for a member that still gets its past."""
 
-    __slots__ = ("held", "size")
+    __slots__ = ("held", "size", "stale")
 
     def __init__(self) -> None:
         self.held: list[Placed] = []  # in the order of arrival; empty once it was too much
-        self.size = 0  # the bytes of all that was ever held, as this member's codec writes it
+        self.size = 0  # the bytes of all that was held, as this member's codec writes it
+        self.stale = False
+        # Whether what arrives does not follow what was read: its past has to be read again.
+
+    def restart(self) -> None:
+        """Begin again: what was held so far is in what is read from now on."""
+        self.held, self.size, self.stale = [], 0, False
 
     def hold(self, placed: Placed, size: int, budget: int) -> bool:
         """Have a message follow the past; False if the member is too slow for what arrives."""
@@ -93,8 +99,14 @@ class RoomHistory(Generic[M]):
         """Whether a place was not delivered yet; from now on it is."""
         if self.last is not None and not is_after(position, self.last):
             return False
+        if self.last is not None and position.epoch != self.last.epoch:
+            self._read_again()
         self.last = position
         return True
+
+    def _read_again(self) -> None:
+        for returning in self.returning.values():
+            returning.stale = True
 
     def route(self, chosen: Collection[M], placed: Placed) -> Routed[M]:
         """Choose who of those whom a message is for gets it now.
@@ -153,30 +165,31 @@ class RoomHistory(Generic[M]):
         return Replay(state, entries, position)
 
     def caught_up(self, member: M, since: HistoryPosition | None) -> list[Placed]:
-        """Note that a member has its past; return what was held and comes after it, once each."""
-        follows = []
-        returning = self.returning.pop(member, None)
-        for placed in returning.held if returning is not None else ():
-            if since is None or is_after(placed.position, since):
-                since = placed.position
-                follows.append(placed)
-        return follows
+        """Note that a member has its past; return what was held and comes after it, once each.
 
-    def begin_anew(self, past: Past) -> tuple[Sequence[Placed], list[M]]:
+        Args:
+            member: The member, whose past is not ``stale``.
+            since: Up to where it has everything; None if that is not known.
+        """
+        returning = self.returning.pop(member, None)
+        held = returning.held if returning is not None else []
+        if since is None:
+            return held
+        # What was held of an epoch that has ended by now is not part of this history.
+        return [
+            each
+            for each in held
+            if each.position.epoch == since.epoch and is_after(each.position, since)
+        ]
+
+    def begin_anew(self, past: Past) -> None:
         """Go on from what is kept, since nobody can tell what members missed before it.
 
-        Members that are getting their past get what is kept after it; all others need
-        a `replay` of it.
-
-        Returns:
-            What is kept, and who takes its past too slowly for it.
+        All members need a `replay` of it; of those that are getting their past, it is
+        read again.
         """
         self.last = past.position
-        kept = place_all(self.name, past)
-        too_slow = {
-            member for member in self.returning for placed in kept if not self._hold(member, placed)
-        }
-        return kept, list(too_slow)
+        self._read_again()
 
     def leave(self, member: M) -> None:
         """Forget a member that is not in the room any more; once more changes nothing."""

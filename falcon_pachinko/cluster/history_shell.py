@@ -19,6 +19,7 @@ import msgspec
 from falcon_pachinko.backends.base import HistoryPosition, Past
 from falcon_pachinko.cluster.history import (
     Placed,
+    Returning,
     RoomHistory,
     opened,
     packet_for,
@@ -273,12 +274,9 @@ class History(Generic[M]):
         returning = core.come_back(member)
         try:
             await self._node.subscriptions.live(f"room:{name}")
-            past = await self._read(name, since, limits)
+            at = await self._send_past(core, member, returning, since, limits)
             if not core.is_returning(member, returning):
                 return  # it has left
-            at = await self._replay(core, member, past)
-            if not core.is_returning(member, returning):
-                return
             for placed in core.caught_up(member, at):
                 packet = packet_for(placed, member)
                 if packet is not None:
@@ -286,6 +284,26 @@ class History(Generic[M]):
         finally:
             if core.is_returning(member, returning):
                 del core.returning[member]
+
+    async def _send_past(
+        self,
+        core: RoomHistory[M],
+        member: M,
+        returning: Returning,
+        since: HistoryPosition,
+        limits: HistoryLimits,
+    ) -> HistoryPosition | None:
+        """Send a member its past, again where that has changed; return up to where it goes."""
+        at = None
+        while core.is_returning(member, returning):
+            returning.restart()
+            past = await self._read(core.name, at or since, limits)
+            if returning.stale or not core.is_returning(member, returning):
+                continue
+            at = await self._replay(core, member, past)
+            if not returning.stale:
+                break
+        return at
 
     async def _read(self, name: str, since: HistoryPosition, limits: HistoryLimits) -> Past | None:
         """Ask the backend; None if it is away."""
@@ -356,8 +374,7 @@ class History(Generic[M]):
     async def _begin_anew(self, room: _Room[M], name: str, past: Past) -> None:
         """Give what is kept to all members: nobody can tell what they missed."""
         members = [each for each in self._members(name) if each not in room.core.returning]
-        _, too_slow = room.core.begin_anew(past)
-        self._cut_off(too_slow)
+        room.core.begin_anew(past)
         for member in members:
             # Sending waits now and then; who has left meanwhile is to leave nothing here.
             if name in member.joined and self._rooms.get(name) is room:

@@ -36,11 +36,12 @@ class Write(NamedTuple):
 
 
 class _Own(NamedTuple):
-    """What a connection of this process tracks in a room."""
+    """What a connection of this process tracks in a room; one of the two is there at least."""
 
-    entry: Entry
-    announced: bool
-    """Whether it is in the room's roster; False while the room is still read."""
+    entry: Entry | None
+    """What it is present with: in the room's roster, and written. None before that."""
+    wanted: Entry | None
+    """What it will be present with, once the room is read. None when it is."""
 
 
 class Roster(Generic[M]):
@@ -88,8 +89,7 @@ class Roster(Generic[M]):
             known = self.rooms[room]
             known.forget(before)
             for connection_id, tracked in own.items():
-                if tracked.announced:
-                    known.put((node, connection_id), tracked.entry)
+                known.put((node, connection_id), tracked.entry)
         self.write_again()
 
     # What connections of this process do.
@@ -101,27 +101,27 @@ class Roster(Generic[M]):
     def track(self, member: M, room: str, entry: Entry) -> None:
         """Note that a member of a room wants to be present there, or changes its meta."""
         self._stay(room, member.id)
-        before = self._own.get(room, {}).get(member.id)
-        announced = before is not None and before.announced
-        self._own.setdefault(room, {})[member.id] = _Own(entry, announced)
+        before = self._own.get(room, {}).get(member.id, _Own(None, None))
+        self._own.setdefault(room, {})[member.id] = before._replace(wanted=entry)
         self._rooms_of.setdefault(member.id, set()).add(room)
         if room not in self.rooms:
             self.rooms[room] = RoomRoster()
 
     def tracks(self, member: M, room: str, entry: Entry) -> bool:
-        """Whether a member of a room still tracks exactly that: it has not gone, nor changed it."""
+        """Whether a member still waits to be present with that: it is here, and asked no more."""
         own = self._own.get(room, {}).get(member.id)
-        return own is not None and own.entry is entry and room in member.joined
+        return own is not None and own.wanted is entry and room in member.joined
 
     def announce(self, member: M, room: str) -> None:
-        """Make a member that tracks present, from now on, in the place of its former self."""
+        """Make a member that waits present, from now on, in the place of its former self."""
         own = self._own[room][member.id]
-        for gone in tuple(self._leaving.get((room, own.entry.key), ())):
-            if gone != member.id:
-                self._remove(room, gone)  # it came back within the grace
-        self._own[room][member.id] = own._replace(announced=True)
+        entry = own.wanted or own.entry
+        assert entry is not None
+        for gone in tuple(self._leaving.get((room, entry.key), ())):
+            self._remove(room, gone)  # it came back within the grace
+        self._own[room][member.id] = _Own(entry, None)
         known = self.rooms[room]
-        known.put((self.node, member.id), own.entry)
+        known.put((self.node, member.id), entry)
         if member not in known.members:
             known.members.add(member)
             known.newcomers[member] = None
@@ -131,10 +131,14 @@ class Roster(Generic[M]):
             self._urgent[room] = None
 
     def withdraw(self, member: M, room: str, entry: Entry) -> None:
-        """Undo a `track` that nobody was told of; else nothing is changed."""
+        """Undo a `track` that was not announced; what it is present with by now stays."""
         own = self._own.get(room, {}).get(member.id)
-        if own is not None and own.entry is entry and not own.announced:
+        if own is None or own.wanted is not entry:
+            return
+        if own.entry is None:
             self._remove(room, member.id)
+        else:
+            self._own[room][member.id] = _Own(own.entry, None)
 
     def untrack(self, member: M, room: str) -> None:
         """Make a member absent at once; one that does not track there is no error."""
@@ -152,13 +156,16 @@ class Roster(Generic[M]):
         """
         for room in tuple(self._rooms_of.get(member.id, ())):
             self._forget_member(member, room)
-            entry, announced = self._own[room][member.id]
-            seconds = grace(room) if announced and entry.key != member.id else 0
-            leaving = self._leaving.get((room, entry.key), {})
-            if seconds <= 0:
+            entry = self._own[room][member.id].entry
+            stays = entry is not None and entry.key != member.id
+            seconds = grace(room) if stays else 0.0
+            if entry is None or seconds <= 0:
                 self._remove(room, member.id)
-            elif member.id not in leaving:
-                self._leaving.setdefault((room, entry.key), {})[member.id] = now + seconds
+                continue
+            self._own[room][member.id] = _Own(entry, None)
+            leaving = self._leaving.setdefault((room, entry.key), {})
+            if member.id not in leaving:
+                leaving[member.id] = now + seconds
                 heapq.heappush(self._deadlines, (now + seconds, room, member.id))
 
     def next_deadline(self) -> float | None:
@@ -169,10 +176,8 @@ class Roster(Generic[M]):
         """Make those absent whose time to come back is over."""
         while self._deadlines and self._deadlines[0][0] <= now:
             deadline, room, connection_id = heapq.heappop(self._deadlines)
-            own = self._own.get(room, {}).get(connection_id)
-            if own is None:
-                continue
-            if self._leaving.get((room, own.entry.key), {}).get(connection_id) == deadline:
+            leaving = self._leaving_of(room, connection_id)
+            if leaving is not None and leaving[1].get(connection_id) == deadline:
                 self._remove(room, connection_id)
 
     def _forget_member(self, member: M, room: str) -> None:
@@ -181,14 +186,23 @@ class Roster(Generic[M]):
             known.members.discard(member)
             known.newcomers.pop(member, None)
 
+    def _leaving_of(
+        self, room: str, connection_id: str
+    ) -> tuple[tuple[str, str], dict[str, float]] | None:
+        """Return those that leave under a connection's key, and where they are in _leaving."""
+        own = self._own.get(room, {}).get(connection_id)
+        if own is None or own.entry is None:
+            return None
+        where = room, own.entry.key
+        return (where, self._leaving[where]) if where in self._leaving else None
+
     def _stay(self, room: str, connection_id: str) -> None:
         """Have a connection not leave when its grace is over."""
-        own = self._own.get(room, {}).get(connection_id)
-        leaving = self._leaving.get((room, own.entry.key)) if own is not None else None
-        if own is not None and leaving is not None:
-            leaving.pop(connection_id, None)
-            if not leaving:
-                del self._leaving[room, own.entry.key]
+        leaving = self._leaving_of(room, connection_id)
+        if leaving is not None:
+            leaving[1].pop(connection_id, None)
+            if not leaving[1]:
+                del self._leaving[leaving[0]]
 
     def _remove(self, room: str, connection_id: str) -> None:
         self._stay(room, connection_id)
@@ -290,7 +304,8 @@ class Roster(Generic[M]):
         if not self.keeps_tables:
             return
         own = self._own.get(room, {}).get(connection_id)
-        if (own is not None and own.announced) or connection_id in self._stored.get(room, ()):
+        announced = own is not None and own.entry is not None
+        if announced or connection_id in self._stored.get(room, ()):
             self._unwritten.setdefault(room, set()).add(connection_id)
             return
         unwritten = self._unwritten.get(room, set())
@@ -323,7 +338,7 @@ class Roster(Generic[M]):
         joins, leaves = {}, []
         for connection_id in self._unwritten.pop(room):
             tracked = own.get(connection_id)
-            if tracked is not None and tracked.announced:
+            if tracked is not None and tracked.entry is not None:
                 joins[connection_id] = _encode(tracked.entry)
             else:
                 leaves.append(connection_id)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import datetime as dt
 import itertools
 
 import msgspec
@@ -21,6 +22,7 @@ from falcon_pachinko import (
     Limits,
     NoHistoryError,
     WebSocketConnectionManager,
+    to,
 )
 from falcon_pachinko.backends import MemoryHub
 from falcon_pachinko.backends.base import Received
@@ -715,3 +717,206 @@ async def test_a_gap_that_swallows_our_own_message_keeps_no_sender_waiting(nodes
 
     assert delivery == (1, 0, True)
     assert ann.texts == ["x"]
+
+
+# Members that leave while something is under way.
+
+
+@pytest.mark.parametrize("leaves", ["all but one", "all", "all, and others come"])
+async def test_who_leaves_while_a_gap_is_made_up_for_is_forgotten(nodes, leaves):
+    """Membership is looked at again after each message that waited."""
+    here, there = nodes
+    stay = here.client()
+    await stay.join()
+    clients = [here.client() for _ in range(20)]
+    for each in clients:
+        await each.join()
+    for number in range(200):
+        await there.say(number)
+    await until(lambda: clients[-1].texts and clients[-1].texts[-1] == 199)
+    await there.backend.forget("room:tea")
+    here.backend._channels.discard("room:tea")
+    for number in range(100):
+        await there.say(number)
+    here.backend._channels.add("room:tea")
+    for each in clients:
+        each.reads.clear()
+    losing = asyncio.create_task(here.lose())
+    await until(lambda: any(each.states[1:] for each in (stay, *clients)) or losing.done())
+    for each in clients:
+        each.reads.set()
+        each.go()
+    if leaves != "all but one":
+        stay.go()
+    late = here.client()
+    if leaves == "all, and others come":
+        await late.join()
+    await losing
+
+    members = here._rooms.members("tea")
+    room = here.traces.get("tea")
+    assert (room is None) == (leaves == "all")
+    if room is not None:
+        assert room.core.floors.keys() <= members
+        assert room.core.returning == {}
+
+
+# What is kept.
+
+IMAGE = b"\xff\x00"
+WHEN = dt.datetime(2020, 1, 2, 3, tzinfo=dt.UTC)
+
+
+@pytest.mark.parametrize("alone", [True, False])
+@pytest.mark.parametrize("value", [IMAGE, WHEN, {"deep": [IMAGE, WHEN]}, {1: IMAGE}])
+async def test_what_is_kept_is_kept_without_loss(nodes, alone, value):
+    """Bytes and times come back as such, whoever was there when they were sent."""
+    here, there = (Node(),) * 2 if alone else nodes
+    json, live, late = there.client(), [], []
+    await json.join()
+    await here.broadcast_to_room("tea", {"type": "said", "text": value})
+    await until(lambda: json.texts)
+
+    async def packed(into, since):
+        async def take(event):
+            into.append(msgspec.msgpack.decode(event["bytes"]))
+
+        name = f"m{next(numbers)}"
+        made = Connection(name, take, there, subprotocols=["pachinko.msgpack"], is_open=True)
+        there.add(made)
+        await there.bring_into(made, "tea", since)
+
+    await packed(late, HistoryPosition())
+    await packed(live, None)
+    await here.broadcast_to_room("tea", {"type": "said", "text": value})
+    await until(lambda: live and len(late) == 3 and len(json.texts) == 2)
+    told = msgspec.json.decode(msgspec.json.encode(value))
+
+    assert [each["text"] for each in (*late[1:], *live)] == [value] * 3
+    assert json.texts == [told] * 2
+    assert [each["text"] for each in await here.history("tea")] == [told] * 2
+
+
+async def test_what_messagepack_has_no_form_of_is_kept_as_json(nodes):
+    """A number of thirty digits reaches the clients that can read it, and stays."""
+    here, there = nodes
+    ann = there.client()
+    await ann.join()
+    await here.say(10**30)
+    await until(lambda: ann.texts)
+
+    assert ann.texts == [10**30]
+    assert [each["text"] for each in await there.history("tea")] == [10**30]
+
+
+async def test_the_bound_in_bytes_counts_one_encoding():
+    """Not the JSON as well: as many messages are kept as fit, with a few dozen bytes for each."""
+    node = Node(limits=HistoryLimits(count=1_000, bytes=100_000))
+    for number in range(120):
+        await node.say(f"{number:0900}")
+
+    assert 100 <= len(await node.history("tea")) <= 111
+
+
+@pytest.mark.parametrize("alone", [True, False])
+@pytest.mark.parametrize("size", [1_000, 50_000])
+async def test_a_message_larger_than_the_history_is_refused(alone, size):
+    """It is its sender's mistake; it wipes nothing, and nobody gets half of it."""
+    limits = HistoryLimits(bytes=1_000)
+    async with running(1, limits) as (shared,):
+        node = Node(limits=limits) if alone else shared
+        ann = node.client()
+        await ann.join()
+        await node.say("small")
+        with pytest.raises(EncodeError, match=r"HistoryLimits\.bytes"):
+            await node.say("x" * size)
+        await node.say("too", store=False) if size < 2_000 else None
+
+        assert [each["text"] for each in await node.history("tea")] == ["small"]
+        await until(lambda: ann.texts)
+        assert "x" * size not in ann.texts
+
+
+# Targets.
+
+
+@pytest.mark.parametrize("alone", [True, False])
+@pytest.mark.parametrize(
+    ("target", "reached", "kept"),
+    [
+        (to.room("tea") - to.user("bob"), "ann", "tea"),
+        (to.room("tea") & to.user("bob"), "bob", "tea"),
+        (to.room("tea") | to.room("milk"), "ann bob cid", "tea milk"),
+        (to.room("tea") | to.user("cid"), "ann bob cid", "tea"),
+        (to.rooms("te") - to.user("ann"), "bob", "tea"),
+        (to.user("ann"), "ann", ""),
+        (to.everyone - to.room("tea"), "cid", ""),
+    ],
+)
+async def test_every_room_that_a_target_names_keeps_it(nodes, alone, target, reached, kept):
+    """Once each; and everybody whom it names gets it once, whatever it takes away."""
+    here, there = (Node(),) * 2 if alone else nodes
+    clients = {"ann": here.client(), "bob": there.client(), "cid": there.client()}
+    for name, each in clients.items():
+        for room in ("tea", "milk") if name == "bob" else ("milk",) if name == "cid" else ("tea",):
+            if each.connection is None:
+                each.come()
+            await each.node.bring_into(each.connection, room)
+        each.connection.user_id = name
+    await there.cluster.subscriptions.all_live()
+    await here.broadcast({"type": "said", "text": "x"}, to=target)
+    await here.say("end", room="tea")
+    await here.say("end", room="milk")
+    for each in clients.values():
+        await until(lambda each=each: "end" in each.texts)
+
+    got = {name: each.texts.count("x") for name, each in clients.items()}
+    assert got == {name: int(name in reached) for name in clients}
+    for room in ("tea", "milk"):
+        texts = [each["text"] for each in await here.history(room)]
+        assert texts.count("x") == int(room in kept)
+
+
+# Outages.
+
+
+@pytest.mark.parametrize("rooms", [1, 300])
+async def test_an_outage_is_one_line(nodes, rooms, caplog):
+    """However many messages and rooms it is about; each is counted as not published."""
+    here, _ = nodes
+    here.fail("append", "read", "forget")
+    ann = here.client()
+    await ann.join()
+    before = here.status()["unpublished"]
+    for number in range(300):
+        await here.say(number, room=f"room{number % rooms}")
+    await here._history.mend()
+
+    records = [each for each in caplog.records if each.name == "falcon_pachinko.history"]
+    warnings = [each.message for each in records if each.levelname == "WARNING"]
+    assert len(warnings) == 1
+    assert here.status()["unpublished"] == before + 300
+    assert len(here._history._broken) == rooms
+
+
+async def test_broken_rooms_are_remembered_in_bounds(nodes, monkeypatch):
+    """Of more, the others hear as of a loss anywhere."""
+    monkeypatch.setattr(history, "MOST_BROKEN", 5)
+    here, there = nodes
+    here.fail("append", "forget")
+    for number in range(20):
+        await here.say(number, room=f"room{number}")
+    here.fail()
+    await until(lambda: there.status()["gaps"])
+
+    assert len(here._history._broken) == 5
+
+
+async def test_names_that_clients_choose_forge_no_line(nodes, caplog):
+    """In what is said of their rooms."""
+    here, _ = nodes
+    here.fail("append")
+    await here.say("x", room="tea\nCRITICAL root: all is lost")
+
+    assert caplog.records
+    assert all(each.message.isprintable() for each in caplog.records)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 
 import msgspec
 import pytest
@@ -15,6 +16,8 @@ from falcon_pachinko.backends import MemoryHub
 from falcon_pachinko.backends.base import Lost, StateChanged
 from falcon_pachinko.cluster import listening, publishing, subscriptions
 from falcon_pachinko.cluster import node as node_module
+from falcon_pachinko.cluster.listening import Gap
+from falcon_pachinko.cluster.outage import Outage
 from falcon_pachinko.cluster.parcels import ALL, Broadcast, Hello, Mark, encode, header
 
 AWAY = BackendError("memory", "away")
@@ -456,6 +459,105 @@ async def test_late_events_of_a_channel_leave_nothing_behind(nodes):
     await until(lambda: there.texts)
 
     assert "room:tea" not in there._listening._heard
+
+
+# What the log says.
+
+
+async def test_forged_marks_are_one_line_a_channel_and_period(nodes, caplog):
+    """Whoever can write to the bus fills neither the disk nor the memory; each is counted."""
+    here, there = nodes
+    await there.listens()
+    for number in range(500):
+        mark = encode(header(f"{number:012x}"), Mark(1, 0))
+        await here.backend.publish([("room:tea", mark)])
+    await until(lambda: there.gaps == 500)
+
+    warnings = [each for each in caplog.records if each.levelname == "WARNING"]
+    assert len(warnings) == 1
+
+
+def test_gaps_are_logged_anew_after_a_while(caplog):
+    """With how many there were between; and of many channels, some are named."""
+    now = 0.0
+    gaps = listening.GapLog(clock=lambda: now)
+    for channel in ("room:a", "room:a", None, None, "room:b"):
+        gaps.note(Gap(channel, None, "why"))
+    now = listening.GAP_LOG_SECONDS
+    gaps.note(Gap("room:a", None, "why"))
+    for number in range(50):
+        gaps.note(Gap(f"room:{number}", None, "why"))
+
+    warnings = [each.message for each in caplog.records if each.levelname == "WARNING"]
+    assert warnings[:5] == [
+        "messages from other processes may be missing on 'room:a': why",
+        "messages from other processes may be missing on any channel: why",
+        "messages from other processes may be missing on 'room:b': why",
+        "2 more gaps since the last warning",
+        "messages from other processes may be missing on 'room:a': why",
+    ]
+    assert len(warnings) == 4 + listening.GAP_LOG_CHANNELS
+
+
+@pytest.mark.parametrize("name", ["x\nCRITICAL root: all is lost", "x\r\x1b[2J", "y" * 5_000])
+async def test_names_that_clients_choose_forge_no_line(nodes, name, caplog):
+    """They are in the log as Python writes them, cut: in a gap, and in what is rejected."""
+    here, there = nodes
+    channel = f"room:{name}"
+    await there.listens(channel)
+    await here.backend.publish([(channel, JUNK)])
+    await here.backend.publish([(channel, encode(header("0" * 12), Mark(1, 0)))])
+    await until(lambda: there.gaps and there.rejected)
+
+    assert len(caplog.records) >= 2
+    for record in caplog.records:
+        assert record.message.isprintable()
+        assert len(record.message) < 500
+
+
+def test_a_failure_that_lasts_is_told_once(caplog):
+    """And a later one is news, with how often it was before."""
+    now = 0.0
+    log = logging.getLogger("falcon_pachinko.test")
+    outage = Outage(clock=lambda: now)
+    for _ in range(100):
+        outage.report(log, "failed: %s", "why")
+    outage.over()
+    outage.report(log, "failed: %s", "too soon after it")
+    outage.over()
+    now = 60.0
+    outage.report(log, "failed: %s", "again")
+
+    warnings = [each.message for each in caplog.records if each.levelname == "WARNING"]
+    assert warnings == ["failed: why", "failed: again (100 more since the last warning)"]
+
+
+# A backend that nobody starts.
+
+
+@pytest.mark.parametrize("times", [1, 5])
+async def test_a_backend_that_was_never_started_is_told_once(times, caplog):
+    """With the remedy: the processes would be alone, and nothing would say so."""
+    node = Node(MemoryHub())
+    reached = [node.reaches_others() for _ in range(times)]
+
+    assert reached == [False] * times
+    assert caplog.text.count("was never started") == 1
+    assert "--lifespan on" in caplog.text
+    assert "manager.start()" in caplog.text
+
+
+@pytest.mark.parametrize("how", ["started", "stopped", "no backend"])
+async def test_where_nothing_is_forgotten_nothing_is_told(how, caplog):
+    """One that runs, one that has ended, and one that is alone by choice."""
+    node = Node(MemoryHub() if how != "no backend" else None)
+    await node.start()
+    if how == "stopped":
+        await node.stop()
+
+    assert node.reaches_others() is (how == "started")
+    assert "never started" not in caplog.text
+    await node.stop()
 
 
 # Starting and stopping.

@@ -350,7 +350,7 @@ async def test_asking_a_backend_that_is_away_raises(nodes):
 
 async def test_what_could_not_be_written_is_written_later(nodes, monkeypatch, caplog):
     """In every room, and without a word lost."""
-    monkeypatch.setattr(presence_module.random, "uniform", lambda *_: 0.01)
+    monkeypatch.setattr(presence_module, "WRITE_AGAIN_AFTER", (0.01, 0.01))
     here, there = nodes
     here.fail("enter")
     clients = [here.client(name) for name in "abc"]
@@ -635,3 +635,122 @@ async def test_what_arrives_during_the_end_begins_nothing(nodes):
 
     assert not here._presence._passing
     assert here.traces == []
+
+
+# Clients that go while their call waits, and backends that are away.
+
+
+@pytest.mark.parametrize("call", ["subscribe", "entries"])
+@pytest.mark.parametrize("user_id", ["ann", None])
+async def test_who_goes_while_it_waits_is_present_nowhere(call, user_id):
+    """Neither within the grace nor for ever, and no member that is told."""
+    async with running(grace=30) as (here, there):
+        keeper = there.client("keeper")
+        await keeper.track()
+        other = here.client("other")
+        await other.track(room="elsewhere")
+        gate = here.backend.stall(call)
+        ann = here.client(user_id)
+        tracking = asyncio.create_task(ann.track())
+        await until(lambda: here.backend.calls[-1] == call)
+        ann.go()
+        gate.set()
+        await tracking
+        await here.client("late").track()
+        await until(lambda: keeper.present and "late" in keeper.present)
+
+        assert await here.presence("tea") == {"keeper": [MET], "late": [MET]}
+        members = here._presence._roster.rooms["tea"].members
+        assert not any(each.closed or "tea" not in each.joined for each in members)
+        assert ann.connection not in members
+
+
+async def test_a_call_that_is_cancelled_makes_nobody_present(nodes):
+    """The member stays in the room, and may try again."""
+    here, _ = nodes
+    ann = here.client("ann")
+    gate = here.backend.stall("entries")
+    tracking = asyncio.create_task(ann.track())
+    await until(lambda: "entries" in here.backend.calls)
+    tracking.cancel()
+    await asyncio.wait((tracking,))
+    gate.set()
+    absent = await here.presence("tea")
+    await ann.track("again")
+
+    assert absent == {}
+    assert await here.presence("tea") == {"ann": ["again"]}
+
+
+async def test_who_comes_and_goes_while_the_backend_is_away_leaves_nothing(nodes):
+    """However many; and whoever comes when it is back waits for none of them."""
+    here, there = nodes
+    await here.cluster.subscriptions.all_live()
+    here.backend.state = "degraded"
+    for number in range(200):
+        client = here.client(f"user{number}")
+        await client.track(room=f"room{number}")
+        client.go()
+    kept = here.traces
+    before = here.backend.calls.count("enter") + here.backend.calls.count("leave")
+    here.backend.state = "up"
+    here._is_back()
+    ann = here.client("ann")
+    await ann.track()
+
+    assert kept == []
+    assert here.backend.calls.count("enter") + here.backend.calls.count("leave") == before + 1
+    assert await there.presence("tea") == {"ann": [MET]}
+
+
+async def test_a_tracker_that_goes_lets_its_call_return(nodes):
+    """Nobody waits for the writing of an entry that is not written any more."""
+    here, _ = nodes
+    gate = here.backend.stall("enter")
+    first, ann = here.client("first"), here.client("ann")
+    writing = asyncio.create_task(first.track(room="other"))
+    await until(lambda: "enter" in here.backend.calls)
+    tracking = asyncio.create_task(ann.track())
+    await until(lambda: ("tea", ann.connection.id) in here._presence._waiting)
+    ann.go()
+    async with asyncio.timeout(DEADLINE):
+        await tracking
+    gate.set()
+    await writing
+
+
+async def test_an_outage_is_one_line(nodes, monkeypatch, caplog):
+    """However many rooms cannot be read and entries cannot be written meanwhile."""
+    monkeypatch.setattr(presence_module, "WRITE_AGAIN_AFTER", (0.001, 0.001))
+    here, _ = nodes
+    here.fail("enter", "entries")
+    clients = [here.client(f"user{number}") for number in range(30)]
+    for number, each in enumerate(clients):
+        await each.track(room=f"room{number}")
+
+    warnings = [each.message for each in caplog.records if each.levelname == "WARNING"]
+    assert sum("could not load the presence" in each for each in warnings) == 1
+    assert sum("could not tell other processes" in each for each in warnings) == 1
+
+
+async def test_members_that_leave_while_others_are_told_are_told_nothing_more(nodes):
+    """Who is here is looked at again before each message."""
+    here, _ = nodes
+    own, send = here._presence, here._presence._send
+    ann, bob = here.client("ann"), here.client("bob")
+    await ann.track()
+    await until(lambda: ann.present)
+    seen = []
+
+    async def slowly(connections, message):
+        if message["type"] == "presence.diff":
+            here.leave(bob.connection, "tea")
+        seen.append((message["type"], [each.id for each in connections]))
+        await send(connections, message)
+
+    own._send = slowly
+    await bob.track()
+    await until(lambda: len(seen) >= 2)
+    own._send = send
+
+    assert seen[:2] == [("presence.diff", [ann.connection.id]), ("presence.state", [])]

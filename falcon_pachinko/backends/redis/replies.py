@@ -98,21 +98,19 @@ class Replies:
         line, at = _line(data, at + 1)
         item: Any
         match kind:
-            case b"$" if (length := int(line)) >= 0:
-                item, at = _bulk(data, at, length)
+            case b"$":
+                item, at = (None, at) if line[:1] == b"-" else _bulk(data, at, int(line))
             case b":":
                 item = int(line)
             case b"+":
                 item = line
             case b"-":
                 item = Refused(line.decode("utf-8", "replace"))
-            case b"*" if (count := int(line)) > 0:
-                self._open.append(([], count))
-                return at
             case b"*":
-                item = [] if count == 0 else None
-            case b"$":
-                item = None
+                if (length := int(line)) > 0:
+                    self._open.append(([], length))
+                    return at
+                item = [] if length == 0 else None
             case _:
                 raise ValueError("this is not an answer of Redis")
         while self._open:

@@ -1,0 +1,439 @@
+"""Who is present, decided: two processes and a table, held to a model that is a list of people."""
+
+from __future__ import annotations
+
+import ast
+import inspect
+
+import msgspec
+import pytest
+from hypothesis import settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
+
+from falcon_pachinko.cluster import history, presence, room_roster
+from falcon_pachinko.cluster.presence import DIFF_SECONDS, Roster
+from falcon_pachinko.cluster.room_roster import Entry
+
+ROOM, GRACE = "tea", 5.0
+
+
+class Member:
+    """One connection, and who is present as far as it was told."""
+
+    def __init__(self, connection_id, user_id=None):
+        self.id, self.user_id = connection_id, user_id
+        self.joined, self.present = set(), None
+
+    def __repr__(self):
+        return f"<{self.id} {self.user_id}>"
+
+    @property
+    def key(self):
+        return self.user_id or self.id
+
+    def told(self, message):
+        payload = message["payload"]
+        if message["type"] == "presence.state":
+            assert self.present is None
+            self.present = dict(payload["present"])
+            return
+        for key in payload["joins"]:
+            assert key not in self.present
+        for key, metas in payload.get("updates", {}).items():
+            assert self.present[key] != metas
+        self.present |= payload["joins"] | payload.get("updates", {})
+        for key, metas in payload["leaves"].items():
+            assert self.present.pop(key) == metas
+
+
+def entry(member, meta):
+    return Entry(member.key, msgspec.Raw(msgspec.msgpack.encode(meta)))
+
+
+def in_order(present):
+    return {key: sorted(metas) for key, metas in present.items()}
+
+
+class Process:
+    """A roster, and the calls of its that are under way."""
+
+    def __init__(self, name):
+        self.roster = Roster()
+        self.roster.begin(name)
+        self.name = name
+        self.pending = {}  # by member: the entry that it waits to be announced with
+        self.reading = None  # the room as it was when the reading began, and the table by then
+        self.writing = None
+        self.inbox = []  # diffs of the other process
+        self.stale = False  # whether some of those were lost
+
+
+class RosterMachine(RuleBasedStateMachine):
+    """The model: who tracks what, and who has gone but is still within the grace."""
+
+    @initialize()
+    def begin(self):
+        self.now = 0.0
+        self.processes = [Process("n1"), Process("n2")]
+        users = [None, "ann", "ann", "bob"]
+        self.members = {
+            (place, number): Member(f"{place}c{number}", user)
+            for place in (0, 1)
+            for number, user in enumerate(users)
+        }
+        self.table = {}  # by process and connection id
+        self.here = {}  # the model: by (place, number), what is announced there
+        self.lingering = []  # ... and by place, key, meta, until when somebody stays
+        self.count = 0
+
+    places = st.tuples(st.integers(0, 1), st.integers(0, 3))
+    which = st.integers(0, 1)
+
+    # What people do.
+
+    @rule(who=places, meta=st.integers(0, 2))
+    def track(self, who, meta):
+        process, member = self.processes[who[0]], self.members[who]
+        member.joined.add(ROOM)
+        tracked = entry(member, meta)
+        process.roster.track(member, ROOM, tracked)
+        process.pending[member] = who, tracked, meta
+
+    @rule(which=which)
+    def announce(self, which):
+        """Whoever waited for the room to be read goes on, as the calls do."""
+        process = self.processes[which]
+        known = process.roster.rooms.get(ROOM)
+        if known is None or not known.was_read:
+            return
+        pending, process.pending = process.pending, {}
+        for member, (who, tracked, meta) in pending.items():
+            if process.roster.tracks(member, ROOM, tracked):
+                process.roster.announce(member, ROOM)
+                self.here[who] = member.key, meta
+                self.lingering = [
+                    each for each in self.lingering if (each[0], each[1]) != (which, member.key)
+                ]
+
+    @rule(who=places)
+    def leave(self, who):
+        member = self.members[who]
+        self.processes[who[0]].roster.untrack(member, ROOM)
+        member.joined.discard(ROOM)
+        member.present = None
+        self.here.pop(who, None)
+
+    @rule(who=places)
+    def go(self, who):
+        process, member = self.processes[who[0]], self.members[who]
+        process.roster.gone(member, self.now, lambda _: GRACE)
+        member.joined.clear()
+        gone = self.here.pop(who, None)
+        if gone is not None and member.user_id is not None:
+            self.lingering.append((who[0], member.key, gone[1], self.now + GRACE))
+        process.pending.pop(member, None)
+        self.count += 1
+        self.members[who] = Member(f"{who[0]}c{who[1]}-{self.count}", member.user_id)
+
+    @rule(seconds=st.sampled_from([1.0, 4.0, 10.0]))
+    def time_passes(self, seconds):
+        self.now += seconds
+        for process in self.processes:
+            deadline = process.roster.next_deadline()
+            if deadline is not None and deadline <= self.now:
+                process.roster.expire(self.now)
+        self.lingering = [each for each in self.lingering if each[3] > self.now]
+
+    # What the processes do.
+
+    @rule(which=which)
+    def begin_reading(self, which):
+        process = self.processes[which]
+        known = process.roster.rooms.get(ROOM)
+        if process.reading is None and known is not None:
+            if known.was_read and not process.stale:
+                return
+            process.stale = False
+            process.roster.begin_reading(known)
+            process.reading = known, {node: dict(each) for node, each in self.table.items()}
+
+    @rule(which=which, fails=st.booleans())
+    def end_reading(self, which, fails):
+        process = self.processes[which]
+        if process.reading is not None:
+            (known, table), process.reading = process.reading, None
+            process.roster.end_reading(ROOM, known, None if fails else table, patient=False)
+            process.stale |= fails and process.roster.rooms.get(ROOM) is known
+
+    @rule(which=which)
+    def begin_writing(self, which):
+        process = self.processes[which]
+        if process.writing is None:
+            process.writing = process.roster.next_write()
+
+    @rule(which=which, fate=st.sampled_from(["done", "done", "lost on the way", "answer lost"]))
+    def end_writing(self, which, fate):
+        process = self.processes[which]
+        write, process.writing = process.writing, None
+        if write is None:
+            return
+        if fate != "lost on the way":
+            entries = self.table.setdefault(process.name, {})
+            entries.update(write.joins)
+            for each in write.leaves:
+                entries.pop(each, None)
+        if fate == "done":
+            process.roster.wrote(write)
+            self.processes[1 - which].inbox.append((process.name, write))
+        else:
+            process.roster.not_written(write)
+
+    @rule(which=which)
+    def deliver(self, which):
+        process = self.processes[which]
+        if process.inbox:
+            node, write = process.inbox.pop(0)
+            process.roster.apply(node, write.room, write.joins, write.leaves)
+
+    @rule(which=which)
+    def lose(self, which):
+        """A gap: the room is to be read anew."""
+        process = self.processes[which]
+        process.inbox.clear()
+        process.stale = True
+        if process.reading is not None:
+            self.end_reading(which, fails=True)
+
+    @rule()
+    def outage(self):
+        """The backend comes back, and may have forgotten all of it."""
+        self.table.clear()
+        for process in self.processes:
+            process.roster.write_again()
+            process.stale = True
+
+    @rule(which=which)
+    def tell(self, which):
+        process = self.processes[which]
+        if process.roster.due(ROOM) is None:
+            assert process.roster.news_of(ROOM, self.now) == []
+            return
+        assert process.roster.due(ROOM) <= self.now + DIFF_SECONDS
+        for recipients, message in process.roster.news_of(ROOM, self.now):
+            for each in recipients:
+                assert ROOM in each.joined
+                each.told(message)
+
+    # What holds at any time, and in the end.
+
+    @invariant()
+    def nothing_is_kept_twice_or_empty(self):
+        for process in getattr(self, "processes", ()):
+            roster = process.roster
+            for known in roster.rooms.values():
+                by_node = {
+                    (node, each): tracked
+                    for node, entries in known.entries.items()
+                    for each, tracked in entries.items()
+                }
+                by_key = {
+                    place: tracked
+                    for places in known.places.values()
+                    for place, tracked in places.items()
+                }
+                assert by_node == by_key
+                assert all(known.entries.values())
+                assert all(known.places.values())
+                assert all(ROOM in each.joined for each in known.members)
+                assert known.newcomers.keys() <= known.members
+            for kept in (roster._own, roster._rooms_of, roster._leaving, roster._stored):
+                assert all(kept.values())
+            assert roster._urgent.keys() <= roster._unwritten.keys()
+            for room, ids in roster._unwritten.items():
+                own, stored = roster._own.get(room, {}), roster._stored.get(room, set())
+                assert ids
+                assert all(each in own or each in stored for each in ids)
+
+    @property
+    def expected(self):
+        present = {}
+        for key, meta in self.here.values():
+            present.setdefault(key, []).append(meta)
+        for _, key, meta, _ in self.lingering:
+            present.setdefault(key, []).append(meta)
+        return in_order(present)
+
+    def settle(self):
+        for which in (0, 1):
+            self.end_reading(which, fails=False)
+            self.begin_reading(which)
+            self.end_reading(which, fails=False)
+            self.announce(which)
+            self.end_writing(which, "done")
+        for _ in range(4):
+            for which in (0, 1):
+                self.begin_writing(which)
+                self.end_writing(which, "done")
+        for which in (0, 1):
+            while self.processes[which].inbox:
+                self.deliver(which)
+            # What changed in the table without a diff is found by reading.
+            self.processes[which].stale = True
+            self.begin_reading(which)
+            self.end_reading(which, fails=False)
+            self.tell(which)
+
+    def teardown(self):
+        if not hasattr(self, "processes"):
+            return
+        self.settle()
+        for which, process in enumerate(self.processes):
+            known = process.roster.rooms.get(ROOM)
+            if known is None:
+                assert not any(place == which for place, _ in self.here)
+                continue
+            assert in_order(known.metas()) == self.expected
+            for (place, _), member in self.members.items():
+                if place == which and member in known.members:
+                    assert in_order(member.present) == self.expected
+        for who in tuple(self.members):
+            self.leave(who)
+        self.time_passes(100.0)
+        self.settle()
+
+        assert all(process.roster.is_empty for process in self.processes)
+        assert all(process.roster.next_deadline() is None for process in self.processes)
+        assert not any(self.table.values())
+
+
+RosterMachine.TestCase.settings = settings(max_examples=80, stateful_step_count=40, deadline=None)
+TestRosterMachine = RosterMachine.TestCase
+
+
+# One step at a time.
+
+
+@pytest.fixture
+def roster():
+    made = Roster()
+    made.begin("n1")
+    return made
+
+
+def come(roster, member, meta=1, room=ROOM):
+    member.joined.add(room)
+    tracked = entry(member, meta)
+    roster.track(member, room, tracked)
+    roster.announce(member, room)
+    return tracked
+
+
+@pytest.mark.parametrize("user_id", ["ann", None])
+@pytest.mark.parametrize("how", ["gone", "untrack", "withdraw"])
+def test_one_that_goes_before_it_was_announced_was_never_there(roster, user_id, how):
+    """Not even within the grace: nobody was told of it."""
+    member = Member("c1", user_id)
+    member.joined.add(ROOM)
+    tracked = entry(member, 1)
+    roster.track(member, ROOM, tracked)
+    if how == "gone":
+        roster.gone(member, 0.0, lambda _: GRACE)
+        member.joined.clear()
+    elif how == "untrack":
+        roster.untrack(member, ROOM)
+    else:
+        roster.withdraw(member, ROOM, tracked)
+
+    assert not roster.tracks(member, ROOM, tracked)
+    assert roster.is_empty
+    assert roster.next_write() is None
+
+
+def test_a_meta_that_is_withdrawn_leaves_the_one_before(roster):
+    """Whoever was told of a member goes on seeing it."""
+    member = Member("c1", "ann")
+    come(roster, member)
+    newer = entry(member, 2)
+    roster.track(member, ROOM, newer)
+    roster.withdraw(member, ROOM, newer)
+
+    assert roster.rooms[ROOM].metas() == {"ann": [1]}
+
+
+@pytest.mark.parametrize("attempts", [0, 1])
+def test_what_was_never_written_is_not_taken_out(roster, attempts):
+    """Else everybody who came and went while the backend was away would have to be told."""
+    for number in range(100):
+        member = Member(f"c{number}")
+        come(roster, member, room=f"room{number}")
+        if attempts and number == 0:
+            roster.not_written(roster.next_write())
+        roster.gone(member, 0.0, lambda _: GRACE)
+        member.joined.clear()
+    left = []
+    while (write := roster.next_write()) is not None:
+        left.append(write)
+        roster.wrote(write)
+
+    assert [(each.joins, each.leaves) for each in left] == [({}, ("c0",))] * attempts
+    assert roster.is_empty
+
+
+def test_a_newcomer_is_written_before_what_is_written_again(roster):
+    """After an outage, with thousands of entries to tell, nobody waits for all of them."""
+    for number in range(50):
+        come(roster, Member(f"c{number}"), room=f"room{number}")
+    while (write := roster.next_write()) is not None:
+        roster.wrote(write)
+    roster.write_again()
+    come(roster, Member("new"), room="lobby")
+
+    assert roster.next_write().room == "lobby"
+    assert len({roster.next_write().room for _ in range(50)}) == 50
+    assert roster.next_write() is None
+
+
+def test_a_name_is_taken_over_at_a_start(roster):
+    """Who tracked before there were others is this process's own, and is written."""
+    early = Roster()
+    member = Member("c1", "ann")
+    come(early, member)
+    early.begin("n1")
+
+    assert early.nodes() == {"n1"}
+    assert set(early.next_write().joins) == {"c1"}
+
+
+def test_nothing_is_written_without_others():
+    """A process alone has nobody to tell."""
+    alone = Roster()
+    come(alone, Member("c1", "ann"))
+
+    assert not alone.writes_due
+    assert alone.rooms[ROOM].metas() == {"ann": [1]}
+
+
+def test_members_are_told_at_most_so_often(roster):
+    """Changes within a moment become one diff; the first one is not kept waiting."""
+    member = Member("c1", "ann")
+    come(roster, member)
+    first = roster.due(ROOM)
+    roster.news_of(ROOM, 10.0)
+    roster.apply("n2", ROOM, {"c2": msgspec.msgpack.encode(entry(Member("c2"), 1))}, ())
+
+    assert first <= 0.0
+    assert roster.due(ROOM) == 10.0 + DIFF_SECONDS
+
+
+@pytest.mark.parametrize("module", [presence, room_roster, history])
+def test_what_decides_does_nothing_else(module):
+    """No loop, no log, no clock: what it is asked is what it answers."""
+    imported = {
+        name.name.split(".")[0] if isinstance(node, ast.Import) else node.module.split(".")[0]
+        for node in ast.walk(ast.parse(inspect.getsource(module)))
+        if isinstance(node, (ast.Import, ast.ImportFrom))
+        for name in node.names
+    }
+
+    assert not imported & {"asyncio", "logging", "time", "random"}
