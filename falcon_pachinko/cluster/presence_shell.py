@@ -301,7 +301,8 @@ class Presence(Generic[M]):
         loop, roster = asyncio.get_running_loop(), self._roster
         try:
             while (due := roster.due(room)) is not None:
-                await asyncio.sleep(max(0.0, due - loop.time()))
+                if due > loop.time():
+                    await asyncio.sleep(due - loop.time())
                 for recipients, message in roster.news_of(room, loop.time()):
                     # Some may have left while the one before was sent.
                     await self._send([each for each in recipients if room in each.joined], message)
