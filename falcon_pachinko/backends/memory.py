@@ -161,9 +161,9 @@ class MemoryHub:
 def _swept(hub: weakref.ref[MemoryHub]) -> None:
     found = hub()
     if found is not None:
-        found._timer = None  # noqa: SLF001  # its own timer
+        found._timer = None  # its own timer
         found.sweep()
-        found._sweep_in_time()  # noqa: SLF001  # see above
+        found._sweep_in_time()  # see above
 
 
 class MemoryBackend(Backend):
@@ -308,8 +308,8 @@ class MemoryBackend(Backend):
 
     def _spread(self, event: Received) -> None:
         for backend in self.hub.nodes.values():
-            if event.channel in backend._channels:  # noqa: SLF001  # its own kind
-                backend._put(event)  # noqa: SLF001  # its own kind
+            if event.channel in backend._channels:  # its own kind
+                backend._put(event)  # its own kind
 
     def _put(self, event: Event) -> None:
         if len(self._events) >= MOST_EVENTS:

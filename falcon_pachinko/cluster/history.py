@@ -15,6 +15,7 @@ from falcon_pachinko.backends.base import HistoryPosition, Past
 from falcon_pachinko.cluster.member import M, Member
 from falcon_pachinko.cluster.parcels import Broadcast, ParcelPackets, decode, is_object
 from falcon_pachinko.errors import EncodeError
+from falcon_pachinko.limits import bound
 from falcon_pachinko.messages.codec import Packet
 
 __all__ = ["KEY", "Placed", "Replay", "Returning", "RoomHistory", "opened", "packet_for", "place"]
@@ -56,7 +57,7 @@ class Returning:
         """Begin again: what was held so far is in what is read from now on."""
         self.held, self.size, self.stale = [], 0, False
 
-    def hold(self, placed: Placed, size: int, budget: int) -> bool:
+    def hold(self, placed: Placed, size: int, budget: float) -> bool:
         """Have a message follow the past; False if the member is too slow for what arrives."""
         self.size += size
         if self.size > budget:
@@ -133,7 +134,7 @@ class RoomHistory(Generic[M]):
         packet = packet_for(placed, member)
         if packet is None or member.closed:
             return True
-        return self.returning[member].hold(placed, packet.size, member.limits.outbox_bytes)
+        return self.returning[member].hold(placed, packet.size, bound(member.limits.outbox_bytes))
 
     def come_back(self, member: M) -> Returning:
         """Note that a member gets its past now; what is live for it is held meanwhile."""
@@ -231,7 +232,7 @@ def opened(past: Past) -> list[tuple[str, Broadcast, HistoryPosition]]:
 def packet_for(placed: Placed, member: Member) -> Packet | None:
     """Write a message as a member's codec does; None if the codec has no form of it."""
     try:
-        return placed.packets[member.codec]
+        return placed.packets[member._codec]
     except EncodeError:
         return None
 

@@ -90,7 +90,8 @@ class History(Generic[M]):
         members: Returns who is in a room here.
         select: Returns whom of a room's members here a message is for: by its target,
             its exclusions, and the rooms in which it was kept before.
-        fan_out: Sends packets to connections, and returns how many took them.
+        fan_out: Sends packets to members of a room, and returns how many took them; who
+            leaves the room meanwhile is left out.
         limits: Returns how much of a room is kept; None for a room without a history.
         spawn: Runs a coroutine in a task of its own, whose end is waited for.
     """
@@ -101,7 +102,7 @@ class History(Generic[M]):
         *,
         members: Callable[[str], Collection[M]],
         select: Callable[[str, Broadcast], list[M]],
-        fan_out: Callable[[list[M], ParcelPackets], Awaitable[int]],
+        fan_out: Callable[[str, list[M], ParcelPackets], Awaitable[int]],
         limits: Callable[[str], HistoryLimits | None],
         spawn: Callable[[Coroutine[Any, Any, None]], None],
     ) -> None:
@@ -201,7 +202,7 @@ class History(Generic[M]):
         if len(self._given_up) > MOST_GIVEN_UP:
             del self._given_up[next(iter(self._given_up))]
         chosen = self._select(name, parcel)
-        sent = await self._fan_out(chosen, ParcelPackets(parcel))
+        sent = await self._fan_out(name, chosen, ParcelPackets(parcel))
         return sent, len(chosen) - sent, False
 
     async def deliver(
@@ -231,7 +232,7 @@ class History(Generic[M]):
                 placed = place(name, parcel, position)
                 live, too_slow = room.core.route(self._select(name, parcel), placed)
                 self._cut_off(too_slow)
-                sent = await self._fan_out(live, placed.packets)
+                sent = await self._fan_out(name, live, placed.packets)
                 taken = sent, len(live) - sent
             if own:
                 self._given_up.pop(parcel.seq, None)
@@ -259,7 +260,7 @@ class History(Generic[M]):
             NoHistoryError: The room has no history.
             ConnectionStateError: The connection is in that room already.
         """
-        if name in member.joined:
+        if name in member._rooms:
             raise ConnectionStateError(
                 f"the connection is in {name!r:.200} already: give since= to the first join_room()"
             )
@@ -268,7 +269,7 @@ class History(Generic[M]):
             raise NoHistoryError(name)
         join()
         room = self._room(name)
-        if room is None or name not in member.joined:
+        if room is None or name not in member._rooms:
             return  # it has gone
         core = room.core
         returning = core.come_back(member)
@@ -280,7 +281,7 @@ class History(Generic[M]):
             for placed in core.caught_up(member, at):
                 packet = packet_for(placed, member)
                 if packet is not None:
-                    member.push(packet)
+                    member._outbox.push(packet)
         finally:
             if core.is_returning(member, returning):
                 del core.returning[member]
@@ -323,11 +324,11 @@ class History(Generic[M]):
         replay = core.replay(member, past)
         await member.send_media({"type": "history.state", "payload": replay.state})
         for count, placed in enumerate(replay.entries, 1):
-            if core.name not in member.joined:
+            if core.name not in member._rooms:
                 break  # it has left meanwhile
             packet = packet_for(placed, member)
             if packet is not None:
-                await member.send_packet(packet)
+                await member._send(packet, volatile=False, latest=None)
             if not count % MESSAGES_PER_TURN:
                 await asyncio.sleep(0)
         return replay.position
@@ -337,7 +338,7 @@ class History(Generic[M]):
         for member in members:
             budget = member.limits.outbox_bytes
             reason = f"too slow: over {budget} bytes came while it caught up (outbox_bytes)"
-            member.begin_close(1013, reason)
+            member._outbox.close(1013, reason)
 
     async def kept(self, name: str) -> list[Any]:
         """Return the messages of a room that are kept, oldest first, as JSON clients get them.
@@ -377,7 +378,7 @@ class History(Generic[M]):
         room.core.begin_anew(past)
         for member in members:
             # Sending waits now and then; who has left meanwhile is to leave nothing here.
-            if name in member.joined and self._rooms.get(name) is room:
+            if name in member._rooms and self._rooms.get(name) is room:
                 await self._replay(room.core, member, past)
         for node, parcel, _ in opened(past):
             echo = room.echoes.get(parcel.seq)

@@ -11,8 +11,24 @@ from falcon_pachinko.messages.codec import Codec, Packet
 __all__ = ["M", "Member"]
 
 
+class _Outbox(Protocol):
+    """What waits for a member's client."""
+
+    def push(self, packet: Packet) -> bool:
+        """Send a frame without waiting; False if it was dropped."""
+        ...
+
+    def close(self, code: int, reason: str = "") -> None:
+        """Close, after what waits."""
+        ...
+
+
 class Member(Protocol):
-    """A connection of this process, as one of a room; hashable, and equal only to itself."""
+    """A connection of this process, as one of a room; hashable, and equal only to itself.
+
+    The underscores are a connection's own: what has them is the library's, and not the
+    user's.
+    """
 
     @property
     def id(self) -> str:
@@ -25,18 +41,8 @@ class Member(Protocol):
         ...
 
     @property
-    def joined(self) -> AbstractSet[str]:
-        """The rooms that it is in; none once it has gone."""
-        ...
-
-    @property
     def closed(self) -> bool:
         """Whether it takes no frame any more."""
-        ...
-
-    @property
-    def codec(self) -> Codec:
-        """How its messages are written."""
         ...
 
     @property
@@ -44,20 +50,25 @@ class Member(Protocol):
         """What it may cost: ``outbox_bytes`` counts here."""
         ...
 
-    def push(self, packet: Packet) -> bool:
-        """Send a frame without waiting; False if it was dropped."""
+    @property
+    def _rooms(self) -> AbstractSet[str]:
+        """The rooms that it is in; none once it has gone."""
         ...
+
+    @property
+    def _codec(self) -> Codec:
+        """How its messages are written."""
+        ...
+
+    @property
+    def _outbox(self) -> _Outbox: ...
 
     async def send_media(self, message: Any) -> None:
-        """Encode a message and send it; waits as `send_packet` does."""
+        """Encode a message and send it, at the client's pace where its own code sends it."""
         ...
 
-    async def send_packet(self, packet: Packet) -> None:
-        """Send a frame, and wait while too much of its outbox is full, where that is meant to."""
-        ...
-
-    def begin_close(self, code: int, reason: str = "") -> None:
-        """Close it, after what waits for it."""
+    async def _send(self, packet: Packet, *, volatile: bool, latest: str | None) -> bool:
+        """Send a frame, at the same pace."""
         ...
 
 

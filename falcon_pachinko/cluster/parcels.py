@@ -95,6 +95,8 @@ class Broadcast(_Chained, tag="b", array_like=True, gc=False):
     exclude: tuple[str, ...] = ()
     """The ids of connections that do not get it."""
     target: AnyTarget | None = None
+    volatile: bool = False
+    latest: str | None = None
     kept_in: tuple[str, ...] = ()
     """Rooms whose members do not get it from this parcel: a history has it for them."""
 
@@ -149,9 +151,7 @@ class ParcelPackets(dict[Codec, Packet]):
     """
 
     def __init__(self, parcel: Broadcast, more: Mapping[str, Any] | None = None) -> None:
-        self._parcel, self._more = parcel, more
-        self.type = parcel.type
-        """The message's type, for the counters."""
+        self.parcel, self._more = parcel, more
 
     def __missing__(self, codec: Codec) -> Packet:
         packet = self[codec] = self._pack(codec)
@@ -163,7 +163,7 @@ class ParcelPackets(dict[Codec, Packet]):
         Raises:
             EncodeError: The codec has no form of it, such as for a number of 100 digits.
         """
-        text, data, more = self._parcel.text, self._parcel.data, self._more
+        text, data, more = self.parcel.text, self.parcel.data, self._more
         if codec is JSON and text is not None:
             if not more:
                 return pack_text(text)

@@ -110,7 +110,7 @@ class Roster(Generic[M]):
     def tracks(self, member: M, room: str, entry: Entry) -> bool:
         """Whether a member still waits to be present with that: it is here, and asked no more."""
         own = self._own.get(room, {}).get(member.id)
-        return own is not None and own.wanted is entry and room in member.joined
+        return own is not None and own.wanted is entry and room in member._rooms
 
     def announce(self, member: M, room: str) -> None:
         """Make a member that waits present, from now on, in the place of its former self."""

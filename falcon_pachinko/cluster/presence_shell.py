@@ -121,7 +121,7 @@ class Presence(Generic[M]):
             EncodeError: The meta cannot be encoded.
         """
         entry = Entry(member.user_id or member.id, self._encoded(meta))
-        if room not in member.joined:
+        if room not in member._rooms:
             return  # it has gone
         roster = self._roster
         roster.track(member, room, entry)
@@ -179,7 +179,7 @@ class Presence(Generic[M]):
             return
         loop = asyncio.get_running_loop()
         self._roster.gone(member, loop.time(), self._grace)
-        for room in member.joined:
+        for room in member._rooms:
             self._release((room, member.id))
         self._changed()
         self._expire_in_time(loop)
@@ -305,7 +305,7 @@ class Presence(Generic[M]):
                     await asyncio.sleep(due - loop.time())
                 for recipients, message in roster.news_of(room, loop.time()):
                     # Some may have left while the one before was sent.
-                    await self._send([each for each in recipients if room in each.joined], message)
+                    await self._send([each for each in recipients if room in each._rooms], message)
         except Exception:
             log.exception("could not tell the members of %.200r who is present", room)
         finally:

@@ -16,6 +16,7 @@ from pathlib import Path
 import pytest
 import pytest_asyncio
 from fault_proxy import FaultProxy
+from missing import missing
 from playwright.async_api import async_playwright, expect
 
 DEADLINE = 20  # seconds for anything that a server or a page is awaited to do
@@ -39,10 +40,7 @@ def chromium():
     found = next(filter(None, map(shutil.which, [named] if named else BROWSERS)), None)
     if found is None:
         asked = f"CHROMIUM is {named!r}, which is no program" if named else "none is on PATH"
-        how = f"no Chromium: {asked}; `apt-get install chromium`, or set CHROMIUM to its path"
-        if os.environ.get("CI"):
-            pytest.fail(how)
-        pytest.skip(how)
+        missing("Chromium", f"{asked}; `apt-get install chromium`, or set CHROMIUM to its path")
     return found
 
 

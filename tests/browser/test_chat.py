@@ -80,6 +80,7 @@ async def test_two_tabs_of_one_browser_are_two_guests(tabs, url):
     await expect(people(first)).to_have_count(2)
 
 
+@pytest.mark.quick
 async def test_what_one_says_is_read_by_the_other(tabs, url):
     """A message reaches the others under its author's name, and its author as an own one."""
     ann, bob = await tabs.open(url, "Ann"), await tabs.open(url, "Bob")

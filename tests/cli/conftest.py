@@ -17,7 +17,7 @@ from pathlib import Path
 
 import pytest
 
-DEADLINE = 30  # seconds for anything that a process is awaited to do
+DEADLINE = 40  # seconds for anything that a process is awaited to do
 PACHINKO = (sys.executable, "-m", "pachinko_cli")
 
 # What a developer's or a CI's environment may have set, and a newcomer's has not.

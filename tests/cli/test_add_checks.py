@@ -84,7 +84,7 @@ def grown(tmp_path_factory, environment, request):
             env=environment,
             capture_output=True,
             text=True,
-            timeout=30,
+            timeout=60,
             check=False,
         )
         assert ran.returncode == 0, ran.stderr
@@ -166,7 +166,7 @@ def crowded(tmp_path_factory, environment):
         cwd=folder,
         env=environment,
         check=True,
-        timeout=30,
+        timeout=60,
     )
     found = project.find(folder / "tea-room")
     for number in range(SAMPLES):

@@ -28,6 +28,7 @@ def statuses(ran):
     return [line.split() for line in ran.stdout.splitlines() if line[:1] == " " or "  " in line][:4]
 
 
+@pytest.mark.quick
 def test_it_says_what_becomes_of_every_file_and_what_to_type_next(add):
     """One line a file, one for what was added, and the next commands."""
     ran = add("notes")
@@ -72,6 +73,7 @@ def test_the_same_again_changes_nothing(add, project, contents):
     assert contents(project) == before
 
 
+@pytest.mark.quick
 def test_the_table_and_the_imports_get_a_line_each(add, project):
     """Where a person would have put them."""
     before = (project / "tea_room/routes.py").read_text().splitlines()
@@ -288,7 +290,7 @@ def test_a_full_disk_leaves_everything_as_it_was(project, environment, contents)
         env=environment | {"PYTHONDONTWRITEBYTECODE": "1"},
         capture_output=True,
         text=True,
-        timeout=30,
+        timeout=60,
         check=False,
     )
 
@@ -316,6 +318,7 @@ def test_a_project_without_a_manifest_gets_one(add, project):
     assert decode((project / PATH).read_bytes()).get("resource", "notes")
 
 
+@pytest.mark.quick
 def test_new_notes_every_file_it_made_and_keeps_a_copy(project):
     """That is how a later update knows what was edited, and what it was before."""
     noted = decode((project / PATH).read_bytes())
@@ -336,7 +339,7 @@ def test_several_at_once_lose_nothing(begin, project):
     """Each waits for the one before it."""
     names = ["notes", "quiz", "board"]
     running = [begin("add-resource", name, cwd=project) for name in names]
-    codes = [(process.communicate(timeout=30), process.returncode)[1] for process in running]
+    codes = [(process.communicate(timeout=60), process.returncode)[1] for process in running]
     routes = (project / "tea_room/routes.py").read_text()
 
     assert codes == [0, 0, 0]
@@ -369,7 +372,7 @@ def test_nothing_heavy_is_loaded(project, environment, arguments):
         env=environment,
         capture_output=True,
         text=True,
-        timeout=30,
+        timeout=60,
         check=False,
     )
 
@@ -382,6 +385,7 @@ def test_the_help_has_an_example(pachinko, command):
     assert f"Examples:\n    pachinko {command} " in pachinko(command, "--help").stdout
 
 
+@pytest.mark.quick
 def test_the_words_are_in_the_templates_of_the_checkout():
     """One who wants other words finds them there."""
     folder = Path(__file__).parents[2] / "templates/parts"

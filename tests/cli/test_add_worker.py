@@ -32,6 +32,7 @@ def test_it_says_what_becomes_of_every_file_and_what_to_type_next(add):
     )
 
 
+@pytest.mark.quick
 def test_the_table_and_the_imports_get_a_line_each(add, project):
     """In workers/__init__.py; the time is in the worker's own module."""
     table = project / "tea_room/workers/__init__.py"
@@ -106,6 +107,7 @@ def test_json_is_one_event_a_line(add):
     assert (added["subject"], added["answers"]) == ("run_pulse", {"every": 0.5, "singleton": False})
 
 
+@pytest.mark.quick
 @pytest.mark.parametrize(
     ("text", "seconds"),
     [
@@ -122,6 +124,7 @@ def test_a_time_has_a_unit(text, seconds):
     assert interval(text) == seconds
 
 
+@pytest.mark.quick
 @pytest.mark.parametrize(
     "text", ["", "0", "-1", "0.1ms", "1e3", "nan", "inf", "5 minutes", "367d", "9" * 99]
 )

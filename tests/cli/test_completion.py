@@ -30,7 +30,7 @@ def bash(tmp_path, environment):
             env=environment | {"PATH": path, "HOME": str(tmp_path)},
             capture_output=True,
             text=True,
-            timeout=30,
+            timeout=60,
             check=True,
         )
         assert not done.stderr, done.stderr

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-DEADLINE = 30
+DEADLINE = 40
 GREETING = ["welcome", "history.state", "presence.state"]  # what a member of a chat room gets first
 PACHINKO = (sys.executable, "-m", "pachinko_cli")
 
@@ -235,6 +235,7 @@ def screen(raw):
 # Scripts: --send, --expect, pipes. A room keeps what is said: who says something has one alone.
 
 
+@pytest.mark.quick
 def test_what_is_expected_comes_and_that_is_success(connect):
     """The message goes out in short form, the answer ends it with exit code 0."""
     done = connect("/ws/chat/green", "--send", "say text=hi there", "--expect", "said")
@@ -745,6 +746,7 @@ def test_the_prompt_tells_what_the_route_takes(at_prompt):
     assert (code, "Closed: 1000 (done)" in rest) == (0, True)
 
 
+@pytest.mark.quick
 def test_a_message_in_short_is_sent_and_answered(at_prompt):
     """What was typed stays, what comes stands below with its mark."""
     terminal = at_prompt("/ws/chat/jasmine")
@@ -838,6 +840,7 @@ def test_nothing_that_comes_can_command_the_terminal(at_prompt, variables):
     assert not set(ours) & {"\x1b", "\x07", "\x9b", "\u202e"}
 
 
+@pytest.mark.quick
 def test_ctrl_c_at_the_prompt_is_a_clean_end(at_prompt):
     """Nothing was pending: exit 0, and the terminal is as it was."""
     terminal = at_prompt("/ws/chat/tea")

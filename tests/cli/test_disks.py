@@ -16,7 +16,7 @@ from pachinko_cli import disk
 from pachinko_cli.changes import UNDO
 from pachinko_cli.manifest import PATH, decode
 
-DEADLINE = 30  # seconds
+DEADLINE = 40  # seconds
 ADD, WORKER = ["add-resource", "notes"], ["add-worker", "pulse"]
 REMOVE = ["remove", "resource", "quiz"]
 COMMANDS = {"add-resource": ADD, "add-worker": WORKER, "remove": REMOVE}
@@ -267,6 +267,7 @@ def test_in_nested_projects_it_is_the_nearest(project, baked, pachinko, contents
     assert outer == {p: what for p, what in contents(project).items() if "inner" not in p}
 
 
+@pytest.mark.quick
 def test_the_user_s_way_of_writing_stays(project, pachinko, contents):
     """A byte order mark, CRLF, tabs, a mode: before, with the new line, and after it is removed."""
     routes = project / "tea_room/routes.py"

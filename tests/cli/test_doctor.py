@@ -45,6 +45,7 @@ def only(found, check, mark="warning"):
     return finding["text"]
 
 
+@pytest.mark.quick
 def test_every_check_is_described():
     """The page has a row for each, and for nothing else."""
     sources = [(ROOT / f"pachinko_cli/{name}.py").read_text() for name in ("diagnosis", "mistakes")]
@@ -54,6 +55,7 @@ def test_every_check_is_described():
     assert set(named) | {"project"} == set(re.findall(r"^\| `([\w-]+)` \|", rows, re.MULTILINE))
 
 
+@pytest.mark.quick
 def test_a_new_project_is_well(pachinko, project):
     """Everything is looked at, all of it is ok; exit 0."""
     done = pachinko("doctor", "--json", cwd=project)

@@ -4,6 +4,8 @@ import json
 import platform
 from importlib import metadata
 
+import pytest
+
 
 def test_a_project_is_described(pachinko, project):
     """Where it is, what it was made from, what was added and edited since; beside the versions."""
@@ -32,6 +34,7 @@ def test_a_project_is_described(pachinko, project):
     }
 
 
+@pytest.mark.quick
 def test_people_get_a_name_and_a_value_a_line(pachinko, project):
     """To be copied into a report; with the edited files for those who ask."""
     (project / "README.md").write_text("# Tea\n")

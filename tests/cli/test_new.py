@@ -97,7 +97,7 @@ def shell(tmp_path, environment):
             env=environment,
             capture_output=True,
             text=True,
-            timeout=30,
+            timeout=60,
             check=False,
         )
 
@@ -151,6 +151,7 @@ def test_a_name_with_capitals_and_spaces_names_three_things(pachinko, tmp_path):
     assert "<title>Tea Room</title>" in (project / "tea_room/static/index.html").read_text()
 
 
+@pytest.mark.quick
 def test_the_project_notes_what_it_was_made_from(pachinko, tmp_path):
     """`[tool.pachinko]` has what `serve` needs, and what a later update will ask."""
     pachinko("new", "Tea Room", "--no-git", "--no-agents-md", "--template", "minimal")
@@ -386,6 +387,7 @@ def test_dry_run_refuses_what_new_would_refuse(pachinko, tmp_path):
     assert pachinko("new", "tea-room", "--dry-run").returncode == 1
 
 
+@pytest.mark.quick
 def test_json_is_one_event_a_line_and_nothing_else(pachinko, tmp_path):
     """A program reads what was made and what to do next from stdout."""
     made = pachinko("new", "tea-room", "--json", "--git", "--template", "minimal")
@@ -436,13 +438,14 @@ def test_files_have_the_modes_that_the_user_s_own_would(pachinko, tmp_path):
     assert (tmp_path / "tea-room").stat().st_mode & 0o777 == 0o750
 
 
+@pytest.mark.quick
 def test_ctrl_c_leaves_nothing(begin, tmp_path, until):
     """Interrupted while it renders, `new` takes everything back and says so; exit 130."""
     process = begin("new", "tea-room")
     until(lambda: staging_folders(tmp_path))
 
     process.send_signal(signal.SIGINT)
-    _, stderr = process.communicate(timeout=30)
+    _, stderr = process.communicate(timeout=60)
 
     assert (process.returncode, stderr) == (130, "error: interrupted; nothing was made\n")
     assert names_in(tmp_path) == []
@@ -470,7 +473,7 @@ def test_a_run_that_is_still_at_work_is_not_swept(begin, pachinko, tmp_path, unt
 
     pachinko("new", "other-room")
     slow.send_signal(signal.SIGCONT)
-    slow.communicate(timeout=30)
+    slow.communicate(timeout=60)
 
     assert slow.returncode == 0
     assert names_in(tmp_path) == ["other-room", "tea-room"]
@@ -485,7 +488,7 @@ def test_of_two_runs_for_one_name_the_second_is_refused(begin, pachinko, tmp_pat
 
     pachinko("new", "tea-room", "--template", "chat")
     slow.send_signal(signal.SIGCONT)
-    _, stderr = slow.communicate(timeout=30)
+    _, stderr = slow.communicate(timeout=60)
 
     assert slow.returncode == 1
     assert "exists already" in stderr

@@ -47,7 +47,7 @@ def make(tmp_path_factory, environment, kind):
             cwd=folder,
             env=environment,
             check=True,
-            timeout=30,
+            timeout=60,
         )
         return folder / name
 
@@ -72,7 +72,7 @@ def check(environment):
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             text=True,
-            timeout=50,
+            timeout=60,
             check=False,
         )
         assert done.returncode == 0, done.stdout

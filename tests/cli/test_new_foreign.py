@@ -97,7 +97,7 @@ def git(tmp_path, environment):
             capture_output=True,
             text=True,
             check=True,
-            timeout=30,
+            timeout=60,
         ).stdout.strip()
 
     return run
@@ -239,6 +239,7 @@ def test_a_template_may_be_deeper(new, tmp_path, here):
     assert (here / "tea-room/README.md").is_file()
 
 
+@pytest.mark.quick
 def test_our_own_template_can_be_given_as_a_folder(new, here):
     """Somebody who copied ours and changed it goes on from there."""
     own = Path(__file__).parents[2] / "templates/minimal"

@@ -65,11 +65,13 @@ def test_a_licence_is_the_text_of_spdx_with_year_and_holder(new, licence, templa
     assert f"under the licence {licence}" in (project / "README.md").read_text()
 
 
+@pytest.mark.quick
 def test_every_licence_is_one_that_was_compared():
     """Nobody offers a licence whose text no test knows."""
     assert {"none", *TEXTS} == set(OPTIONS["licence"])
 
 
+@pytest.mark.quick
 def test_the_guide_has_every_option_with_its_values():
     """Whoever reads the page sees what there is, the default first."""
     page = (CHECKOUT / "docs/how-to/start-a-project.md").read_text()
@@ -177,7 +179,7 @@ def test_plain_cookiecutter_makes_the_same_tree(
         ],
         env=environment | {"HOME": str(tmp_path)},
         check=True,
-        timeout=30,
+        timeout=60,
     )
 
     for made in (project, tmp_path / "plain/tea-room"):
@@ -244,12 +246,12 @@ def test_the_image_s_command_serves_and_its_check_sees_it(new, environment, unti
         port = str(listener.getsockname()[1])
     command = [port if each == "8000" else each for each in command]
     check = [sys.executable, *json.loads(health.replace("8000", port))[1:]]
-    down = subprocess.run(check, capture_output=True, check=False, timeout=30)
+    down = subprocess.run(check, capture_output=True, check=False, timeout=60)
 
     serving = subprocess.Popen([sys.executable, "-m", *command], cwd=project, env=environment)
     try:
         until(lambda: answers(port))
-        up = subprocess.run(check, check=False, timeout=30)
+        up = subprocess.run(check, check=False, timeout=60)
     finally:
         serving.terminate()
         serving.wait(30)
@@ -286,6 +288,7 @@ def test_compose_has_the_server_and_the_app_where_there_is_an_image(new, backend
         )
 
 
+@pytest.mark.quick
 def test_one_process_needs_no_server(new):
     """With the backend `memory` nothing of the project knows of another."""
     project = new("--template=minimal")
@@ -306,7 +309,7 @@ def test_without_a_server_the_project_says_why_a_test_is_skipped(new, environmen
         capture_output=True,
         text=True,
         check=False,
-        timeout=50,
+        timeout=60,
     )
 
     assert "1 skipped" in done.stdout

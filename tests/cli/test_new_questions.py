@@ -29,6 +29,7 @@ def test_five_questions_and_enter_takes_each_default(terminal, tmp_path):
     assert (tmp_path / "tea-room/.git").is_dir()
 
 
+@pytest.mark.quick
 def test_answers_are_taken(terminal, tmp_path):
     """What is typed decides, and the summary says so."""
     person = terminal("new")

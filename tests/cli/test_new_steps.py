@@ -46,6 +46,7 @@ def uv(programs):
     return put
 
 
+@pytest.mark.quick
 def test_git_begins_a_repository(pachinko, tmp_path):
     """Outside a repository the project gets one of its own."""
     pachinko("new", "tea-room")
@@ -169,7 +170,7 @@ def test_ctrl_c_while_it_installs_keeps_the_project(begin, tmp_path, uv, until):
     until((tmp_path / "tea-room/.venv/bin").is_dir)
 
     process.send_signal(signal.SIGINT)
-    _, stderr = process.communicate(timeout=30)
+    _, stderr = process.communicate(timeout=60)
 
     assert process.returncode == 130
     assert stderr.endswith("error: interrupted; tea-room is complete, but not installed\n")

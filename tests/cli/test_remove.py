@@ -39,6 +39,7 @@ def test_what_was_added_is_removed_to_the_byte(
     assert contents(project) == before
 
 
+@pytest.mark.quick
 def test_it_says_what_becomes_of_every_file(run):
     """One line a file, and one for what was removed."""
     run("add-resource", "notes")

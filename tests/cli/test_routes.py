@@ -72,6 +72,7 @@ def line_of(project, file, text):
     return f"{file}:{next(n for n, line in enumerate(lines, 1) if text in line)}"
 
 
+@pytest.mark.quick
 def test_a_new_project_s_routes_are_a_table(pachinko, project):
     """Paths, message types with method and payload, and the line each is written on."""
     done = pachinko("routes", cwd=project / "tea_room/static")

@@ -11,7 +11,7 @@ import pytest
 import websockets.exceptions
 from websockets.sync.client import connect
 
-DEADLINE = 20
+DEADLINE = 40
 
 APP = """
 import asyncio
@@ -179,7 +179,7 @@ def test_a_drain_of_nothing_waits_for_nobody(drained):
         took = time.monotonic() - before
 
     assert closed.reason.startswith("the server restarts; retry in")
-    assert took < 10
+    assert took < DEADLINE
 
 
 def test_nobody_new_gets_in_while_it_drains(drained):
@@ -215,6 +215,7 @@ def test_a_request_that_is_under_way_is_answered(drained):
     assert serving.all_gone() == 0
 
 
+@pytest.mark.quick
 def test_the_drain_comes_before_the_shutdown_of_the_app(drained):
     """Every `on_disconnect` has run when the middleware's shutdown does."""
     serving, dial = drained()
@@ -242,7 +243,7 @@ def test_a_second_signal_does_not_wait(drained):
         took = time.monotonic() - before
 
     assert closed.code == 1012
-    assert took < 10
+    assert took < DEADLINE
 
 
 def test_a_second_signal_ends_a_process_that_blocks(drained):

@@ -15,7 +15,7 @@ import pytest
 from websockets.exceptions import ConnectionClosed
 from websockets.sync.client import connect
 
-DEADLINE = 20
+DEADLINE = 40
 
 APP = """
 import falcon.asgi
@@ -77,6 +77,7 @@ def test_the_banner_names_the_keys(serving):
     assert KEYS in screen.raw
 
 
+@pytest.mark.quick
 def test_q_ends_it(serving):
     """Like Ctrl-C: exit code 0, and the terminal as it was."""
     screen, _ = serving()

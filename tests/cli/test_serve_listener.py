@@ -7,6 +7,8 @@ import pytest
 from pachinko_cli.errors import CliError
 from pachinko_cli.server.listener import PortTakenError, listen
 
+pytestmark = pytest.mark.quick
+
 
 def test_it_listens_where_it_was_asked_to():
     """A client connects, on IPv4 and by default on nothing but loopback."""

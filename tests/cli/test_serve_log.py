@@ -10,6 +10,8 @@ from hypothesis import strategies as st
 
 from pachinko_cli.server import log
 
+pytestmark = pytest.mark.quick
+
 
 @pytest.mark.parametrize(
     "name",

@@ -11,6 +11,8 @@ from pachinko_cli.server import overview
 from pachinko_cli.server.overview import Overview, WebSocketRoute
 from pachinko_cli.server.plan import Plan
 
+pytestmark = pytest.mark.quick
+
 
 class Page:
     async def on_get(self, req, resp): ...

@@ -12,6 +12,8 @@ from pachinko_cli.server.listener import listen
 from pachinko_cli.server.plan import Plan
 from pachinko_cli.server.reloading import supervise
 
+pytestmark = pytest.mark.quick
+
 
 @contextlib.contextmanager
 def no_more_files():

@@ -9,7 +9,7 @@ import pytest
 import websockets.exceptions
 from websockets.sync.client import connect
 
-DEADLINE = 20
+DEADLINE = 40
 
 APP = """
 import asyncio
@@ -186,6 +186,7 @@ def test_a_responder_of_its_own_is_traced_too(traced):
     serving.until("closed  4001 by the server")
 
 
+@pytest.mark.quick
 def test_messagepack_is_shown_as_json(traced):
     """The type is read, and so is the message."""
     serving, dial = traced()

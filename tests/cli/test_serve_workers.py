@@ -13,7 +13,7 @@ import pytest
 import websockets.exceptions
 from websockets.sync.client import connect
 
-DEADLINE = 20
+DEADLINE = 40
 
 APP = """
 import os
@@ -71,6 +71,7 @@ def nobody_listens(url):
         return probe.connect_ex(("127.0.0.1", int(url.rsplit(":", 1)[1]))) != 0
 
 
+@pytest.mark.quick
 def test_several_processes_serve_one_port(serve):
     """Clients meet both of them, over HTTP and over WebSockets."""
     url = serve("app:app", "--port", "0", "--workers", "2").ready()

@@ -124,6 +124,7 @@ def place(tmp_path, project):
     return lambda in_project: project if in_project else elsewhere
 
 
+@pytest.mark.quick
 @every_session
 def test_what_a_pipe_gets(session, pachinko, place, name, lines, in_project):
     """Results on stdout, the rest on stderr, no styles; then the exit code."""
@@ -168,6 +169,7 @@ def test_without_colours_a_terminal_shows_the_same_words(
     assert session(lines, place(in_project), show) == plain
 
 
+@pytest.mark.quick
 def test_every_file_is_one_of_a_session():
     """A session that went takes its files along."""
     names = {name for name, _, _ in SITUATIONS}

@@ -105,7 +105,7 @@ def git(project, environment):
             env=environment,
             check=True,
             capture_output=True,
-            timeout=30,
+            timeout=60,
         )
 
     return run
@@ -131,6 +131,7 @@ def statuses(ran):
     return {path: status for status, path in found if not path.startswith(ours)}
 
 
+@pytest.mark.quick
 def test_a_file_that_nobody_edited_is_replaced(update, project, newer):
     """One line a file, what the project is now, and what to do next."""
     newer.begin(f"{PACKAGE}/app.py")
@@ -413,7 +414,7 @@ def test_what_was_added_survives_and_can_still_be_removed(
         env=environment,
         capture_output=True,
         text=True,
-        timeout=50,
+        timeout=60,
         check=False,
     )
     routes = (project / "tea_room/routes.py").read_text()
@@ -673,7 +674,7 @@ def test_a_project_in_a_folder_of_a_repository_is_found_there(
         ["-c", "user.name=Ann", "-c", "user.email=a@example.org", "commit", "-q", "-m", "Begin"],
         ["add", "other.txt"],
     ):
-        subprocess.run(["git", *arguments], cwd=tmp_path, env=environment, check=True, timeout=30)
+        subprocess.run(["git", *arguments], cwd=tmp_path, env=environment, check=True, timeout=60)
     done = update()
     refused = update("--restore", "README.md", "--force")
     newer.release("0.3.0")
@@ -789,6 +790,7 @@ def test_every_answer_is_given_again(made, update, newer, contents):
     assert '1999 Ann "{{ 7 * 7 }}" O\'Hara' in (project / "LICENSE").read_text()
 
 
+@pytest.mark.quick
 def test_an_update_to_the_same_template_changes_nothing(made, pachinko):
     """Whatever was answered."""
     ran = pachinko("update", cwd=made(**EVERYTHING))

@@ -179,12 +179,14 @@ class TestNats(BackendConformance):
         assert slow.received[-1] == Received("a", b"more")
 
 
+@pytest.mark.slow
 class TestNatsOutages(OutageConformance):
     @pytest.fixture
     def server(self, process):
         return OwnNats(process)
 
 
+@pytest.mark.slow
 class TestNatsThatLosesItsDisk(OutageConformance):
     @pytest.fixture
     def server(self, tmp_path):

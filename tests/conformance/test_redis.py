@@ -219,6 +219,7 @@ async def test_a_server_that_refuses_is_told():
         await node.stop()
 
 
+@pytest.mark.slow
 class TestRedisOutages(OutageConformance):
     @pytest.fixture
     def server(self, process):

@@ -51,7 +51,7 @@ async def denial(options):
     async with simulate(app) as client, contextlib.AsyncExitStack() as stack:
         try:
             await stack.enter_async_context(client.connect("/", headers=origin))
-            client.manager.draining = not options  # the row without a setting
+            client.manager._draining = not options  # the row without a setting
             await stack.enter_async_context(client.connect("/"))
         except HandshakeDenied as denied:
             return denied
@@ -298,4 +298,4 @@ async def test_on_disconnect_runs_to_its_end_although_the_task_is_cancelled(serv
         await asyncio.wait([ann.task])
         go_on.set()
 
-        assert await asyncio.wait_for(ended.wait(), 5)
+        assert await asyncio.wait_for(ended.wait(), 30)

@@ -75,7 +75,7 @@ def typed(page, command):
 def test_every_target_of_make_exists(page, root):
     """What a page tells to make is a target of the Makefile."""
     makefile = (root / "Makefile").read_text("utf-8")
-    targets = re.findall(r"^(\w+):", makefile, re.MULTILINE)
+    targets = re.findall(r"^([\w-]+):", makefile, re.MULTILINE)
 
     assert set(typed(page, "make")) <= set(targets)
 

@@ -17,7 +17,7 @@ from websockets.asyncio.client import connect
 from falcon_pachinko import Backend
 from falcon_pachinko.backends.supervision import Settings
 
-DEADLINE = 30
+DEADLINE = 40
 
 
 @pytest.fixture
@@ -48,6 +48,7 @@ def workers(root, tmp_path):
             process.wait(10)
 
 
+@pytest.mark.slow
 async def test_a_room_spans_the_workers_of_uvicorn(workers):
     """With members in both workers, all of them hear what one says, once."""
     redis, url = workers
@@ -84,6 +85,7 @@ def test_the_reference_has_every_method_of_a_backend(pages):
     ]
 
 
+@pytest.mark.slow
 def test_the_suite_runs_as_the_page_shows_it(root):
     """A third party's test file needs nothing else."""
     command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "-c", os.devnull]
@@ -91,7 +93,7 @@ def test_the_suite_runs_as_the_page_shows_it(root):
         [*command, str(root / "docs/examples/test_backend.py")],
         capture_output=True,
         text=True,
-        timeout=50,
+        timeout=60,
         check=False,
     )
 

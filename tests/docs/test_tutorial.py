@@ -22,6 +22,7 @@ def folder(pages, tmp_path):
     return tmp_path
 
 
+@pytest.mark.slow
 def test_the_readers_tests_pass(folder):
     """The reader's room passes the reader's tests, and there are as many as the page says."""
     ran = subprocess.run(
@@ -36,6 +37,7 @@ def test_the_readers_tests_pass(folder):
     assert re.search(r"= 3 passed in", ran.stdout), ran.stdout
 
 
+@pytest.mark.slow
 def test_pachinko_serves_a_file_that_is_no_project(folder):
     """``pachinko serve room:app`` finds the reader's room, its path and its message types."""
     command = [sys.executable, "-m", "pachinko_cli", "serve", "room:app", "--port", "0", "--json"]

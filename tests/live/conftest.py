@@ -15,12 +15,19 @@ import urllib.request
 from pathlib import Path
 
 import pytest
+from asgi_servers import SERVERS, UVICORN
 from websockets.asyncio.client import connect
 
 APPS = Path(__file__).parent / "apps"
 
-UVICORN = ("websockets-sansio", "websockets", "wsproto")
-SERVERS = (*UVICORN, "hypercorn")
+
+@pytest.hookimpl(tryfirst=True)  # before pytest selects by marks
+def pytest_collection_modifyitems(items):
+    """Say which command runs what is not on the default server; asgi_servers tells the rule."""
+    for item in items:
+        if item.get_closest_marker("other_server"):
+            everywhere = item.get_closest_marker("every_server")
+            item.add_marker("slow" if everywhere else "exhaustive")
 
 
 def free_port() -> int:
@@ -74,10 +81,10 @@ class Server:
 
     def get(self, path: str):
         """GET a JSON document."""
-        with urllib.request.urlopen(f"http://127.0.0.1:{self.port}{path}", timeout=5) as answer:
+        with urllib.request.urlopen(f"http://127.0.0.1:{self.port}{path}", timeout=30) as answer:
             return json.load(answer)
 
-    def wait_until_up(self, seconds: float = 20) -> None:
+    def wait_until_up(self, seconds: float = 60) -> None:
         deadline = time.monotonic() + seconds
         while time.monotonic() < deadline:
             assert self.process.poll() is None, self.output
@@ -89,7 +96,7 @@ class Server:
                 return
         raise AssertionError(f"no listener after {seconds} s:\n{self.output}")
 
-    async def printed(self, line: str, seconds: float = 5) -> int:
+    async def printed(self, line: str, seconds: float = 60) -> int:
         """Wait until it has printed a line; return how often it stands there then."""
         deadline = time.monotonic() + seconds
         while line not in self.output.splitlines():
@@ -97,7 +104,7 @@ class Server:
             await asyncio.sleep(0.02)
         return self.output.splitlines().count(line)
 
-    def terminate(self, seconds: float = 10) -> float:
+    def terminate(self, seconds: float = 60) -> float:
         """Send SIGTERM and wait; return how many seconds it took to end."""
         began = time.monotonic()
         self.process.send_signal(signal.SIGTERM)
@@ -110,7 +117,7 @@ class Server:
             await client.wait_closed()
         with contextlib.suppress(ProcessLookupError):
             os.killpg(self.process.pid, signal.SIGKILL)
-        self.process.wait(10)
+        self.process.wait(60)
 
 
 @pytest.fixture

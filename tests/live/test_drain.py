@@ -5,9 +5,8 @@ import json
 import re
 
 import pytest
+from asgi_servers import SERVERS
 from websockets.exceptions import ConnectionClosed, InvalidStatus
-
-SERVERS = ["websockets-sansio", "websockets", "wsproto", "hypercorn"]
 
 
 async def ending(client):
@@ -15,18 +14,19 @@ async def ending(client):
     received = []
     try:
         while True:
-            received.append(json.loads(await asyncio.wait_for(client.recv(), 10)))
+            received.append(json.loads(await asyncio.wait_for(client.recv(), 30)))
     except ConnectionClosed as closed:
         return received, closed.rcvd
 
 
+@pytest.mark.every_server
 @pytest.mark.parametrize("kind", SERVERS)
 async def test_idle_clients_go_first_and_busy_ones_when_they_are_done(start, kind):
     """Both with 1012 and a time to come back; the busy one has its answer; nobody new gets in."""
     server = start(kind, "drained:app")
     idle, busy = await server.dial("/guest"), await server.dial("/guest")
     await busy.send('{"type": "work", "payload": 1, "ref": 1}')
-    await asyncio.wait_for(busy.recv(), 5)
+    await asyncio.wait_for(busy.recv(), 30)
 
     draining = asyncio.create_task(asyncio.to_thread(server.get, "/drain"))
     _, first = await ending(idle)

@@ -7,7 +7,7 @@ import time
 import pytest
 
 
-async def baseline(server, seconds=5):
+async def baseline(server, seconds=60):
     """Wait until the server knows no connection and no room."""
     deadline = time.monotonic() + seconds
     while (status := await asyncio.to_thread(server.get, "/status"))["connections"]:
@@ -31,6 +31,7 @@ async def drop(client):
 ENDINGS = {"clean": (close, 1000), "code": (close_with_code, 4100), "drop": (drop, 1006)}
 
 
+@pytest.mark.every_server
 @pytest.mark.parametrize("ending", ENDINGS)
 async def test_on_disconnect_runs_once(uvicorn, ending):
     """With the peer's own code, or 1006 where there was no close frame."""
@@ -58,6 +59,7 @@ async def test_on_disconnect_runs_once_after_a_reset(uvicorn, reset):
     assert uvicorn.output.count("bye") == 1
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("end", [close, close_with_code, drop])
 async def test_hypercorn_reports_every_end_as_1006(start, end):
     """Hypercorn keeps the peer's code to itself; the clean-up runs once all the same."""
@@ -86,6 +88,7 @@ async def test_on_disconnect_runs_once_when_the_server_stops(uvicorn):
     assert "Traceback" not in uvicorn.output
 
 
+@pytest.mark.slow
 async def test_hypercorn_stops_when_its_clients_have_left(start):
     """From Python 3.12 on it waits for them; the clean-ups and the worker end all the same."""
     server = start("hypercorn")
@@ -103,6 +106,7 @@ async def test_hypercorn_stops_when_its_clients_have_left(start):
     assert "worker stopped" in server.output
 
 
+@pytest.mark.slow
 async def test_a_busy_handler_is_cancelled_after_its_grace(uvicorn):
     """Its client went; the handler has a second, then the clean-up runs."""
     client = await uvicorn.dial("/ws/chat/tea")
@@ -129,6 +133,7 @@ async def test_a_busy_handler_may_finish_within_its_grace(uvicorn):
     assert "thought" in uvicorn.output
 
 
+@pytest.mark.slow
 async def test_the_server_stops_while_a_handler_is_busy(start):
     """The handler is cancelled, its client's clean-up runs whole, and the process ends."""
     server = start("websockets-sansio", "seed_chat:app", "--timeout-graceful-shutdown", "1")
@@ -140,7 +145,7 @@ async def test_the_server_stops_while_a_handler_is_busy(start):
     seconds = await asyncio.to_thread(server.terminate)
 
     assert server.output.count("bye chat:tea 1012") == 1
-    assert seconds < 4
+    assert seconds < 30  # the handler would go on for 60
 
 
 async def test_a_client_that_goes_during_on_connect_was_never_there(start):

@@ -5,6 +5,7 @@ import json
 
 import msgspec
 import pytest
+from asgi_servers import UVICORN, on
 from websockets.exceptions import ConnectionClosed
 
 pytestmark = pytest.mark.timeout(60)
@@ -196,7 +197,7 @@ async def outcome(client, frame, codec):
         await client.send(frame)
         await client.send(alive.decode() if codec is msgspec.json else alive)
         while True:
-            answer = await asyncio.wait_for(client.recv(), 10)
+            answer = await asyncio.wait_for(client.recv(), 30)
             if codec.decode(answer).get("ref") == "alive":
                 return came, None
             came.append(answer)
@@ -231,7 +232,8 @@ async def faults(server, path, frames, codec=msgspec.json):
     return wrong
 
 
-@pytest.mark.parametrize("kind", ["websockets-sansio", "websockets", "wsproto"])
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", UVICORN)
 async def test_every_hostile_frame_is_answered_once_or_closed_by_policy(start, kind):
     """In JSON and MessagePack, to handlers of all styles: no 1011, no traceback, no method."""
     server = start(kind, "bait:app")
@@ -250,9 +252,9 @@ async def test_every_hostile_frame_is_answered_once_or_closed_by_policy(start, k
 @pytest.mark.parametrize(
     ("kind", "code"),
     [
-        ("websockets-sansio", 1007),
-        ("websockets", 1007),
-        ("wsproto", None),  # it just hangs up
+        on("websockets-sansio", 1007),
+        on("websockets", 1007),
+        on("wsproto", None),  # it just hangs up
     ],
 )
 async def test_invalid_utf8_in_a_text_frame_ends_the_connection(start, kind, code):
@@ -264,7 +266,7 @@ async def test_invalid_utf8_in_a_text_frame_ends_the_connection(start, kind, cod
         client = await server.dial("/envelopes")
         await client.send(text, text=True)
         with pytest.raises(ConnectionClosed) as closed:
-            await asyncio.wait_for(client.recv(), 5)
+            await asyncio.wait_for(client.recv(), 30)
         codes.append(closed.value.rcvd and closed.value.rcvd.code)
     await asyncio.to_thread(server.terminate)
 
@@ -282,6 +284,7 @@ async def pulse_during(server, texts, binaries):
     return await asyncio.to_thread(server.get, "/pulse")
 
 
+@pytest.mark.slow
 async def test_no_hostile_frame_holds_the_loop_up(start):
     """A ticker beside them is never 50 ms late.
 

@@ -84,6 +84,7 @@ async def behind_a_wire(server, processes):
         yield wire, *await processes.start(cut, server.url)
 
 
+@pytest.mark.slow
 async def test_who_comes_back_anywhere_misses_nothing(server, processes, reader):
     """Again and again, to random processes, while others talk: each message once, in one order."""
     chance = random.Random(7)
@@ -144,6 +145,7 @@ async def test_a_position_before_the_first_word_is_one(server, processes, reader
     assert [words for *_, words in ann.read] == ["first"]
 
 
+@pytest.mark.slow
 async def test_what_is_too_old_is_not_recovered(server, processes, reader):
     """The client is told, and gets what is kept; its new position is as good as any."""
     one, two = everywhere = await processes.start(*[server.url] * 2)
@@ -169,6 +171,7 @@ async def test_what_is_too_old_is_not_recovered(server, processes, reader):
     assert [words for *_, words in ann.read] == ["before", "after", "again"]
 
 
+@pytest.mark.slow
 async def test_a_long_silence_is_survived(server, processes, reader):
     """Who stays while the history ends hears what comes next, and can come back from there."""
     one, two, three = await processes.start(*[server.url] * 3)
@@ -231,6 +234,7 @@ async def told(who, words):
             return states
 
 
+@pytest.mark.slow
 async def test_a_process_that_was_cut_off_makes_up_for_it(behind_a_wire, reader):
     """Its members get what was said elsewhere meanwhile: all of it, once, in order."""
     wire, one, two = behind_a_wire
@@ -253,6 +257,7 @@ async def test_a_process_that_was_cut_off_makes_up_for_it(behind_a_wire, reader)
     assert [words for *_, words in ann.read] == ["before", *map(str, range(50)), "after"]
 
 
+@pytest.mark.slow
 async def test_a_wire_that_breaks_again_and_again_loses_nothing(behind_a_wire, reader):
     """Members of the process behind it get all that is said elsewhere, once, in order."""
     wire, one, two = behind_a_wire
@@ -274,6 +279,7 @@ async def test_a_wire_that_breaks_again_and_again_loses_nothing(behind_a_wire, r
     assert [words for *_, words in ann.read] == [*map(str, range(300)), "after"]
 
 
+@pytest.mark.slow
 async def test_what_was_said_without_the_server_ends_the_history(behind_a_wire, reader):
     """The talk goes on where one is; nobody is told that a history with a hole is complete."""
     wire, one, two = behind_a_wire

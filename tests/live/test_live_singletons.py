@@ -69,6 +69,7 @@ def at_work(processes, tick):
     return worker, list(by_pid.values())
 
 
+@pytest.mark.slow
 async def test_one_of_three_runs_it(server, processes, watch):
     """All processes see the same ticks, of one of them; none is missing, none is there twice."""
     everywhere = await processes.start(*[f"{server.url}?ttl={TTL}"] * 3)
@@ -83,6 +84,7 @@ async def test_one_of_three_runs_it(server, processes, watch):
         assert len(each.shifts) == 1
 
 
+@pytest.mark.slow
 async def test_a_worker_whose_process_is_killed_is_followed(server, processes, watch):
     """Within the ttl another process runs it, with a larger token; each token is one process's."""
     everywhere = await processes.start(*[f"{server.url}?ttl={TTL}"] * 3)
@@ -98,6 +100,7 @@ async def test_a_worker_whose_process_is_killed_is_followed(server, processes, w
     assert after[0]["token"] == after[1]["token"] > first["token"]
 
 
+@pytest.mark.slow
 async def test_a_worker_whose_process_ends_is_followed_at_once(server, processes, watch):
     """A clean end gives the lease back: nobody waits until it would have ended."""
     everywhere = await processes.start(*[f"{server.url}?ttl=12"] * 2)
@@ -112,6 +115,7 @@ async def test_a_worker_whose_process_ends_is_followed_at_once(server, processes
     assert watcher.shifts == sorted(watcher.shifts)
 
 
+@pytest.mark.slow
 async def test_a_worker_that_stood_still_is_silent_when_it_wakes(server, processes, watch):
     """Another has taken over meanwhile, and nothing comes under the old token any more."""
     everywhere = await processes.start(*[f"{server.url}?ttl={TTL}"] * 3)
@@ -142,6 +146,7 @@ async def test_a_worker_that_stood_still_is_silent_when_it_wakes(server, process
     assert "worker tick has lost its lease" in sleeper.log
 
 
+@pytest.mark.slow
 async def test_a_server_that_forgot_the_lease_gives_it_anew(server, processes, watch):
     """Soon one process runs it, and only one, with a larger token than any before."""
     settings = f"?ttl={TTL}&probe=0.5&timeout=1.5"

@@ -16,7 +16,9 @@ from processes import APPS, running
 from websockets.asyncio.client import connect
 from websockets.exceptions import ConnectionClosed, InvalidMessage
 
-DEADLINE = 20
+pytestmark = pytest.mark.slow
+
+DEADLINE = 40
 APART = "no backend that joins them"
 
 UVICORN = ("uvicorn", "shared:app", "--workers", "2", "--timeout-graceful-shutdown", "2")
@@ -89,7 +91,7 @@ def serve(tmp_path):
     yield start
     for each in services:
         each.signal(signal.SIGKILL)
-        each.process.wait(10)
+        each.process.wait(60)
 
 
 async def dial(service, name):

@@ -45,11 +45,11 @@ async def cluster():
 
 
 def pulse(server):
-    with urllib.request.urlopen(server.http_url + "/pulse", timeout=5) as answer:
+    with urllib.request.urlopen(server.http_url + "/pulse", timeout=30) as answer:
         return msgspec.json.decode(answer.read())
 
 
-async def comes_true(condition, seconds=20):
+async def comes_true(condition, seconds=60):
     """Wait for it; return how long that took."""
     began = time.monotonic()
     while not await asyncio.to_thread(condition):
@@ -58,7 +58,7 @@ async def comes_true(condition, seconds=20):
     return time.monotonic() - began
 
 
-async def all_are(state, servers, seconds=20):
+async def all_are(state, servers, seconds=60):
     return await comes_true(
         lambda: {pulse(each)["backend"] for each in servers} == {state}, seconds
     )
@@ -81,6 +81,7 @@ async def hears(client, text):
     return before
 
 
+@pytest.mark.slow
 async def test_all_of_it_crosses_in_order_under_load(nats, cluster):
     """Three processes, a talker on each: all hear all of it, each talker's in its order."""
     servers, count = await cluster(nats.url, nats.url, nats.url), 1000
@@ -102,6 +103,7 @@ async def test_all_of_it_crosses_in_order_under_load(nats, cluster):
     assert [pulse(each)["gaps"] for each in servers] == [0, 0, 0]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("how", ["killed", "hung"])
 async def test_an_outage_stops_no_local_room_and_is_told(nats, cluster, how):
     """Members of one process go on talking; the others are back soon, and know of the gap."""
@@ -133,6 +135,7 @@ async def test_an_outage_stops_no_local_room_and_is_told(nats, cluster, how):
     assert "Traceback" not in one.log + two.log
 
 
+@pytest.mark.slow
 async def test_a_process_starts_before_its_nats(nats, cluster):
     """It serves its own clients, says so in one line, and joins the others when it can."""
     nats.kill()
@@ -182,6 +185,7 @@ async def test_junk_on_every_subject_harms_nobody(nats, cluster):
     assert "Traceback" not in one.log + two.log
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["*", ">", "a.*", "pub.>", "a b\n", "=2A", "é☕", ".", "x" * 200])
 async def test_rooms_by_odd_names_are_rooms(nats, cluster, name):
     """A room by a wildcard's name hears what is said in it, and nothing else."""
@@ -205,6 +209,7 @@ async def test_subscriptions_end_with_the_last_member(nats, cluster):
     assert len(before) == 2
 
 
+@pytest.mark.slow
 async def test_a_bad_wire_to_nats_is_survived(nats, cluster):
     """Late bytes arrive late; silence and resets are noticed, told, and mended."""
     async with FaultProxy(nats.port) as wire:

@@ -4,8 +4,7 @@ import asyncio
 import json
 
 import pytest
-
-pytestmark = pytest.mark.timeout(40)
+from asgi_servers import SERVERS
 
 SENDERS = 20
 
@@ -31,21 +30,26 @@ async def ask(client, message):
     await client.send(json.dumps({**message, "ref": "asked"}))
     came = []
     while not came or came[-1].get("ref") != "asked":
-        came.append(json.loads(await asyncio.wait_for(client.recv(), 5)))
+        came.append(json.loads(await asyncio.wait_for(client.recv(), 30)))
     return came
 
 
+@pytest.mark.slow
+@pytest.mark.every_server
+@pytest.mark.parametrize("kind", SERVERS)
 @pytest.mark.parametrize(
     ("members", "messages"),
     [(20, 100), (300, 10)],
     ids=["deep", "wide"],  # a fan-out to more than 256 lets others run in its middle
 )
-async def test_concurrent_senders_keep_their_order_at_every_receiver(start, members, messages):
+async def test_concurrent_senders_keep_their_order_at_every_receiver(
+    start, kind, members, messages
+):
     """Twenty talk to one room at once: everyone hears all of each, as each said it."""
-    server = start("websockets-sansio", "crowd:app")
+    server = start(kind, "crowd:app")
     clients = [await server.dial("/crowd/square") for _ in range(members)]
 
-    async with asyncio.timeout(30), asyncio.TaskGroup() as crowd:
+    async with asyncio.timeout(60), asyncio.TaskGroup() as crowd:
         listening = [crowd.create_task(listen(client, messages)) for client in clients]
         for sender in range(SENDERS):
             crowd.create_task(talk(clients[sender], sender, messages))
@@ -63,7 +67,7 @@ async def test_a_poison_broadcast_reaches_nobody_and_fails_its_caller(start):
     answers = [await ask(clients[0], {"type": "poison", "payload": each}) for each in poisons]
     word = {"sender": 0, "number": 1, "ballast": ""}
     await clients[1].send(json.dumps({"type": "say", "payload": word}))
-    heard = [json.loads(await asyncio.wait_for(client.recv(), 5)) for client in clients]
+    heard = [json.loads(await asyncio.wait_for(client.recv(), 30)) for client in clients]
 
     codes = [[answer["payload"]["code"] for answer in came] for came in answers]
     assert codes == [["internal_error"]] * len(poisons)

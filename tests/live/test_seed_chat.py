@@ -7,10 +7,11 @@ import pytest
 from websockets.exceptions import ConnectionClosed, InvalidStatus
 
 
-async def hear(client, seconds=5):
+async def hear(client, seconds=30):
     return json.loads(await asyncio.wait_for(client.recv(), seconds))
 
 
+@pytest.mark.every_server
 async def test_two_clients_chat(server):
     """Greeted before the accept, told who joins, heard by everyone, told who leaves."""
     async with server.connect("/ws/chat/tea") as ann:
@@ -75,6 +76,7 @@ async def test_the_worker_finds_its_rooms_by_prefix(server):
         assert await hear(ann) == {"type": "notice"}
 
 
+@pytest.mark.every_server
 @pytest.mark.parametrize(
     ("room", "status"),
     [("closed", 403), ("members-only", 401), ("broken", 500), ("undecided", 500)],
@@ -97,6 +99,7 @@ async def test_a_denial_carries_the_headers_of_the_error(server):
     assert b"Log in first." in denied.value.response.body
 
 
+@pytest.mark.every_server
 async def test_a_close_by_the_server_reaches_the_client(server):
     """The handler's code and reason arrive, and on_disconnect hears the same code."""
     async with server.connect("/ws/chat/tea") as ann:

@@ -11,8 +11,7 @@ import time
 from pathlib import Path
 
 import pytest
-
-pytestmark = pytest.mark.timeout(60)
+from asgi_servers import UVICORN, on
 
 CLIENTS = 20
 MESSAGES = 60  # a client; 1200 of 8 kB are twice what the kernel holds for one that does not read
@@ -50,17 +49,18 @@ async def converse(client, me):
 
 async def chatter(clients):
     """Have all converse at once; return what each heard of each, in the order in which it came."""
-    async with asyncio.timeout(30):
+    async with asyncio.timeout(60):
         return await asyncio.gather(*map(converse, clients, range(CLIENTS)))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("kind", "options"),
     [
-        ("websockets-sansio", ()),
-        ("wsproto", ()),
+        on("websockets-sansio", ()),
+        on("wsproto", ()),
         # This one first waits for the pong of a client that cannot see the ping, 20 s long.
-        ("websockets", ("--timeout-graceful-shutdown", "1")),
+        on("websockets", ("--timeout-graceful-shutdown", "1")),
     ],
 )
 async def test_a_stalled_reader_costs_twenty_busy_clients_nothing(start, deaf, kind, options):
@@ -81,7 +81,7 @@ async def test_a_stalled_reader_costs_twenty_busy_clients_nothing(start, deaf, k
     assert BUDGET / 2 < stalled["outbox_bytes"] <= BUDGET
     assert stalled["dropped"]["overflow"] > 0
     assert growth < BUDGET + 1_500_000
-    assert seconds < 3
+    assert seconds < 15  # waiting for its pong would take 20
 
 
 def handshake(port, path):
@@ -145,7 +145,7 @@ def standing(server):
     return pulse["connections"], pulse["rooms"], pulse["tasks"], descriptors
 
 
-def settled(server, wanted, seconds=20):
+def settled(server, wanted, seconds=60):
     """Wait until the server holds what is wanted; return what it holds in the end."""
     deadline = time.monotonic() + seconds
     while (held := standing(server)) != wanted and time.monotonic() < deadline:
@@ -163,8 +163,9 @@ def descriptors():
     resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("descriptors")
-@pytest.mark.parametrize("kind", ["websockets-sansio", "websockets", "wsproto"])
+@pytest.mark.parametrize("kind", UVICORN)
 async def test_a_storm_of_drops_leaves_no_connection_room_task_or_descriptor(start, kind):
     """Thousands vanish, in the middle of a frame or a handshake too, and all is as before."""
     server = start(kind, "crowd:app")

@@ -98,6 +98,7 @@ def project(tmp_path):
     return run
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("mode", ["strict", "auto"])
 def test_the_fixtures_work_in_both_modes_of_pytest_asyncio(project, mode):
     """In memory and live, in async tests and in others, without a warning."""
@@ -109,6 +110,7 @@ def test_the_fixtures_work_in_both_modes_of_pytest_asyncio(project, mode):
     assert "4 passed" in printed
 
 
+@pytest.mark.slow
 def test_the_fixtures_work_in_one_loop_for_all_tests(project):
     """For projects that run everything in the session's loop."""
     settings = (
@@ -120,6 +122,7 @@ def test_the_fixtures_work_in_one_loop_for_all_tests(project):
     assert code == 0, printed
 
 
+@pytest.mark.slow
 def test_the_fixtures_introduce_themselves(project):
     """``pytest --fixtures`` says what each is."""
     _, printed = project(SYNC, "--fixtures")
@@ -129,6 +132,7 @@ def test_the_fixtures_introduce_themselves(project):
     assert "The project's ``app`` on a real server" in printed
 
 
+@pytest.mark.slow
 def test_without_an_app_fixture_pytest_says_so(project):
     """By its name."""
     code, printed = project(SYNC, conftest="")
@@ -138,6 +142,7 @@ def test_without_an_app_fixture_pytest_says_so(project):
     assert "1 passed, 2 errors" in printed
 
 
+@pytest.mark.slow
 def test_without_pytest_asyncio_the_fixtures_say_what_is_missing(project):
     """Only tests that want them fail, with the line to type."""
     without = {"before": HIDE_PYTEST_ASYNCIO, "settings": ""}
@@ -152,6 +157,7 @@ def test_without_pytest_asyncio_the_fixtures_say_what_is_missing(project):
         ) in printed
 
 
+@pytest.mark.slow
 def test_a_failing_startup_fails_the_test_that_wants_the_app(project):
     """With the app's traceback."""
     conftest = """
@@ -177,6 +183,7 @@ def app():
     assert "LifespanError: the server did not start" in printed
 
 
+@pytest.mark.slow
 def test_a_run_that_uses_none_of_it_imports_none_of_it(project):
     """Neither servers nor clients nor the simulator, at the start of every run."""
     tests = """

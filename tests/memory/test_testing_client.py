@@ -252,7 +252,7 @@ async def test_frames_before_a_close_are_received_after_it(app):
     async with simulate(app) as client, client.connect("/") as ann:
         for message in ({"type": "tell", "payload": 1}, {"type": "close"}):
             await ann.send(message)
-        await asyncio.wait_for(asyncio.shield(ann.task), 5)
+        await asyncio.wait_for(asyncio.shield(ann.task), 30)
         first = await ann.receive_json()
         with pytest.raises(Disconnected) as gone:
             await ann.receive()
@@ -503,7 +503,7 @@ async def test_a_stalled_client_that_drops_ends_the_wait():
             await ann.stall()
             await ann.send_text("go")
             await ann.drop()
-            await asyncio.wait_for(failed.wait(), 5)
+            await asyncio.wait_for(failed.wait(), 30)
 
     assert ann.close_code == 1006
     assert ann.trace == [("sent", "go")]
@@ -539,7 +539,7 @@ async def test_a_close_waits_behind_what_is_underway(app):
         await ann.stall()
         await ann.send({"type": "tell", "payload": "last"})
         await ann.send({"type": "close"})
-        await asyncio.wait_for(asyncio.shield(ann.task), 5)
+        await asyncio.wait_for(asyncio.shield(ann.task), 30)
         closed_before = ann.closed
         await ann.resume()
 

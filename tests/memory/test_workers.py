@@ -206,7 +206,7 @@ async def test_a_server_that_drops_the_lifespan_stops_the_workers(app, log, unti
     app.add_websocket_worker(work)
     scope = {"type": "lifespan", "asgi": {"version": "3.0", "spec_version": "2.0"}}
     living = asyncio.create_task(app(scope, events.get, send))
-    await asyncio.wait_for(started.wait(), 5)
+    await asyncio.wait_for(started.wait(), 30)
     await until(lambda: install(app).workers[0].state == "running")
 
     living.cancel()

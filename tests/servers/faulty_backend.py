@@ -11,7 +11,7 @@ CALLS = (
 )  # fmt: skip
 
 
-DEADLINE = 5
+DEADLINE = 30
 """Seconds that anything a test waits for may take."""
 
 

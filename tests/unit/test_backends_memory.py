@@ -234,7 +234,7 @@ def test_an_instance_serves_one_loop_after_the_other():
         await backend.subscribe(["x"])
         await asyncio.sleep(0)
         await backend.publish([("x", b"1")])
-        received = await asyncio.wait_for(waiting, 5)
+        received = await asyncio.wait_for(waiting, 30)
         await backend.stop()
         return received
 

@@ -111,7 +111,7 @@ def test_at_whatever_step_it_ends_the_project_is_complete_or_untouched(root, how
         [sys.executable, "-c", AT_EVERY_STEP, how, str(root)],
         capture_output=True,
         text=True,
-        timeout=50,
+        timeout=60,
         check=False,
     )
     assert ran.returncode == 0, (ran.stdout, ran.stderr)
@@ -216,6 +216,6 @@ def test_a_second_command_waits_for_the_first(root):
         running = second.poll()
         second.send_signal(signal.SIGCONT)
         (root / "first").write_text("done")
-    rest, _ = second.communicate(timeout=30)
+    rest, _ = second.communicate(timeout=60)
 
     assert (begun, running, rest) == ("begun\n", None, "alone\n")

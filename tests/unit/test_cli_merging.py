@@ -54,9 +54,7 @@ def disjoint_edits(draw):
     return coded | {name: bom + coded[name] for name in ("yours", "both")}
 
 
-@settings(
-    max_examples=80, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
-)
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(disjoint_edits())
 def test_edits_in_different_places_are_both_in_the_result(merged, versions):
     """To the byte, and everything else is as the user has it: line ends, byte order mark."""
@@ -65,7 +63,6 @@ def test_edits_in_different_places_are_both_in_the_result(merged, versions):
     assert (result.content, result.conflicts) == (versions["both"], ())
 
 
-@settings(max_examples=60, deadline=None)
 @given(st.lists(st.lists(st.sampled_from(["a", "b", "c", ""]), max_size=6), min_size=3, max_size=3))
 def test_whatever_the_edits_no_line_of_the_user_s_gets_lost(merged, versions):
     """One that the user wrote, and the file did not begin with, is in the result."""

@@ -32,7 +32,7 @@ runpy.run_module("pachinko_cli", run_name="__main__")
 
 def python(program):
     return subprocess.run(
-        [sys.executable, "-c", program], capture_output=True, text=True, timeout=30, check=False
+        [sys.executable, "-c", program], capture_output=True, text=True, timeout=60, check=False
     )
 
 

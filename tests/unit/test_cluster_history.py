@@ -27,7 +27,7 @@ def said(number):
 class Member:
     """A client, and what it got; it knows its place when it comes back."""
 
-    codec = JSON
+    _codec = JSON
 
     def __init__(self, name="", outbox_bytes=10_000):
         self.name, self.limits, self.closed = name, Limits(outbox_bytes=outbox_bytes), False
@@ -322,7 +322,7 @@ def test_what_a_codec_has_no_form_of_is_left_out(room):
     parcel = Broadcast(1, 0, "said", '{"n":%s}' % ("1" * 100))
     placed = place("tea", parcel, HistoryPosition("e", 1))
     member = Member(outbox_bytes=1)
-    member.codec = MSGPACK
+    member._codec = MSGPACK
     room.come_back(member)
 
     assert packet_for(placed, member) is None
@@ -349,7 +349,7 @@ def test_bytes_and_times_come_back_as_they_were(room):
     placed = place("tea", kept, HistoryPosition("e", 1))
     told = {"history": {"room": "tea", "epoch": "e", "offset": 1}}
     json, packed = Member(), Member()
-    packed.codec = MSGPACK
+    packed._codec = MSGPACK
 
     text = packet_for(placed, json).event["text"]
     data = packet_for(placed, packed).event["bytes"]

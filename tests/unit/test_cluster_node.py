@@ -8,7 +8,7 @@ import logging
 import msgspec
 import pytest
 from faulty_backend import DEADLINE, FaultyBackend, started, until
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from falcon_pachinko import BackendError
@@ -240,7 +240,6 @@ async def test_a_hole_of_a_history_is_told(nodes):
         max_size=25,
     )
 )
-@settings(max_examples=60, deadline=None)
 def test_every_loss_is_a_gap_and_nothing_else_is(steps):
     """Whatever is lost in whichever way: who listened finds out; who lost nothing hears of none."""
 
@@ -392,7 +391,6 @@ async def test_a_parcel_that_fails_harms_no_other(nodes, caplog):
 
 
 @given(st.lists(st.binary(max_size=60), max_size=30))
-@settings(max_examples=40, deadline=None)
 def test_hostile_bytes_are_counted_and_nothing_is_kept_of_them(datas):
     """Whatever comes on a channel, what comes after it is delivered."""
 

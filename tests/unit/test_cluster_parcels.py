@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import msgspec
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from falcon_pachinko import targets as to
@@ -102,7 +102,6 @@ class Members:
 
 
 @given(parcels)
-@settings(deadline=None)  # machines are busy
 def test_what_is_written_is_read(parcel):
     """Every parcel comes back as it was, with the name of the node that sent it."""
     try:
@@ -114,7 +113,6 @@ def test_what_is_written_is_read(parcel):
 
 
 @given(st.binary(max_size=200))
-@settings(deadline=None)  # machines are busy
 def test_random_bytes_are_no_parcel(data):
     """Reading never raises, whatever comes; nor with a header in front."""
     assert decode(data) is None
@@ -129,7 +127,6 @@ values = st.recursive(
 
 
 @given(st.sampled_from("bdpmhx"), st.lists(values, max_size=8))
-@settings(deadline=None)  # machines are busy
 def test_messagepack_of_another_shape_is_no_parcel_or_a_whole_one(kind, fields):
     """What is read can be written again; all else is None."""
     opened = decode(HEAD + msgspec.msgpack.encode([kind, *fields]))
@@ -170,7 +167,6 @@ def test_a_target_that_is_too_deep_is_no_parcel(depth):
 
 
 @given(targets, st.sets(names, max_size=3))
-@settings(deadline=None)  # machines are busy
 def test_whoever_listens_to_the_channel_has_everybody_who_is_meant(target, others):
     """A process that does not listen to a target's channel has nobody of it."""
     channel = channel_of(target)
@@ -194,7 +190,6 @@ def test_a_connection_of_ours_is_on_the_channel_of_its_node():
 
 
 @given(leaves)
-@settings(deadline=None)  # machines are busy
 def test_a_channel_names_what_it_is_for(target):
     """What a channel implies needs not be sent; others imply nothing."""
     implied = implied_by(channel_of(target))

@@ -23,7 +23,7 @@ class Member:
 
     def __init__(self, connection_id, user_id=None):
         self.id, self.user_id = connection_id, user_id
-        self.joined, self.present = set(), None
+        self._rooms, self.present = set(), None
 
     def __repr__(self):
         return f"<{self.id} {self.user_id}>"
@@ -95,7 +95,7 @@ class RosterMachine(RuleBasedStateMachine):
     @rule(who=places, meta=st.integers(0, 2))
     def track(self, who, meta):
         process, member = self.processes[who[0]], self.members[who]
-        member.joined.add(ROOM)
+        member._rooms.add(ROOM)
         tracked = entry(member, meta)
         process.roster.track(member, ROOM, tracked)
         process.pending[member] = who, tracked, meta
@@ -120,7 +120,7 @@ class RosterMachine(RuleBasedStateMachine):
     def leave(self, who):
         member = self.members[who]
         self.processes[who[0]].roster.untrack(member, ROOM)
-        member.joined.discard(ROOM)
+        member._rooms.discard(ROOM)
         member.present = None
         self.here.pop(who, None)
 
@@ -128,7 +128,7 @@ class RosterMachine(RuleBasedStateMachine):
     def go(self, who):
         process, member = self.processes[who[0]], self.members[who]
         process.roster.gone(member, self.now, lambda _: GRACE)
-        member.joined.clear()
+        member._rooms.clear()
         gone = self.here.pop(who, None)
         if gone is not None and member.user_id is not None:
             self.lingering.append((who[0], member.key, gone[1], self.now + GRACE))
@@ -222,7 +222,7 @@ class RosterMachine(RuleBasedStateMachine):
         assert process.roster.due(ROOM) <= self.now + DIFF_SECONDS
         for recipients, message in process.roster.news_of(ROOM, self.now):
             for each in recipients:
-                assert ROOM in each.joined
+                assert ROOM in each._rooms
                 each.told(message)
 
     # What holds at any time, and in the end.
@@ -245,7 +245,7 @@ class RosterMachine(RuleBasedStateMachine):
                 assert by_node == by_key
                 assert all(known.entries.values())
                 assert all(known.places.values())
-                assert all(ROOM in each.joined for each in known.members)
+                assert all(ROOM in each._rooms for each in known.members)
                 assert known.newcomers.keys() <= known.members
             for kept in (roster._own, roster._rooms_of, roster._leaving, roster._stored):
                 assert all(kept.values())
@@ -322,7 +322,7 @@ def roster():
 
 
 def come(roster, member, meta=1, room=ROOM):
-    member.joined.add(room)
+    member._rooms.add(room)
     tracked = entry(member, meta)
     roster.track(member, room, tracked)
     roster.announce(member, room)
@@ -334,12 +334,12 @@ def come(roster, member, meta=1, room=ROOM):
 def test_one_that_goes_before_it_was_announced_was_never_there(roster, user_id, how):
     """Not even within the grace: nobody was told of it."""
     member = Member("c1", user_id)
-    member.joined.add(ROOM)
+    member._rooms.add(ROOM)
     tracked = entry(member, 1)
     roster.track(member, ROOM, tracked)
     if how == "gone":
         roster.gone(member, 0.0, lambda _: GRACE)
-        member.joined.clear()
+        member._rooms.clear()
     elif how == "untrack":
         roster.untrack(member, ROOM)
     else:
@@ -370,7 +370,7 @@ def test_what_was_never_written_is_not_taken_out(roster, attempts):
         if attempts and number == 0:
             roster.not_written(roster.next_write())
         roster.gone(member, 0.0, lambda _: GRACE)
-        member.joined.clear()
+        member._rooms.clear()
     left = []
     while (write := roster.next_write()) is not None:
         left.append(write)

@@ -8,7 +8,7 @@ import itertools
 import msgspec
 import pytest
 from faulty_backend import DEADLINE, FaultyBackend, started, until
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from falcon_pachinko import BackendError, Connection, EncodeError, WebSocketConnectionManager
@@ -33,8 +33,16 @@ class Node(WebSocketConnectionManager):
         self.configure_rooms("", presence_grace=grace)
 
     @property
+    def cluster(self):
+        return self._cluster
+
+    @property
     def backend(self):
-        return self.cluster.backend
+        return self._cluster.backend
+
+    @property
+    def _presence(self):
+        return self._exchange.presence
 
     def client(self, user_id=None):
         return Client(self, user_id)
@@ -55,8 +63,10 @@ class Client:
 
     def __init__(self, node, user_id):
         self.node, self.frames, self.present, self.states = node, [], None, 0
-        self.connection = Connection(f"c{next(numbers)}", self.take, node, is_open=True)
-        node.add(self.connection)
+        self.connection = Connection(
+            f"c{next(numbers)}", self.take, node, direct=True, is_open=True
+        )
+        node._registry.add(self.connection)
         self.connection.user_id = user_id
 
     async def take(self, event):
@@ -78,10 +88,10 @@ class Client:
             assert self.present.pop(key) == metas
 
     async def track(self, meta=MET, room="tea"):
-        await self.node.track_here(self.connection, room, meta)
+        await self.node._track(self.connection, room, meta)
 
     def go(self):
-        self.node.forget(self.connection)
+        self.node._forget(self.connection)
 
 
 def running(count=2, **options):
@@ -116,7 +126,6 @@ entries = st.none() | st.builds(
 
 
 @given(st.lists(st.tuples(places, entries, st.booleans()) | st.sampled_from(["n1", "n2"])))
-@settings(deadline=None)  # machines are busy
 def test_diffs_add_up_to_what_is_known(steps):
     """Whatever comes and goes, in whichever batches; and each diff is about what changed."""
     replica, told = RoomRoster(), {}
@@ -167,7 +176,7 @@ class Play:
         self.clients = [nodes[place % 2].client(user) for place, user in enumerate(users)]
 
     async def track(self, client, meta):
-        if client.node.with_id(client.connection.id):
+        if client.node._registry.with_id(client.connection.id):
             self.tracked[client] = meta
             self.working.append(asyncio.create_task(client.track(meta)))
 
@@ -178,14 +187,14 @@ class Play:
 
     async def leave(self, client, _):
         self.tracked.pop(client, None)
-        client.node.leave(client.connection, "tea")
+        client.node._leave(client.connection, "tea")
 
     async def go(self, client, _):
         self.tracked.pop(client, None)
         client.go()
 
     async def gap(self, client, _):
-        await client.node._missed(Gap(None, None, "a test"))
+        await client.node._exchange._missed(Gap(None, None, "a test"))
 
     async def wait(self, client, _):
         pass
@@ -204,7 +213,6 @@ def in_order(present):
 
 
 @given(people)
-@settings(max_examples=40, deadline=None)
 def test_every_member_knows_who_is_present(steps):
     """Over two processes, whoever comes and goes: in the end all know the same, which is so."""
 
@@ -275,7 +283,7 @@ async def test_who_leaves_and_comes_while_the_room_is_read_is_told_once(nodes):
     gate = here.backend.stall("entries")
     first = asyncio.create_task(ann.track())
     await until(lambda: "entries" in here.backend.calls)
-    here.leave(ann.connection, "tea")
+    here._leave(ann.connection, "tea")
     second = asyncio.create_task(ann.track("again"))
     await asyncio.sleep(0)
     gate.set()
@@ -293,7 +301,7 @@ async def test_a_gap_while_the_room_is_read_has_it_read_again(nodes):
     ann = here.client("ann")
     tracking = asyncio.create_task(ann.track())
     await until(lambda: "entries" in here.backend.calls)
-    await here._missed(Gap(None, None, "a test"))
+    await here._exchange._missed(Gap(None, None, "a test"))
     gate.set()
     await tracking
     await until(lambda: here.backend.calls.count("entries") == 2)
@@ -526,7 +534,7 @@ async def test_one_id_that_comes_back_within_the_grace_stays():
     await ann.track()
     ann.go()
     ann.go()
-    node.add(ann.connection)
+    node._registry.add(ann.connection)
     await ann.track()
     await asyncio.sleep(0.03)
 
@@ -564,7 +572,7 @@ async def test_a_process_that_dies_is_forgotten_at_each_step():
         for node in (dying, gone):
             for task in (*node._presence._tasks, *node.cluster._tasks):
                 task.cancel()
-        await here._missed(Gap(None, None, "a test"))
+        await here._exchange._missed(Gap(None, None, "a test"))
         await until(lambda: ann.present == {"ann": [MET]})
         await tracking
 
@@ -661,7 +669,7 @@ async def test_who_goes_while_it_waits_is_present_nowhere(call, user_id):
 
         assert await here.presence("tea") == {"keeper": [MET], "late": [MET]}
         members = here._presence._roster.rooms["tea"].members
-        assert not any(each.closed or "tea" not in each.joined for each in members)
+        assert not any(each.closed or "tea" not in each._rooms for each in members)
         assert ann.connection not in members
 
 
@@ -694,7 +702,7 @@ async def test_who_comes_and_goes_while_the_backend_is_away_leaves_nothing(nodes
     kept = here.traces
     before = here.backend.calls.count("enter") + here.backend.calls.count("leave")
     here.backend.state = "up"
-    here._is_back()
+    here._exchange._is_back()
     ann = here.client("ann")
     await ann.track()
 
@@ -744,7 +752,7 @@ async def test_members_that_leave_while_others_are_told_are_told_nothing_more(no
 
     async def slowly(connections, message):
         if message["type"] == "presence.diff":
-            here.leave(bob.connection, "tea")
+            here._leave(bob.connection, "tea")
         seen.append((message["type"], [each.id for each in connections]))
         await send(connections, message)
 

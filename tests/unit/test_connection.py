@@ -11,7 +11,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from falcon_pachinko import ConnectionStateError, EncodeError
-from falcon_pachinko.connection.connection import ABNORMAL, check_close_code, fit_reason, resume
+from falcon_pachinko.connection.connection import check_close_code
+from falcon_pachinko.connection.outbox import ABNORMAL, fit_reason, resume
 from falcon_pachinko.messages.codec import pack_text
 
 # Close codes and reasons.
@@ -279,7 +280,7 @@ async def test_a_client_that_takes_nothing_is_cut(server_wire, connect, caplog):
 
     await ann.send_text("one")
     await ann.send_text("two")
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(30):
         await server_wire.transport.aborted.wait()
 
     assert ann.close_code == ABNORMAL
@@ -303,7 +304,7 @@ async def test_a_deadline_is_each_frames_own(server_wire, connect):
     await server_wire.took(1)
     await server_wire.holds_one()
     second_began = loop.time()
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(30):
         await server_wire.transport.aborted.wait()
 
     assert loop.time() >= second_began + 0.04
@@ -318,7 +319,7 @@ async def test_a_server_without_a_transport_is_cut_as_well(wire, connect):
     wire.stalled = True
 
     await ann.send_text("one")
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(30):
         await over.wait()
 
     assert ann.close_code == ABNORMAL
@@ -423,7 +424,7 @@ async def test_a_close_that_the_server_takes_slowly_ends_later(wire, connect):
     await ann.close()
     closing = repr(ann)
     wire.drain()
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(30):
         await over.wait()
 
     assert closing == "<Connection ann closing>"
@@ -444,7 +445,7 @@ async def test_a_close_that_comes_too_late_is_no_error(wire, connect, when):
         await ann.close(4001)
         await wire.holds_one()
         wire.fail(OSError("gone"))
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(30):
         await over.wait()
 
     assert ann.closed
@@ -678,7 +679,7 @@ async def test_a_session_that_waits_goes_on_when_its_client_is_gone(wire, connec
         ann.abort()
     else:
         wire.fail(OSError("gone"))
-    await asyncio.wait_for(session, 5)
+    await asyncio.wait_for(session, 30)
 
     assert ann.closed
 
@@ -716,7 +717,7 @@ async def test_a_release_gives_unwritten_bytes_their_time(server_wire, connect, 
 
     ann.release(now=now)
     at_once = server_wire.transport.aborted.is_set()
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(30):
         await server_wire.transport.aborted.wait()
 
     assert not at_once

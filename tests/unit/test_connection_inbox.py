@@ -8,8 +8,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from falcon_pachinko import Connection, Limits, WebSocketConnectionManager
-from falcon_pachinko.connection.connection import ABNORMAL
 from falcon_pachinko.connection.inbox import Inbox
+from falcon_pachinko.connection.outbox import ABNORMAL
 
 
 class Client:
@@ -105,12 +105,12 @@ def test_frames_keep_their_order_however_they_are_read(steps):
                 taken.append(taking.result())
                 taking = None
         if taking is not None and len(taken) < len(said):
-            taken.append(await asyncio.wait_for(taking, 5))
+            taken.append(await asyncio.wait_for(taking, 30))
         elif taking is not None:
             bench.client.say("last")
-            assert await asyncio.wait_for(taking, 5) == "last"
+            assert await asyncio.wait_for(taking, 30) == "last"
         while len(taken) < len(said):
-            taken.append(await asyncio.wait_for(bench.inbox.take(), 5))
+            taken.append(await asyncio.wait_for(bench.inbox.take(), 30))
         bench.inbox.stop()
         return said, taken
 
@@ -126,7 +126,7 @@ async def test_a_client_that_goes_is_noticed_while_nobody_takes():
     bench.inbox.read_ahead()
     bench.client.say("last words")
     bench.client.go(code=4000)
-    await asyncio.wait_for(bench.gone.wait(), 5)
+    await asyncio.wait_for(bench.gone.wait(), 30)
 
     assert bench.inbox.code == 4000
     assert await bench.inbox.take() == "last words"
@@ -143,7 +143,7 @@ async def test_a_server_that_cannot_receive_has_no_client():
 
     bench.inbox._receive = broken
     bench.inbox.read_ahead()
-    await asyncio.wait_for(bench.gone.wait(), 5)
+    await asyncio.wait_for(bench.gone.wait(), 30)
 
     assert bench.inbox.code == ABNORMAL
 
@@ -155,7 +155,7 @@ async def test_a_client_that_sends_on_and_on_to_a_busy_handler_is_closed():
     for number in range(10):
         bench.client.say(str(number))
     bench.client.go(code=1000)
-    await asyncio.wait_for(bench.gone.wait(), 5)
+    await asyncio.wait_for(bench.gone.wait(), 30)
 
     assert bench.closed == [1008]
     assert bench.connection.close_reason == "over 3 messages wait (inbox_messages)"

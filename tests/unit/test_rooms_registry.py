@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from falcon_pachinko import Connection, Limits, WebSocketConnectionManager
@@ -127,7 +127,6 @@ steps = st.lists(
 
 
 @given(steps)
-@settings(deadline=None)  # machines are busy
 def test_what_is_listened_to_is_what_there_is(steps):
     """Whatever happens, the channels are those of the members, and nothing stays behind."""
     manager = WebSocketConnectionManager(backend=MemoryBackend(MemoryHub()))

@@ -37,6 +37,12 @@ class Guest(WebSocketResource):
         print("gone", flush=True)
 
 
-app = falcon.asgi.App()
-install(app, limits=Limits(handler_grace=0.5, shutdown_timeout=1.5))
-app.add_websocket_route("/guest/{seconds:float}", Guest)
+def create_app(shutdown_timeout):
+    """Make an app that gives its goodbyes so many seconds."""
+    app = falcon.asgi.App()
+    install(app, limits=Limits(handler_grace=0.5, shutdown_timeout=shutdown_timeout))
+    app.add_websocket_route("/guest/{seconds:float}", Guest)
+    return app
+
+
+app, patient = create_app(1.5), create_app(60)

@@ -1,0 +1,83 @@
+"""What all rings share: how many examples, which event loop, and what a run leaves out."""
+
+import asyncio
+import signal
+from pathlib import Path
+
+import pytest
+from hypothesis import settings
+
+# `make test` takes the first, `make test-slow` the second, `make test-all` the third.  No
+# deadline for one example: it would depend on how fast the machine is.
+settings.register_profile("quick", max_examples=25, deadline=None)
+settings.register_profile("slow", max_examples=150, deadline=None)
+settings.register_profile("exhaustive", max_examples=1000, deadline=None)
+settings.load_profile("quick")
+
+
+def _eager_loop():
+    loop = asyncio.new_event_loop()
+    loop.set_task_factory(asyncio.eager_task_factory)
+    return loop
+
+
+def _uvloop():
+    import uvloop  # noqa: PLC0415  # not on every platform
+
+    return uvloop.new_event_loop()
+
+
+LOOPS = {"asyncio": asyncio.new_event_loop, "eager": _eager_loop, "uvloop": _uvloop}
+
+
+def pytest_addoption(parser):
+    parser.addoption(
+        "--loop",
+        choices=LOOPS,
+        default="asyncio",
+        help="the event loop of async tests: asyncio's, the same with "
+        "asyncio.eager_task_factory (Python 3.12 or later), or uvloop",
+    )
+
+
+SLOW_RINGS = {Path(__file__).parent / ring for ring in ("browser", "cli", "packaging")}
+"""Each test starts programs, and there are many: `make test` takes those marked `quick`."""
+
+
+@pytest.hookimpl(tryfirst=True)  # before pytest selects by marks
+def pytest_collection_modifyitems(items):
+    for item in items:
+        if item.path.parent in SLOW_RINGS and not item.get_closest_marker("quick"):
+            item.add_marker("slow")
+
+
+class OtherLoop:
+    """A plugin of pytest-asyncio's: it runs async tests in another loop than asyncio's."""
+
+    def __init__(self, name):
+        self.factories = {name: LOOPS[name]}
+
+    def pytest_asyncio_loop_factories(self):
+        return self.factories
+
+
+def pytest_configure(config):
+    name = config.getoption("--loop")
+    if name != "asyncio":
+        config.pluginmanager.register(OtherLoop(name))
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _sigint_as_on_a_terminal():
+    """Give the processes that tests start a SIGINT that interrupts them.
+
+    A run in the background, or below `nohup` and its like, ignores SIGINT, and so would all
+    that it starts.  A handler of Python's, unlike "ignored", is not inherited; this one does
+    nothing, so that the run itself goes on ignoring it.
+    """
+    ignored = signal.getsignal(signal.SIGINT) is signal.SIG_IGN
+    if ignored:
+        signal.signal(signal.SIGINT, lambda *_: None)
+    yield
+    if ignored:
+        signal.signal(signal.SIGINT, signal.SIG_IGN)
