@@ -167,7 +167,7 @@ def _swept(hub: weakref.ref[MemoryHub]) -> None:
 
 
 class MemoryBackend(Backend):
-    """Shares with the other backends of its hub; with a hub of its own, with nobody.
+    """Connects the apps of one process that share a hub; without one, it connects nothing.
 
     Args:
         hub: What it shares; by default its own.
@@ -250,7 +250,7 @@ class MemoryBackend(Backend):
     async def beat(self, ttl: float) -> Collection[str]:
         now = self.hub.clock()
         if self.hub.beats.get(self._node, now) < now:
-            self._put(Lost("this process was not heard of for longer than its lease"))
+            self._put(Lost("this process gave no sign of life for longer than its lease"))
         self.hub.beats[self._node] = now + ttl
         for node, until in self.hub.beats.items():
             if _CLEANED < until <= now:

@@ -66,7 +66,7 @@ def read_settings(url: str, known: Collection[str] = ()) -> tuple[str, Settings,
         The URL without our settings, the settings, and the name for the log, without secrets.
 
     Raises:
-        SetupError: There is no such setting, or not with that value.
+        SetupError: A setting is unknown, or has a bad value.
     """
     parts = urlsplit(url)
     try:
@@ -251,9 +251,7 @@ class SupervisedBackend(Backend):
             raise
         if failure and self.settings.required:
             await self._end()
-            raise BackendError(
-                self.name, f"{failure}; it is required, see ?required=true in the URL"
-            )
+            raise BackendError(self.name, f"{failure} (the URL says ?required=true)")
 
     async def stop(self) -> None:
         if self._supervisor is None:
@@ -296,7 +294,7 @@ class SupervisedBackend(Backend):
     def check_up(self) -> None:
         """Raise `BackendError` unless the state is ``up``."""
         if self.state != "up":
-            raise BackendError(self.name, f"it is {self.state}, so this cannot be done now")
+            raise BackendError(self.name, f"not connected now ({self.state})")
 
     def _become(self, state: State, why: str, *first: Event) -> None:
         changed, self.state = self.state != state, state
@@ -324,7 +322,7 @@ class SupervisedBackend(Backend):
                 why = await self._watch(self._cut)
             if loop.time() - began > HEALTHY + self.settings.timeout:
                 pause = PAUSES[0]
-            self._become("degraded", f"{why}; trying again, for ever")
+            self._become("degraded", f"{why}; retrying")
             if not tried.done():
                 tried.set_result(why)
             await self.disconnect()

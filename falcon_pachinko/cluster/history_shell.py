@@ -142,8 +142,8 @@ class History(Generic[M]):
             How many members here took it, how many did not, and whether it is published.
 
         Raises:
-            EncodeError: The message is no object, so that it has no room for its place,
-                or has more bytes than the history keeps altogether. It is sent to nobody.
+            EncodeError: The message is not an object, so that it has no room for its place,
+                or has more bytes than the history keeps altogether. It was not sent.
             NoHistoryError: The room has no history.
         """
         limits = self._limits(name)
@@ -210,7 +210,7 @@ class History(Generic[M]):
     ) -> None:
         """Give a message with a place to the members here, in its turn, once."""
         if not is_object(parcel):
-            self._node.reject(f"dropped a kept message of {name!r:.200} that is no object")
+            self._node.reject(f"dropped a kept message of {name!r:.200} that is not an object")
             return
         while (room := self._room(name)) is not None:
             async with room.order:

@@ -130,7 +130,7 @@ class Listening:
                         await asyncio.sleep(0)
             except Exception:
                 log.exception("backend %s failed to report events; retrying", self._backend.name)
-                await self._take(Lost("the backend failed to report what came"))
+                await self._take(Lost("the backend failed to report events"))
                 await asyncio.sleep(RETRY_AFTER)
             else:
                 return
@@ -188,7 +188,9 @@ class Listening:
             missed = last is not None and parcel.prev not in {0, last}
         heard[node] = parcel.seq
         if missed:
-            await self._report(Gap(channel, node, "another process could not publish, or was cut"))
+            await self._report(
+                Gap(channel, node, "another process lost its connection, or could not publish")
+            )
 
     async def _report(self, gap: Gap) -> None:
         self.gaps += 1

@@ -141,7 +141,7 @@ class Roster(Generic[M]):
             self._own[room][member.id] = _Own(own.entry, None)
 
     def untrack(self, member: M, room: str) -> None:
-        """Make a member absent at once; one that does not track there is no error."""
+        """Make a member absent at once; one that does not track there is ignored."""
         if room in self._rooms_of.get(member.id, ()):
             self._forget_member(member, room)
             self._remove(room, member.id)

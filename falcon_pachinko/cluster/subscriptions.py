@@ -1,7 +1,7 @@
 """Which channels this process listens to: the one owner of the backend's subscriptions.
 
-Rooms, users and tags with members here need their channels. Whoever needs one adds
-it, which never waits, and may then await that channel alone::
+Rooms, users and tags with members here need their channels. Adding one never waits; a
+join then awaits that channel alone::
 
     subscriptions.add("room:tea")
     await subscriptions.live("room:tea")
@@ -63,7 +63,7 @@ class State(enum.Enum):
     LIVE = "live"
     """Subscribed to: what anybody publishes from now on arrives."""
     ABANDONED = "abandoned"
-    """ASKED, but nobody needs it any more."""
+    """ASKED, but not needed any more."""
     UNWANTED = "unwanted"
     """To be unsubscribed from; the backend has not been told yet."""
     DOUBTFUL = "doubtful"
@@ -150,7 +150,7 @@ class Subscriptions:
         self._move(channel, _ADDED)
 
     def remove(self, channel: str) -> None:
-        """Need a channel no longer; one that is not needed is no error. Never waits."""
+        """Need a channel no longer; one that is not needed is ignored. Never waits."""
         self._move(channel, _REMOVED)
         self._let_go(channel)
         if channel not in self._states:
@@ -159,7 +159,7 @@ class Subscriptions:
     async def live(self, channel: str) -> None:
         """Wait until what others publish on a channel arrives here.
 
-        Returns at once if it is live, if nobody here needs it, or while the backend is
+        Returns at once if it is live, if it is not needed here, or while the backend is
         not ``up``: then it is live when the backend is back. Waits for no other channel.
         Cancelling it changes nothing for others who wait.
         """
@@ -200,7 +200,7 @@ class Subscriptions:
         self._untold = dict.fromkeys(self._states)
 
     def backend_away(self) -> None:
-        """Note that the backend is not up: nobody waits for it."""
+        """Note that the backend is not up: no call waits for it any more."""
         self._away = True
         self._connection += 1
         for channel in tuple(self._waiting):

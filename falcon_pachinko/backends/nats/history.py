@@ -110,7 +110,7 @@ class Histories:
                 continue
             self._remember((stream.name, channel), epoch._replace(used=began))
             return HistoryPosition(epoch.name, sequence)
-        raise BackendError(self._streams.name, f"too many write to {channel!r:.200} at once")
+        raise BackendError(self._streams.name, f"too many concurrent writes to {channel!r:.200}")
 
     def _remember(self, key: tuple[str, str], epoch: _Epoch) -> None:
         self._epochs[key] = epoch
@@ -152,7 +152,7 @@ class Histories:
             except WrongSequence:
                 continue
             return Past(HistoryPosition(epoch, place), (), complete=False)
-        raise BackendError(self._streams.name, f"too many write to {channel!r:.200} at once")
+        raise BackendError(self._streams.name, f"too many concurrent writes to {channel!r:.200}")
 
     async def forget(self, channel: str) -> None:
         """End a history, whatever its limits are."""

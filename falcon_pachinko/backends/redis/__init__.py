@@ -118,7 +118,7 @@ class _Link:
 
     def _answer(self, reply: Any) -> None:
         if not self._waiting:
-            raise ValueError("the server answered what it was not asked")
+            raise ValueError("unexpected reply from the server")
         future, count, replies = self._waiting[0]
         replies.append(reply)
         if len(replies) >= count:
@@ -142,7 +142,7 @@ class RedisBackend(SupervisedBackend):
             ``required``, ``ttl``, ``timeout`` and ``probe`` in its query.
 
     Raises:
-        SetupError: The URL says something that is not understood, or redis-py is missing.
+        SetupError: The URL has an unknown setting or a bad value, or redis-py is missing.
 
     Example::
 
@@ -164,7 +164,9 @@ class RedisBackend(SupervisedBackend):
             self._make: Any = self._options.pop("connection_class", Connection)
             self._make(**self._options, protocol=2)
         except Exception as error:  # whatever redis-py thinks of the URL
-            raise SetupError(f"{name}: {type(error).__name__} in its settings") from error
+            raise SetupError(
+                f"{name}: redis-py refuses these settings ({type(error).__name__})"
+            ) from error
         space = settings.namespace
         self._prefix = f"{space}:c:".encode()
         self._nodes, self._tokens = f"{space}:nodes", f"{space}:tokens"
@@ -344,7 +346,7 @@ class RedisBackend(SupervisedBackend):
         )
         self._lease_end = began + ttl
         if alive.pop(0) or began > before:
-            self.queue.put(Lost("this process was not heard of for longer than its lease"))
+            self.queue.put(Lost("this process gave no sign of life for longer than its lease"))
         return [node.decode() for node in alive]
 
     async def acquire(self, name: str, ttl: float) -> int | None:
@@ -430,4 +432,4 @@ def _check(name: str, replies: list[Any]) -> None:
     """Raise what the server refused."""
     for reply in replies:
         if isinstance(reply, Refused):
-            raise BackendError(name, f"the server says: {reply.why}")
+            raise BackendError(name, f"the server answered: {reply.why}")

@@ -112,7 +112,7 @@ class Replies:
                     return at
                 item = [] if length == 0 else None
             case _:
-                raise ValueError("this is not an answer of Redis")
+                raise ValueError("not a Redis reply")
         while self._open:
             items, count = self._open[-1]
             items.append(item)
@@ -128,7 +128,7 @@ def _line(data: bytes, at: int) -> tuple[bytes, int]:
     end = data.find(b"\r\n", at)
     if end == _NOTHING_YET:
         if len(data) - at > MOST_LINE_BYTES:
-            raise ValueError("a line without an end is not an answer of Redis")
+            raise ValueError("not a Redis reply: a line without an end")
         raise _IncompleteError(len(data) + 1)
     return data[at:end], end + 2
 
