@@ -288,7 +288,7 @@ class Route:
             )
         manager, send = self._site.manager, gate.take_over()
         connection = Connection(
-            manager._cluster.node + secrets.token_hex(12),
+            manager._cluster.name + secrets.token_hex(12),
             send,
             manager,
             limits=self.limits,

@@ -18,7 +18,7 @@ def manager():
 
 
 def wanted(manager):
-    return manager.cluster._wanted
+    return set(manager.cluster.subscriptions._states)
 
 
 async def test_the_first_one_is_listened_for_and_the_last_one_ends_it(manager, connect, wire):
