@@ -8,8 +8,8 @@ import math
 from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Coroutine, Mapping
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from falcon_pachinko.backends import open_backend
 from falcon_pachinko.backends.base import Backend, HistoryPosition
-from falcon_pachinko.backends.memory import MemoryBackend
 from falcon_pachinko.cluster.history import History
 from falcon_pachinko.cluster.node import Cluster, Gap
 from falcon_pachinko.cluster.parcels import (
@@ -87,10 +87,9 @@ class WebSocketConnectionManager(Membership):
             await manager.broadcast_to_room(room, {"type": "notice"})
     """
 
-    def __init__(self, limits: Limits | None = None, backend: Backend | None = None) -> None:
+    def __init__(self, limits: Limits | None = None, backend: Backend | str | None = None) -> None:
         self.limits = limits or Limits()
-        backend = backend or MemoryBackend()
-        super().__init__(Cluster(backend, self._arrived, self._missed, self._is_back))
+        super().__init__(Cluster(open_backend(backend), self._arrived, self._missed, self._is_back))
         self._presence = Presence(
             self.cluster, self._send_to, lambda room: self._options.of(room).presence_grace
         )

@@ -230,6 +230,13 @@ class Lifespan:
         self._answered.set()
 
 
+class _LocalConductor(falcon.testing.ASGIConductor):
+    """Asks for ``localhost``, as the clients of a `Simulator` do, unless told otherwise."""
+
+    async def simulate_request(self, *args: Any, **kwargs: Any) -> Any:
+        return await super().simulate_request(*args, **{"host": "localhost", **kwargs})
+
+
 class Simulator:
     """A running app; `simulate` makes it, and ``connect`` its clients."""
 
@@ -243,8 +250,9 @@ class Simulator:
         lifespan_timeout: float = LIFESPAN_TIMEOUT,
     ) -> None:
         self.app = app
-        self.http: falcon.testing.ASGIConductor = falcon.testing.ASGIConductor(app)
-        """Falcon's conductor: ``await client.http.simulate_get("/health")``."""
+        self.http: falcon.testing.ASGIConductor = _LocalConductor(app)
+        """Falcon's conductor, with ``localhost`` as the host:
+        ``await client.http.simulate_get("/health")``."""
         self._timeout, self._max_size, self._write_buffer = timeout, ws_max_size, write_buffer
         self._lifespan = Lifespan(app, lifespan_timeout)
         self._clients: weakref.WeakSet[MemoryClient] = weakref.WeakSet()

@@ -165,7 +165,7 @@ def test_a_child_must_take_the_fields_of_its_own_part_of_the_path():
     ("params", "path"),
     [
         ({"room_id": 5}, "/rooms/5"),
-        ({"room_id": 5, "channel": "a b/ü"}, "/rooms/5/voice/a%20b%2F%C3%BC"),
+        ({"room_id": 5, "channel": "a b?ü"}, "/rooms/5/voice/a%20b%3F%C3%BC"),
     ],
 )
 def test_url_for_fills_a_template_in(params, path):
