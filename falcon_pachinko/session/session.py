@@ -140,10 +140,11 @@ class Session:
         connection.on_end = connection.inbox = None
         if connection.ready and not inbox.gone:  # it is we who end it, out of turn
             connection.begin_close(1012 if cancelled else 1011, "")
+        by_client = connection.close_code is None
         if connection.close_code is None:
             connection.close_code = inbox.code
         if connection.accepted:
-            connection.manager.tally.closed[connection.close_code] += 1
+            connection.manager.tally.count_closed(connection.close_code, by_client=by_client)
         else:
             connection.manager.tally.denied += 1
         connection.manager.forget(connection)
@@ -316,7 +317,7 @@ class Session:
 
     async def _fail(self, error: BaseException, what: str, ref: Ref) -> None:
         """Log what a handler raised, once, and tell the client no more than that it happened."""
-        self.connection.manager.tally.errors[what] += 1
+        self.connection.manager.tally.count_error(what)
         log.error(
             "%s failed on %.200r", type(self.resource).__name__, what,
             exc_info=error, extra=self.connection.where(),

@@ -72,6 +72,34 @@ async def test_an_end_is_counted_by_its_code(serve):
     assert 'pachinko_closed_total{code="4000"} 1.0' in answer.text
 
 
+async def test_close_codes_of_clients_make_few_series(serve):
+    """A hostile client makes up a code for each of its connections."""
+    app = serve(Room)
+    app.add_route("/metrics", MetricsResource(app))
+    async with simulate(app) as client:
+        for code in range(4000, 4200):
+            async with client.connect("/") as eve:
+                await eve.close(code)
+        text = (await client.http.simulate_get("/metrics")).text
+
+    assert text.count("pachinko_closed_total{") < 50
+    assert 'pachinko_closed_total{code="(other)"}' in text
+
+
+@pytest.mark.parametrize("message", [{"type": f"made up {n}"} for n in (1, 2)] + ["{", "[1]"])
+async def test_types_that_nothing_handles_make_no_series(serve, message):
+    """What counts as received is what a handler took."""
+    app = serve(Room)
+    app.add_route("/metrics", MetricsResource(app))
+    async with simulate(app) as client, client.connect("/") as eve:
+        await eve.send(message)
+        await eve.receive_json()
+        text = (await client.http.simulate_get("/metrics")).text
+
+    assert "pachinko_received_total{" not in text
+    assert "made up" not in text
+
+
 def test_an_app_without_install_has_no_figures():
     """The error says what to call."""
     with pytest.raises(TypeError, match=r"install\(app\) first"):
