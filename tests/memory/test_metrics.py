@@ -28,7 +28,7 @@ class Room(WebSocketResource):
         raise ZeroDivisionError
 
 
-async def test_a_scrape_tells_what_there_is_and_what_has_happened(serve, knock):
+async def test_a_scrape_tells_what_there_is_and_what_has_happened(serve, knock, answered):
     """Gauges of the moment, counters that only grow, with the labels that tell them apart."""
     app = serve(Room)
     app.add_route("/metrics", MetricsResource(app))
@@ -38,7 +38,7 @@ async def test_a_scrape_tells_what_there_is_and_what_has_happened(serve, knock):
     app.add_websocket_worker(poll)
     async with simulate(app) as client, client.connect("/") as ann, client.connect("/"):
         for message in ("say", "say", "fail"):
-            await ann.request(message)
+            await answered(ann.request(message))
         await knock(client.connect("/?deny=1"))
         answer = await client.http.simulate_get("/metrics")
 
