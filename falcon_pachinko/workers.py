@@ -285,6 +285,7 @@ class WorkerController:
         self._stop_timeout = stop_timeout
         self._backend = backend or MemoryBackend()
         self._tasks: dict[str, asyncio.Task[None]] = {}
+        self._loop: asyncio.AbstractEventLoop | None = None  # where they run, while started
 
     def add(
         self,
@@ -320,6 +321,7 @@ class WorkerController:
         Raises:
             WorkerDefinitionError: It is not a coroutine function, or cannot take these arguments.
             DuplicateWorkerError: The name is taken.
+            RuntimeError: The workers run already, in an event loop that is not this one's.
         """
         own: dict[str, Any] = getattr(function, _DEFAULTS, None) or getattr(
             _callee(function), _DEFAULTS, {}
@@ -343,6 +345,8 @@ class WorkerController:
             )
         if called in self.workers:
             raise DuplicateWorkerError(called)
+        if self.started:
+            self._check_loop(f"to add the worker {called}")
         given = args if args or kwargs else self._defaults
         try:
             inspect.signature(function).bind(*given, **kwargs)
@@ -367,15 +371,19 @@ class WorkerController:
 
     async def start(self) -> None:
         """Start every worker; once more changes nothing."""
-        if self.started:
+        if self.started and self._loop is not None and not self._loop.is_closed():
             return
-        self.started = True
+        self.started, self._loop = True, asyncio.get_running_loop()
         for worker in self.workers.values():
             self._launch(worker)
 
     async def stop(self) -> None:
         """Cancel every worker and wait for their ends, ``stop_timeout`` seconds at most, if any."""
-        self.started = False
+        if self._loop is not None and self._loop.is_closed():
+            self._tasks.clear()  # they ended with their loop, which was never told to stop them
+        elif self.started:
+            self._check_loop("to stop the workers")
+        self.started, self._loop = False, None
         tasks, self._tasks = self._tasks, {}
         for task in tasks.values():
             task.cancel()
@@ -393,6 +401,19 @@ class WorkerController:
             name: {"state": worker.state, "restarts": worker.restarts}
             for name, worker in self.workers.items()
         }
+
+    def _check_loop(self, what: str) -> None:
+        """Refuse what another thread wants: its loop is not the one that the workers run in."""
+        try:
+            here: asyncio.AbstractEventLoop | None = asyncio.get_running_loop()
+        except RuntimeError:
+            here = None
+        if here is not self._loop:
+            raise RuntimeError(
+                f"the workers run in another event loop; {what} from another thread, have that "
+                "loop do it: loop.call_soon_threadsafe(...) for a function, "
+                "asyncio.run_coroutine_threadsafe(..., loop) for a coroutine"
+            )
 
     def _critical_crashed(self, worker: Worker, error: BaseException) -> None:
         self.on_critical(worker, error)  # as it is now, not as it was when the worker was added

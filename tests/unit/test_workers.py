@@ -366,6 +366,59 @@ async def test_stopping_without_a_timeout_waits_for_the_ends():
     assert controller.status() == {"idle": {"state": "stopped", "restarts": 0}}
 
 
+@pytest.mark.parametrize("kind", ["a thread", "a thread with a loop", "a coroutine"])
+async def test_another_thread_is_told_whose_loop_it_is(controller, kind):
+    """A worker there would send from the wrong loop; the error names the way."""
+    await controller.start()
+
+    async def add():
+        controller.add(idle)
+
+    ask = {
+        "a thread": lambda: controller.add(idle),
+        "a thread with a loop": lambda: asyncio.run(add()),
+        "a coroutine": lambda: asyncio.run(controller.stop()),
+    }[kind]
+    with pytest.raises(RuntimeError, match=r"another event loop; .*run_coroutine_threadsafe"):
+        await asyncio.to_thread(ask)
+
+    assert controller.status() == {}
+    assert controller.started
+
+
+@pytest.mark.parametrize("stop_first", [True, False])
+def test_workers_whose_loop_is_gone_start_anew_in_another(stop_first):
+    """A server that was torn down has not said goodbye."""
+    controller = WorkerController()
+    made = controller.add(idle)
+
+    async def run_and_tear_down():
+        await controller.start()
+        await asyncio.sleep(0)
+
+    async def run_again():
+        if stop_first:
+            await controller.stop()
+        await controller.start()
+        await asyncio.sleep(0)
+        seen = made.state
+        await controller.stop()
+        return seen
+
+    asyncio.run(run_and_tear_down())
+
+    assert asyncio.run(run_again()) == "running"
+
+
+async def test_before_the_start_workers_may_be_added_anywhere(controller):
+    """As modules do when they are imported."""
+    await asyncio.to_thread(controller.add, idle)
+    await controller.start()
+    await asyncio.sleep(0)
+
+    assert controller.status()["idle"]["state"] == "running"
+
+
 async def test_stopping_waits_for_the_ends(controller):
     """A worker that says goodbye is heard."""
     said = []
