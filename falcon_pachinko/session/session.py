@@ -295,7 +295,7 @@ class Session:
     async def _fail(self, error: BaseException, what: str, ref: Ref) -> None:
         """Log what a handler raised, once, and tell the client no more than that it happened."""
         connection = self.connection
-        connection.manager._counters.errors[what] += 1
+        connection.manager._counters.count_error(what)
         log.error(
             "%s failed on %.200r", type(connection.resource).__name__, what,
             exc_info=error, extra=connection._outbox.where(),
@@ -426,12 +426,13 @@ class Session:
             self._task.uncancel()  # type: ignore[union-attr]  # it runs
         self._drop_turns()
         error = await self._answer(outcome)
+        by_client = outbox.close_code is None
         if outbox.close_code is None:
             outbox.close_code = inbox.code if outbox.accepted else ABNORMAL
             outbox.close_reason = inbox.reason
         connection.manager._forget(connection)
         if outbox.accepted:
-            counters.count_closed(outbox.close_code)
+            counters.count_closed(outbox.close_code, by_client=by_client)
         await inbox.stop()
         connection._forget(now=self._server_ended or inbox.code in _GOING_AWAY)
         if self._ending is not None:
