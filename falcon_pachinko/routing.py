@@ -20,6 +20,8 @@ from falcon_pachinko.errors import (
 )
 from falcon_pachinko.limits import Limits
 from falcon_pachinko.manager import WebSocketConnectionManager
+from falcon_pachinko.messages.codec import DEFAULT_CODECS
+from falcon_pachinko.messages.definition import require_concrete
 from falcon_pachinko.messages.hooks import HookChain
 from falcon_pachinko.resource import WebSocketResource
 from falcon_pachinko.session.admission import Admission
@@ -83,6 +85,8 @@ class Declaration:
         self.template, self.factory, self.init_kwargs = template, factory, init_kwargs
         self.limits = limits
         self.resource = _resource_class(template, factory)
+        if isinstance(factory, type):
+            require_concrete(self.resource)
         self.name = name or self.resource.__name__
         self.children = WebSocketRouter()
 
@@ -214,6 +218,7 @@ class Route:
         own_limits = (each.limits for _, each in reversed(line) if each.limits is not None)
         self.limits = next(own_limits, site.limits)
         self.hooks = HookChain(hooks)
+        self.resource.__pachinko_table__.compiled(DEFAULT_CODECS)
         self._line = tuple(each for _, each in line)
         self._arguments = _arguments(line)
         self._site = site

@@ -8,7 +8,7 @@ import time
 import types
 from collections.abc import Awaitable, Coroutine, Generator
 from http import HTTPStatus
-from typing import Any
+from typing import Any, NoReturn
 
 import falcon
 import msgspec
@@ -17,7 +17,7 @@ from falcon_pachinko.connection.connection import ABNORMAL, LINGER, Connection, 
 from falcon_pachinko.connection.inbox import Inbox
 from falcon_pachinko.errors import EncodeError, MessageError
 from falcon_pachinko.messages.envelopes import Ref, Refusal, ref_of
-from falcon_pachinko.messages.handlers import Handler
+from falcon_pachinko.messages.handlers import PING, Handler
 from falcon_pachinko.messages.hooks import HookChain, ReceivedMessage
 from falcon_pachinko.resource import WebSocketResource
 from falcon_pachinko.session.handshake import Handshake
@@ -41,6 +41,12 @@ class _Reply(msgspec.Struct, tag_field="type", tag="reply"):
 
     ref: Ref | msgspec.UnsetType
     payload: Any
+
+
+class _Pong(msgspec.Struct, tag_field="type", tag="pong"):
+    """The answer to a ping."""
+
+    ref: Ref | msgspec.UnsetType
 
 
 class _Fault(msgspec.Struct, omit_defaults=True):
@@ -231,7 +237,7 @@ class Session:
         try:
             handler, payload, ref = resource.__pachinko_table__.open(frame, connection.codec)
         except Refusal as refusal:
-            if refusal.code != "invalid_payload" and resource.__pachinko_falls_back__:
+            if not refusal.claimed and resource.__pachinko_falls_back__:
                 handling = resource.on_message(connection, frame)
                 await self._run(
                     self._within(handling, ReceivedMessage(None, frame, None)), "on_message"
@@ -242,10 +248,14 @@ class Session:
         except Exception as error:  # noqa: BLE001  # a payload's own __post_init__ may raise anything
             await self._fail(error, "decoding", ref_of(frame, connection.codec))
             return
-        if handler.takes_payload:
-            handling = handler.function(resource, connection, payload)
-        else:
-            handling = handler.function(resource, connection)
+        if handler is PING:
+            await connection.send_media(_Pong(msgspec.UNSET if ref is None else ref))
+            return
+        method = getattr(resource, handler.name)  # so that a method that a test patched is used
+        try:
+            handling = method(connection, payload) if handler.takes_payload else method(connection)
+        except Exception as error:  # noqa: BLE001  # a guard may raise before there is a coroutine
+            handling = _raising(error)
         if self._hooks.layers:
             handling = self._within(handling, ReceivedMessage(handler.type, payload, ref))
         if handler.concurrent:
@@ -349,6 +359,11 @@ def _being_cancelled() -> bool:
 
 
 _ON_DISCONNECT = WebSocketResource.on_disconnect
+
+
+async def _raising(error: Exception) -> NoReturn:
+    """Stand in for a handler that raised while it was called."""
+    raise error
 
 
 def _from_http(error: falcon.HTTPError) -> MessageError:

@@ -142,9 +142,9 @@ class NotAwaited:
     ("hook", "why"),
     [
         (Noting, r"Noting is a class; hooks are instances: Noting\(\)"),
-        (object(), "object is no hook: it has none of before_connect"),
+        (object(), "object is not a hook: it has none of before_connect"),
         (NotAwaited(), "is awaited by the library but is not a coroutine"),
-        (3, "int is no hook"),
+        (3, "int is not a hook"),
     ],
     ids=["class", "object", "plain method", "number"],
 )
