@@ -13,7 +13,7 @@ from falcon_pachinko.messages.signatures import (
     require_coroutine,
 )
 
-__all__ = ["check_class", "require_concrete"]
+__all__ = ["RESERVED", "check_class", "require_concrete"]
 
 _CALLBACKS = ("on_connect", "on_disconnect", "on_message", "on_refused")
 """What the library calls: coroutines to override, and not handlers."""
@@ -27,7 +27,7 @@ _OWN = (
 )  # fmt: skip
 """What the library gives to a resource; overriding a verb to add to it is fine."""
 
-_RESERVED = ("spawn", "untrack", "emits", "asks", "topics", "around_message")
+RESERVED = ("spawn", "untrack", "emits", "asks", "topics", "around_message")
 """Names that have, or will have, a meaning of the library's own."""
 
 
@@ -49,7 +49,7 @@ def check_class(resource: type, base: type) -> None:
                 _check_callback(owner, name, member)
             elif name in _SETTINGS and handles(member):
                 raise HandlerDefinitionError(f"{owner.__name__}.{name}", _taken(name, member))
-            elif name in _OWN or name in _RESERVED:
+            elif name in _OWN or name in RESERVED:
                 _check_own(owner, name, member, getattr(base, name, None))
 
 
@@ -65,7 +65,7 @@ def _check_callback(owner: type, name: str, member: Any) -> None:
 
 def _check_own(owner: type, name: str, member: Any, verb: Any) -> None:
     where = f"{owner.__name__}.{name}"
-    if verb is None and name in _RESERVED:
+    if verb is None and name in RESERVED:
         raise HandlerDefinitionError(
             where, f"has a name that is reserved for the library; {_remedy(name)}"
         )

@@ -9,6 +9,7 @@ frame is decoded and validated in one pass. What is decoded are structs of ours
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterable
 from types import UnionType
 from typing import Any, NamedTuple, Union, get_args, get_origin
@@ -44,6 +45,8 @@ __all__ = [
 
 Ref = str | int | None
 """A client's own mark on a message; the answer carries it back."""
+
+_INDEX = re.compile(r"\[\d+\]")
 
 SHOWN = 200
 """How much of a client's text an error repeats, in characters."""
@@ -195,6 +198,8 @@ def refusal_of(code: str, error: Exception, ref: Ref = None, *, claimed: bool = 
     """Turn msgspec's error into ours, with the path it ends with: ``... - at `$.payload```."""
     sentence, _, path = str(error).partition(" - at `")
     path = path.removesuffix("`")[:SHOWN]
+    if sentence.startswith("Object contains unknown field"):
+        path = _INDEX.sub("[...]", path)  # one mistake, whichever items of a list have it
     return Refusal(code, sentence[:SHOWN], path or None, ref, claimed=claimed)
 
 

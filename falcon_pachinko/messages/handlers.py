@@ -293,10 +293,8 @@ class HandlerTable:
                         default=each.default,
                     )
                 )
-        takes_all = falls_back and not handlers and schema is None
-        return cls(
-            resource.__name__, handlers, schema, answers_ping=not takes_all, unfilled=unfilled
-        )
+        pings = bool(handlers) or schema is not None or not falls_back
+        return cls(resource.__name__, handlers, schema, answers_ping=pings, unfilled=unfilled)
 
     def compiled(self, codecs: Codecs) -> HandlerTable:
         """Return the table with which an app opens frames: this one if the app has no hooks.
