@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import inspect
 from collections.abc import Callable, Coroutine, Iterable, Iterator
 from typing import Any, NoReturn, TypeAlias, TypeVar, Union
 
@@ -274,7 +275,7 @@ class HandlerTable:
                     )
         handlers = []
         for name, of_method in claims.items():
-            function = getattr(resource, name)
+            function = inspect.getattr_static(resource, name)
             refuse_falcon_hook(function, f"{resource.__name__}.{name}")
             for each in of_method:
                 payload = Any if each.payload is UNANNOTATED else each.payload
