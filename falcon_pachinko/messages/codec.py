@@ -240,7 +240,7 @@ def pack_text(text: str) -> Packet:
     """Make a text frame of text that is encoded already.
 
     Raises:
-        TypeError: It is no str.
+        TypeError: It is not a str.
         EncodeError: It has no UTF-8 form (a lone surrogate).
     """
     if not isinstance(text, str):
@@ -256,7 +256,7 @@ def pack_bytes(data: bytes | bytearray | memoryview) -> Packet:
     """Make a binary frame.
 
     Raises:
-        TypeError: It is no bytes-like object.
+        TypeError: It is not a bytes-like object.
     """
     if not isinstance(data, (bytes, bytearray, memoryview)):
         raise TypeError(f"a binary frame takes bytes, not {type(data).__name__}")

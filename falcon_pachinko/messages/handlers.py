@@ -264,15 +264,15 @@ class HandlerTable:
             for name, member in vars(owner).items():
                 if isinstance(member, (staticmethod, classmethod)):
                     _refuse_unbound(member.__func__)
+                given = arguments.get(owner, {})
                 own = getattr(member, _MARK, None)
-                if own is None and name in claims:
-                    own = tuple(_redefined(claims[name], member))
                 if own is not None:
-                    given = arguments.get(owner, {})
                     claims[name] = tuple(
                         dataclasses.replace(each, payload=substituted(each.payload, given))
                         for each in own
                     )
+                elif name in claims:
+                    claims[name] = tuple(_redefined(claims[name], member, given))
         handlers = []
         for name, of_method in claims.items():
             function = inspect.getattr_static(resource, name)
@@ -388,7 +388,7 @@ def _refuse_unbound(function: Callable[..., Any]) -> None:
         raise HandlerDefinitionError(name_of(function), why)
 
 
-def _redefined(claims: Iterable[_Claim], member: object) -> Iterator[_Claim]:
+def _redefined(claims: Iterable[_Claim], member: object, given: dict[Any, Any]) -> Iterator[_Claim]:
     """Carry a base's claims over to the method that a subclass puts in its place."""
     if member is None:
         return
@@ -398,8 +398,7 @@ def _redefined(claims: Iterable[_Claim], member: object) -> Iterator[_Claim]:
                 repr(member), f"stands where a handler of {claim.message_type!r} was"
             )
         payload, default = takes(member, claim.message_type)
-        if payload is UNANNOTATED:
-            payload = claim.payload
+        payload = claim.payload if payload is UNANNOTATED else substituted(payload, given)
         yield dataclasses.replace(claim, payload=payload, default=default)
 
 
@@ -407,7 +406,7 @@ def _in_style(handler: Handler, struct: type[msgspec.Struct] | None) -> Handler:
     """Make a handler of a type that the schema has one of the schema's style."""
     if struct is None:
         return handler
-    if handler.takes_payload and handler.payload not in (Any, struct):
+    if handler.takes_payload and handler.payload not in (Any, object, struct):
         raise HandlerDefinitionError(
             name_of(handler.function),
             f"handles {handler.type!r}, which the schema says is {struct.__name__}, "

@@ -287,6 +287,19 @@ def test_type_parameters_are_filled_in_over_several_levels():
     assert refused(Pages, {"items": ["a"]}) == "$.payload.items[0]"
 
 
+def test_a_redefinition_keeps_what_was_filled_in():
+    """It is not filled in twice, though the parameters share a name."""
+
+    class Middle(Base[Page[T]], Generic[T]):
+        async def say(self, ws, payload): ...
+
+    class Outer(Middle[list[T]], Generic[T]): ...
+
+    class Room(Outer[int]): ...
+
+    assert payload_of(Room) == Page[list[int]]
+
+
 def test_two_parameters_are_not_mixed_up():
     """Each base has its own."""
 
