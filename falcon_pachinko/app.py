@@ -277,4 +277,4 @@ def install(app: falcon.asgi.App[Any, Any], **options: Unpack[InstallOptions]) -
 
 def installed(app: object) -> Pachinko | None:
     """Return what `install` returned for an app; None if it has nothing installed."""
-    return app._pachinko if isinstance(app, _Installed) else None  # noqa: SLF001  # this module's own
+    return app._pachinko if isinstance(app, _Installed) else None  # this module's own

@@ -184,12 +184,13 @@ class MessageError(PachinkoError):
 
 
 class EncodeError(PachinkoError, ValueError):
-    """A message cannot be put on the wire; it was sent to nobody."""
+    """A message cannot be encoded, and was not sent to anyone."""
 
     def __init__(self, why: str) -> None:
         super().__init__(
-            f"the message cannot be encoded, so nobody gets it: {why}. Send msgspec structs, "
-            "dataclasses, dicts, lists, str, numbers, bool, None, datetime, UUID or bytes"
+            f"the message cannot be encoded, so it was not sent: {why}. Send msgspec structs, "
+            "dataclasses, dicts, lists, str, numbers, bool, None, datetime, UUID or bytes; "
+            "teach other types with install(app, enc_hook=...)"
         )
 
 

@@ -11,6 +11,7 @@ import falcon.asgi
 from falcon_pachinko.errors import ResourceTypeError, RouteConflictError, UnknownRouteError
 from falcon_pachinko.limits import Limits
 from falcon_pachinko.manager import WebSocketConnectionManager
+from falcon_pachinko.messages.codec import DEFAULT_CODECS, Codecs
 from falcon_pachinko.resource import WebSocketResource
 from falcon_pachinko.routing import (
     Declaration,
@@ -49,7 +50,11 @@ class Pachinko:
         self.options = options
         """What `install` was called with, by name, the defaults included."""
         self.limits: Limits = options["limits"]
-        self.ws_connection_manager = WebSocketConnectionManager(self.limits, options["backend"])
+        enc_hook, dec_hook = options["enc_hook"], options["dec_hook"]
+        codecs = Codecs(enc_hook, dec_hook) if enc_hook or dec_hook else DEFAULT_CODECS
+        self.ws_connection_manager = WebSocketConnectionManager(
+            self.limits, options["backend"], codecs
+        )
         """Who is connected to this app, and the way to send to them."""
         self.routes: list[Route] = []
         """The WebSocket routes, in the order in which they were added."""
@@ -69,18 +74,16 @@ class Pachinko:
         self._by_template: dict[str, Route] = {}
         self._http: dict[str, tuple[object, dict[str, Any]]] = {
             template: (resource, given)
-            for template, resource, given in http_routes(app._router)  # noqa: SLF001  # no public one
+            for template, resource, given in http_routes(app._router)  # no public one
         }
-        router_options = getattr(app._router, "options", None)  # noqa: SLF001  # see above
+        router_options = getattr(app._router, "options", None)  # see above
         self._site = Site(
             self.ws_connection_manager,
             self.limits,
             self.admission,
             hooks=options["hooks"],
             resource_factory=options["resource_factory"],
-            enc_hook=options["enc_hook"],
-            dec_hook=options["dec_hook"],
-            readable_denials=options["readable_denials"],
+            dec_hook=dec_hook,
             converters=getattr(router_options, "converters", None),
         )
         self._root = WebSocketRouter()
@@ -232,7 +235,7 @@ class Pachinko:
 
     def find_route(self, path: str) -> Route | None:
         """Return the WebSocket route that a path leads to, if it is one of ours."""
-        found = self.app._router.find(path)  # noqa: SLF001  # Falcon has no public look-up
+        found = self.app._router.find(path)  # Falcon has no public look-up
         resource = None if found is None else found[0]
         if isinstance(resource, SharedPath):
             return cast("Route", resource.route)
@@ -287,7 +290,7 @@ class Pachinko:
         path: str = scope["path"]
         if not root or not (path + "/").startswith(root + "/"):
             return scope
-        if self.app._router.find(path) is not None:  # noqa: SLF001  # Falcon has no public look-up
+        if self.app._router.find(path) is not None:  # Falcon has no public look-up
             return scope
         changed = {**scope, "path": path[len(root) :] or "/"}
         raw, quoted = scope.get("raw_path"), root.encode()

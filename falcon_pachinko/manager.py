@@ -35,7 +35,7 @@ from falcon_pachinko.errors import (
 )
 from falcon_pachinko.leases import check_lease
 from falcon_pachinko.limits import HistoryLimits, Limits
-from falcon_pachinko.messages.codec import JSON
+from falcon_pachinko.messages.codec import DEFAULT_CODECS, Codecs
 from falcon_pachinko.names import check_name
 from falcon_pachinko.rooms.drain import Drained, drain
 from falcon_pachinko.rooms.exchange import Exchange
@@ -86,17 +86,24 @@ class WebSocketConnectionManager:
     Args:
         limits: What one client may cost, where its route does not say otherwise.
         backend: What connects this process with others: a URL, or a `Backend`.
+        codecs: How messages are written, where the app has hooks for its own types.
 
     Example::
 
         await manager.broadcast({"type": "notice"}, to=to.rooms("chat:"), local=True)
     """
 
-    def __init__(self, limits: Limits | None = None, backend: Backend | str | None = None) -> None:
+    def __init__(
+        self,
+        limits: Limits | None = None,
+        backend: Backend | str | None = None,
+        codecs: Codecs = DEFAULT_CODECS,
+    ) -> None:
         self._limits = limits or Limits()
+        self._codecs = codecs
         self._counters = Counters()
         self._options = OptionsByPrefix()
-        self._exchange = Exchange(open_backend(backend), self._options, self._counters)
+        self._exchange = Exchange(open_backend(backend), self._options, self._counters, codecs)
         # Shortcuts to what the exchange has, for the paths that every message takes.
         self._registry, self._fanout = self._exchange.registry, self._exchange.fanout
         self._cluster, self._revocations = self._exchange.cluster, self._exchange.revocations
@@ -261,8 +268,11 @@ class WebSocketConnectionManager:
                 chosen = [each for each in selected if each not in members]
         codecs = self._registry.codecs
         packets = Packets(message)
-        for codec in (codecs if len(codecs) == 1 else {each._codec for each in chosen}) or (JSON,):
+        spoken = codecs if len(codecs) == 1 else {each._codec for each in chosen}
+        for codec in spoken or (self._codecs.json,):
             packets[codec] = codec.encode(message)
+        if len(packets) > 1 or self._cluster.subprotocols:
+            self._exchange.check_raw(message)
         if sender is not None and sender._outbox.stage is CONNECTING and sender in chosen:
             sender._outbox.check_room(packets[sender._codec].size)
         published = False

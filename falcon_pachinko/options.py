@@ -81,7 +81,7 @@ def spelled_out(function: F) -> F:
     return function
 
 
-def read_options(given: Mapping[str, Any]) -> dict[str, Any]:  # noqa: C901  # a check per option
+def read_options(given: Mapping[str, Any]) -> dict[str, Any]:  # a check per option
     """Fill in the defaults, in a form in which equal options are equal values.
 
     Raises:

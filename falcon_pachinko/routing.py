@@ -27,11 +27,12 @@ from falcon_pachinko.factories import (
 from falcon_pachinko.limits import Limits
 from falcon_pachinko.manager import WebSocketConnectionManager
 from falcon_pachinko.messages.hooks import HookChain
+from falcon_pachinko.messages.query import QueryReader, query_type
 from falcon_pachinko.paths import PathTemplate
 from falcon_pachinko.resource import WebSocketResource
 from falcon_pachinko.session.admission import Admission
 from falcon_pachinko.session.gate import Gate
-from falcon_pachinko.session.handshake import Handshake
+from falcon_pachinko.session.handshake import Arguments, Handshake
 from falcon_pachinko.session.session import Session
 from falcon_pachinko.standins import ResourceStandIn
 
@@ -59,16 +60,14 @@ class Site:
         *,
         hooks: Iterable[object] = (),
         resource_factory: Callable[..., Any] | None = None,
-        enc_hook: Callable[[Any], Any] | None = None,
         dec_hook: Callable[[type, Any], Any] | None = None,
-        readable_denials: bool = True,
         converters: Mapping[str, Any] | None = None,
     ) -> None:
         self.manager, self.limits, self.admission = manager, limits, admission
         self.hooks = tuple(hooks)
         self.resource_factory = resource_factory
-        self.enc_hook, self.dec_hook = enc_hook, dec_hook
-        self.readable_denials = readable_denials
+        self.dec_hook = dec_hook
+        self.codecs = manager._codecs
         self.converters = converters  # of the app's router; None if that is not Falcon's
         HookChain(self.hooks)  # refuses what could never be a hook, before there is a route
 
@@ -98,6 +97,8 @@ class Declaration:
         self.template, self.factory, self.init_kwargs = template, factory, init_kwargs
         self.limits = limits
         self.resource = resource_class(template, factory)
+        if isinstance(factory, type):
+            require_concrete(self.resource)
         self.made_from = class_and_arguments(factory)
         self.name = name or self.resource.__name__
         self.children = WebSocketRouter()
@@ -233,11 +234,12 @@ class Route:
             if each.limits is not None:
                 self.limits = self.limits.overridden_by(each.limits)
         self.hooks = HookChain(hooks)
+        self.resource.__pachinko_table__.compiled(site.codecs)  # refuses what it cannot decode
         self.stand_in = ResourceStandIn(self.resource)
         """What middleware gets as the resource."""
         self._path = PathTemplate(self.template, site.converters)
         self._line = tuple(each for _, each in line)
-        self._arguments = _arguments(line)
+        self._arguments = _arguments(line, site.dec_hook)
         self._site = site
         if site.resource_factory is None or declaration.made_from is None:
             check_arguments(self.template, declaration.factory, declaration.init_kwargs)
@@ -317,24 +319,38 @@ class Route:
         await Session(connection, gate, self.hooks, handshake).serve()
 
 
-def _arguments(line: Line) -> tuple[frozenset[str], ...]:
-    """Tell for each resource of a line which of the path's fields its ``on_connect`` gets.
+def _arguments(line: Line, dec_hook: Callable[[type, Any], Any] | None) -> tuple[Arguments, ...]:
+    """Tell for each resource of a line what its ``on_connect`` gets besides ``req`` and ``ws``.
 
-    Those of its own part of the path it must take; those of its parents', it may.
+    Those fields of its own part of the path it must take; those of its parents', it may.
 
     Raises:
-        HandlerDefinitionError: It does not take a field, or needs one that the path has not.
+        HandlerDefinitionError: It does not take a field, or needs one that the path has not,
+            or its ``query`` cannot be read from a query string.
     """
     chosen, before = [], frozenset[str]()
     for path, declaration in line:
+        resource = declaration.resource
         fields = frozenset(PathTemplate(path).fields)
-        chosen.append(_fields_for(declaration.resource, path, fields - before, before))
+        query = query_type(resource.on_connect, dec_hook)
+        if query is not None and "query" in fields:
+            raise HandlerDefinitionError(
+                f"{resource.__name__}.on_connect",
+                f"takes a `query`, which {path!r} has as a field too: rename the field",
+            )
+        takes = _fields_for(resource, path, fields - before, before, has_query=query is not None)
+        chosen.append((takes, None if query is None else QueryReader(query, dec_hook)))
         before = fields
     return tuple(chosen)
 
 
 def _fields_for(
-    resource: type[WebSocketResource], path: str, own: frozenset[str], parents: frozenset[str]
+    resource: type[WebSocketResource],
+    path: str,
+    own: frozenset[str],
+    parents: frozenset[str],
+    *,
+    has_query: bool,
 ) -> frozenset[str]:
     name = f"{resource.__name__}.on_connect"
     for field in own & _RESERVED:
@@ -345,7 +361,8 @@ def _fields_for(
     takes_all = any(each.kind is each.VAR_KEYWORD for each in signature.parameters.values())
     given = own | (parents if takes_all else parents & signature.parameters.keys())
     try:
-        signature.bind("self", "req", "ws", **dict.fromkeys(given))
+        more = {"query"} if has_query else set[str]()
+        signature.bind("self", "req", "ws", **dict.fromkeys(given | more))
     except TypeError as error:
         takes = ", ".join(["self", "req", "ws", *sorted(own)])
         raise HandlerDefinitionError(

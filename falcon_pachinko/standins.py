@@ -87,7 +87,7 @@ def http_routes(router: Any) -> Iterator[tuple[str, object, dict[str, Any]]]:
     """
     if not isinstance(router, falcon.routing.CompiledRouter):
         return
-    nodes = list(router._roots)  # noqa: SLF001  # see above
+    nodes = list(router._roots)  # see above
     while nodes:
         node = nodes.pop()
         nodes += node.children

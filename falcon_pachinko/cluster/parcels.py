@@ -18,8 +18,6 @@ import msgspec
 from falcon_pachinko.errors import EncodeError
 from falcon_pachinko.messages.codec import (
     DECODE_ERRORS,
-    JSON,
-    MSGPACK,
     Codec,
     Packet,
     pack_bytes,
@@ -164,12 +162,12 @@ class ParcelPackets(dict[Codec, Packet]):
             EncodeError: The codec has no form of it, such as for a number of 100 digits.
         """
         text, data, more = self.parcel.text, self.parcel.data, self._more
-        if codec is JSON and text is not None:
+        if codec.subprotocol is None and text is not None:
             if not more:
                 return pack_text(text)
             comma = "" if text == "{}" else ","
             return pack_text(text[:-1] + comma + msgspec.json.encode(more).decode()[1:])
-        if codec is MSGPACK and data is not None:
+        if codec.subprotocol is not None and data is not None:
             return pack_bytes(_encoder.encode({**_fields(data), **more}) if more else data)
         try:
             if data is not None:

@@ -24,7 +24,7 @@ from falcon_pachinko.cluster.presence_shell import Presence
 from falcon_pachinko.connection.connection import Connection, check_close_code
 from falcon_pachinko.counters import Counters, type_of
 from falcon_pachinko.errors import EncodeError
-from falcon_pachinko.messages.codec import JSON, MSGPACK
+from falcon_pachinko.messages.codec import Codecs, contains_raw
 from falcon_pachinko.rooms.fanout import MEMBERS_PER_TURN, Fanout, Packets
 from falcon_pachinko.rooms.options import OptionsByPrefix
 from falcon_pachinko.rooms.registry import Registry
@@ -43,8 +43,10 @@ class Exchange:
     listens to the channels of its rooms, users and tags, and to no others.
     """
 
-    def __init__(self, backend: Backend, options: OptionsByPrefix, counters: Counters) -> None:
-        self.options, self.counters = options, counters
+    def __init__(
+        self, backend: Backend, options: OptionsByPrefix, counters: Counters, codecs: Codecs
+    ) -> None:
+        self.options, self.counters, self.codecs = options, counters, codecs
         self.cluster = Node(backend, self._arrived, self._missed, self._is_back)
         self.registry = Registry(self)
         self.revocations = Revocations(self.registry)
@@ -98,6 +100,18 @@ class Exchange:
 
     # Out.
 
+    def check_raw(self, message: Any) -> None:
+        """Refuse a `msgspec.Raw` in a message for several codecs: it is written in one of them.
+
+        Raises:
+            EncodeError: It has one.
+        """
+        if contains_raw(message, self.codecs.enc_hook):
+            raise EncodeError(
+                "it has a msgspec.Raw in it, which is written for one codec, and members of "
+                "several are addressed; decode it first"
+            )
+
     def publish(
         self,
         message: Any,
@@ -116,8 +130,8 @@ class Exchange:
         if self.is_here(target):
             return False
         channel = channel_of(target)
-        data = packets[MSGPACK].event["bytes"] if self.cluster.subprotocols else None
-        text = packets[JSON].event["text"]
+        data = packets[self.codecs.msgpack].event["bytes"] if self.cluster.subprotocols else None
+        text = packets[self.codecs.json].event["text"]
         parcel = Broadcast(0, 0, type_of(message), text, data, exclude)
         if implied_by(channel) != target:
             parcel.target = target
@@ -141,10 +155,10 @@ class Exchange:
         Raises:
             EncodeError: It cannot be encoded, or it cannot be kept; see `History.send`.
         """
-        text = JSON.encode(message).event["text"]
+        text = self.codecs.json.encode(message).event["text"]
         data: bytes | None
         try:
-            data = MSGPACK.encode(message).event["bytes"]
+            data = self.codecs.msgpack.encode(message).event["bytes"]
         except EncodeError:
             data = None  # JSON has forms that MessagePack has not, such as a number of 30 digits
         sent = dropped = 0

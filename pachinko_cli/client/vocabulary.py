@@ -124,7 +124,7 @@ class Vocabulary:
         try:
             self._table.open(frame, JSON)
         except Refusal as refusal:
-            if refusal.code == "invalid_payload" or not self._takes_anything:
+            if refusal.claimed or not self._takes_anything:
                 raise self._refused(frame, refusal) from None
         except Exception as error:
             # A payload's own __post_init__ may raise anything, there as here.
