@@ -26,6 +26,7 @@ from falcon_pachinko.factories import (
 )
 from falcon_pachinko.limits import Limits
 from falcon_pachinko.manager import WebSocketConnectionManager
+from falcon_pachinko.messages.definition import require_concrete
 from falcon_pachinko.messages.hooks import HookChain
 from falcon_pachinko.messages.query import QueryReader, query_type
 from falcon_pachinko.paths import PathTemplate
