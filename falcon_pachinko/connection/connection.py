@@ -342,7 +342,7 @@ class Connection:
         outbox = self._outbox
         if self.manager._fanout.underway:
             self.manager._fanout.serve_first(self)
-        if volatile or latest is not None or not outbox._direct:  # its other half
+        if volatile or latest is not None or not outbox._direct or outbox._paced:
             check_sending(latest, volatile=volatile)
             sent = await self._send(packet, volatile=volatile, latest=latest)
         else:
