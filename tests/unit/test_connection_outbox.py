@@ -792,6 +792,7 @@ async def test_a_writer_that_somebody_else_cancels_means_the_client_is_gone(wire
     outbox = post(wire)
     watch = watched(outbox)
     await push_all(outbox, wire, ["one", "two"])
+    await asyncio.sleep(0)
 
     outbox._writer.cancel()
     await until(lambda: outbox._writer is None)
