@@ -204,9 +204,9 @@ class OutboxMachine(RuleBasedStateMachine):
 
     @rule(frames=FRAMES)
     def push(self, frames):
-        for size, key, volatile in frames:
+        for size, key, fleeting in frames:
             text = str(next(self.numbers)).rjust(size, ".")
-            volatile = volatile and key is None
+            volatile = fleeting and key is None
             expected = self.model.push(text, key, volatile)
             self.model.settle()
 
