@@ -1,6 +1,7 @@
 """What a client sends: judged as it arrives, in order, bounded, and read by one reader."""
 
 import asyncio
+import contextlib
 import logging
 
 import pytest
@@ -670,10 +671,8 @@ def test_every_frame_is_taken_once_and_in_order(steps, goes, most):
         else:
             bench.client.events.put_nowait({"type": "websocket.disconnect"})
         if taking is not None:
-            try:
+            with contextlib.suppress(StopAsyncIteration):
                 taken.append(await asyncio.wait_for(taking, 30))
-            except StopAsyncIteration:
-                pass
         taken += await bench.take(1000)
         await bench.inbox.stop()
         assert bench.client.pending == 0
