@@ -9,8 +9,8 @@ from hypothesis import strategies as st
 
 from falcon_pachinko import Connection, WebSocketConnectionManager
 from falcon_pachinko.rooms.drain import (
-    CONNECTIONS_PER_BATCH,
     BATCH_PAUSE,
+    CONNECTIONS_PER_BATCH,
     drain,
     fit_batch,
     retry_reason,
