@@ -217,9 +217,10 @@ class Session:
             task.add_done_callback(self._ended_beside)
 
     def _ended_beside(self, task: asyncio.Task[None]) -> None:
-        """Let the message that waits longest have its turn."""
+        """Let the message that waits longest have its turn, and if that is done at once, the next."""
         self._tasks.discard(task)
-        if self._turns:
+        most = self.connection.limits.concurrency
+        while self._turns and (most is None or len(self._tasks) < most):
             turn = self._turns.popleft()
             self._inbox.release(turn.frame)
             self._start_beside(turn.handler, turn.payload, turn.ref)
