@@ -217,7 +217,7 @@ class Session:
             task.add_done_callback(self._ended_beside)
 
     def _ended_beside(self, task: asyncio.Task[None]) -> None:
-        """Let the message that waits longest have its turn, and if that is done at once, the next."""
+        """Let the message that waits longest have its turn; if that is done at once, the next."""
         self._tasks.discard(task)
         most = self.connection.limits.concurrency
         while self._turns and (most is None or len(self._tasks) < most):

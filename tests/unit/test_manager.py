@@ -503,7 +503,7 @@ async def test_a_connection_of_the_librarys_own_has_its_id(wire, connect, manage
     ann = connect(wire)
 
     await manager.add_connection("ann", ann)
-    with pytest.raises(ConnectionStateError, match="ws.user_id = 'seat-1'"):
+    with pytest.raises(ConnectionStateError, match=r"ws\.user_id = 'seat-1'"):
         await manager.add_connection("seat-1", ann)
 
     assert [each async for each in manager.connections()] == [ann]
@@ -609,7 +609,9 @@ async def test_a_stop_waits_for_clean_ups(manager):
         await may_end.wait()
         ended.append("ended")
 
-    manager._sessions.add(asyncio.create_task(clean_up()))
+    session = asyncio.create_task(clean_up())
+    manager._sessions.add(session)
+    session.add_done_callback(manager._end)
     stopping = asyncio.create_task(manager.stop())
     await asyncio.sleep(0)
     before = list(ended)
