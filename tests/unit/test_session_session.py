@@ -152,7 +152,7 @@ async def test_a_handler_that_swallows_its_cancellation_once_is_cancelled_quietl
 
 
 def begin_at_once(loop, coroutine, **options):
-    """Be a task factory that starts coroutines at once, as `asyncio.eager_task_factory` does."""
+    """Be a task factory that starts coroutines at once, for a Python that has none."""
     try:
         waiting_for = coroutine.send(None)
     except StopIteration as done:
@@ -168,6 +168,9 @@ async def _go_on(coroutine, waiting_for):
             return resume(coroutine, waiting_for)
 
     return await Rest()
+
+
+EAGER = getattr(asyncio, "eager_task_factory", begin_at_once)
 
 
 @pytest.mark.parametrize("eager", [True, False])
@@ -188,7 +191,7 @@ async def test_every_message_that_waits_for_its_turn_gets_it(serve, eager):
         @handles_message("go")
         async def go(self, ws):
             if eager:
-                asyncio.get_running_loop().set_task_factory(begin_at_once)
+                asyncio.get_running_loop().set_task_factory(EAGER)
             first_may_end.set()
 
     async with simulate(serve(Busy, Limits(concurrency=1))) as client, client.connect("/") as ann:
