@@ -367,7 +367,10 @@ class Session:
         self._end_beside(muted)
         if self._in_handler and self._task is not current:
             muted.add(self._task)
-            self._cancel()
+            if self.connection._outbox._accepting:  # accept() raises once the server has answered:
+                self._end_in(CLOSE_WAIT)  # cut off, nobody would know whether the client is in
+            else:
+                self._cancel()
         self.connection._muted = muted
 
     def closed(self) -> None:

@@ -10,7 +10,14 @@ import falcon.testing
 import msgspec
 import pytest
 
-from falcon_pachinko import Limits, MessageError, WebSocketResource, handles_message, install
+from falcon_pachinko import (
+    Limits,
+    MessageError,
+    WebSocketResource,
+    handles_message,
+    install,
+    to,
+)
 from falcon_pachinko.connection.outbox import resume
 from falcon_pachinko.session.session import from_http
 from falcon_pachinko.testing import HandshakeDenied, simulate
@@ -146,6 +153,48 @@ async def test_a_handler_that_swallows_its_cancellation_once_is_cancelled_quietl
         await asyncio.wait([serving], timeout=5)
 
     assert not serving.cancelled()
+
+
+@pytest.mark.parametrize("answers", [True, False])
+async def test_a_disconnect_does_not_cut_the_accept_off(serve, until, monkeypatch, answers):
+    """Once the server has answered, the client is in, and is closed with the code it was given.
+
+    If the server never does, the handshake is given up after a moment.
+    """
+    monkeypatch.setattr("falcon_pachinko.session.session.CLOSE_WAIT", 0.05)
+    goodbyes, sent, answered = [], [], asyncio.Event()
+
+    class Door(WebSocketResource):
+        async def on_connect(self, req, ws):
+            ws.user_id = "ann"
+            await ws.accept()
+
+        async def on_disconnect(self, ws, close_code):
+            goodbyes.append((close_code, ws.accepted))
+
+    async def send(event):
+        sent.append((event["type"], event.get("code")))
+        if event["type"] == "websocket.accept":
+            await answered.wait()
+        else:
+            events.put_nowait({"type": "websocket.disconnect", "code": event["code"]})
+
+    app, events = serve(Door), asyncio.Queue()
+    events.put_nowait({"type": "websocket.connect"})
+    async with simulate(app) as client:
+        scope = falcon.testing.create_scope_ws("/", spec_version="2.3")
+        serving = asyncio.create_task(app(scope, events.get, send))
+        await until(lambda: sent)
+        await client.manager.disconnect(to.user("ann"), 4403, "banned")
+        if answers:
+            answered.set()
+        await asyncio.wait_for(serving, 30)
+
+    if answers:
+        assert sent == [("websocket.accept", None), ("websocket.close", 4403)]
+        assert goodbyes == [(4403, True)]
+    else:
+        assert goodbyes == []
 
 
 # Concurrent handlers.
