@@ -251,8 +251,13 @@ class WebSocketConnectionManager:
             return Delivery(0, 0)  # its connection was closed by us: it is heard no more
         if latest is not None or volatile or local or store:
             _check_options(store=store, local=local, volatile=volatile, latest=latest)
-        chosen = self._registry.select(to, exclude)
-        ids = _ids(exclude) if exclude else ()
+        ids: tuple[str, ...] = ()
+        if exclude:
+            exclude = tuple(_several(exclude))  # it may be an iterator, which gives its ids once
+            chosen = self._registry.select(to, exclude)
+            ids = tuple(each if isinstance(each, str) else each.id for each in exclude)
+        else:
+            chosen = self._registry.select(to)
         kept_in: tuple[str, ...] = ()
         kept = 0, 0, True
         if self._options and store is not False and not (local or volatile or latest is not None):
@@ -273,17 +278,17 @@ class WebSocketConnectionManager:
             packets[codec] = codec.encode(message)
         if len(packets) > 1 or self._cluster.subprotocols:
             self._exchange.check_raw(message)
+        key = None if latest is None else _key_of(to, latest)
         if sender is not None and sender._outbox.stage is CONNECTING and sender in chosen:
-            sender._outbox.check_room(packets[sender._codec].size)
+            sender._outbox.check_room(packets[sender._codec].size, key)
         published = False
         if not local and self._cluster.reaches_others():
             published = self._exchange.publish(
                 message, packets, to, ids, volatile=volatile, latest=latest, kept_in=kept_in
             )
-        key = None if latest is None else _key_of(to, latest)
         sent, dropped = await self._fanout.deliver(chosen, packets, to, volatile=volatile, key=key)
         self._counters.count_sent(message, sent)
-        if sender is not None and sender._outbox.is_behind and sender in chosen:
+        if sender is not None and sender._outbox.is_behind and sender in chosen and not volatile:
             await _keep_pace(sender)
         return Delivery(kept[0] + sent, kept[1] + dropped, published and kept[2])
 

@@ -343,7 +343,7 @@ class Connection:
         outbox = self._outbox
         if self.manager._fanout.underway:
             self.manager._fanout.serve_first(self)
-        if outbox._direct and latest is None and not volatile:
+        if outbox._direct and latest is None and not volatile and not outbox._paced:
             sent = outbox.push(packet)
         else:
             check_sending(latest, volatile=volatile)

@@ -309,7 +309,8 @@ class Outbox:
             if before is not None:  # the policy judges the new one as if the old were gone
                 self._take_out(before)
                 before = None
-            if self.bytes + packet.size > budget and not self._make_room(packet.size, budget):
+            over = self.bytes and self.bytes + packet.size > budget
+            if over and not self._make_room(packet.size, budget):
                 self.counters.dropped["overflow"] += 1
                 return False
         if before is not None:
@@ -386,20 +387,21 @@ class Outbox:
             ConnectionStateError: The frame does not fit before the accept.
         """
         if self.stage is CONNECTING:
-            self.check_room(packet.size)
+            self.check_room(packet.size, key)
         elif not volatile and (self._paced or self.is_behind):
             await self.keep_pace()
         return self.put(packet, volatile=volatile, key=key)
 
-    def check_room(self, size: int) -> None:
+    def check_room(self, size: int, key: object = None) -> None:
         """Refuse to let more wait for the accept than the outbox may hold.
 
         Raises:
             ConnectionStateError: It does not fit; says to accept first.
         """
-        budget = self.limits.outbox_bytes
-        full = budget is not None and self.bytes and self.bytes + size > budget
-        if full and self.stage is CONNECTING:
+        budget, waits = self.limits.outbox_bytes, self.bytes
+        if key is not None and self._keys and key in self._keys:
+            waits -= self._keys[key].packet.size  # the frame takes its place
+        if budget is not None and waits and waits + size > budget and self.stage is CONNECTING:
             raise ConnectionStateError(
                 f"{self.bytes} bytes wait for the accept already, and {budget} may "
                 "(outbox_bytes); accept first (await ws.accept()), then send"
@@ -477,8 +479,12 @@ class Outbox:
                 event, self._close = self._close, None
                 self._sent_at = loop.time()
                 await self._send(event)
-        except Exception:  # noqa: BLE001  # whatever a server raises here, the client is gone
+        except BaseException as error:
+            # Whatever a server raises here, the client is gone.  A frame that was cut off by
+            # somebody who has cancelled this task can have no other behind it either.
             self.lose()
+            if not isinstance(error, Exception):
+                raise
         finally:
             self._writer_ended()
         if self.stage is CLOSING:

@@ -59,6 +59,7 @@ class Packet(msgspec.Struct, gc=False):
 
     event: AsgiEvent
     size: int
+    """Its payload in bytes, and 1 for an empty one: it is no less a frame that waits."""
 
 
 class Codec:
@@ -253,7 +254,7 @@ def pack_text(text: str) -> Packet:
         size = len(text) if text.isascii() else len(text.encode())
     except UnicodeEncodeError as error:
         raise EncodeError(str(error)) from error
-    return Packet({"type": "websocket.send", "text": text}, size)
+    return Packet({"type": "websocket.send", "text": text}, size or 1)
 
 
 def pack_bytes(data: bytes | bytearray | memoryview) -> Packet:
@@ -265,4 +266,4 @@ def pack_bytes(data: bytes | bytearray | memoryview) -> Packet:
     if not isinstance(data, (bytes, bytearray, memoryview)):
         raise TypeError(f"a binary frame takes bytes, not {type(data).__name__}")
     data = bytes(data)
-    return Packet({"type": "websocket.send", "bytes": data}, len(data))
+    return Packet({"type": "websocket.send", "bytes": data}, len(data) or 1)

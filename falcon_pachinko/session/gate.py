@@ -198,10 +198,10 @@ def _retry_after(headers: list[tuple[str, str]]) -> int | None:
         if name.lower() != "retry-after":
             continue
         if value.strip().isdecimal():
-            return int(value)
+            return int(value) if len(value) < 20 else None  # else there is no room for the title
         try:
             until = parsedate_to_datetime(value)
-        except ValueError:
+        except (ValueError, OverflowError):  # the latter for a year that no calendar has
             return None
         if until.tzinfo is None:
             until = until.replace(tzinfo=UTC)

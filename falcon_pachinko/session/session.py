@@ -232,9 +232,10 @@ class Session:
             task.add_done_callback(self._ended_beside)
 
     def _ended_beside(self, task: asyncio.Task[None]) -> None:
-        """Let the message that waits longest have its turn."""
+        """Let the message that waits longest have its turn; if that is done at once, the next."""
         self._tasks.discard(task)
-        if self._turns:
+        most = self.connection.limits.concurrency
+        while self._turns and (most is None or len(self._tasks) < most):
             turn = self._turns.popleft()
             self._inbox.release(turn.frame)
             self._start_beside(turn.handler, turn.payload, turn.ref)
@@ -413,7 +414,10 @@ class Session:
         self._end_beside(muted)
         if self._in_handler and self._task is not current:
             muted.add(self._task)
-            self._cancel()
+            if self.connection._outbox._accepting:  # accept() raises once the server has answered:
+                self._end_in(CLOSE_WAIT)  # cut off, nobody would know whether the client is in
+            else:
+                self._cancel()
         self.connection._muted = muted
 
     def closed(self) -> None:

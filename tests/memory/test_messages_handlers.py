@@ -172,7 +172,10 @@ async def test_hooks_see_what_a_guard_raises(serve):
         async def after_message(self, ws, message, error):
             seen.append((message.type, getattr(error, "code", None)))
 
-    async with simulate(serve(Desk, options={"hooks": [Sees()]})) as client, client.connect("/") as ann:
+    async with (
+        simulate(serve(Desk, options={"hooks": [Sees()]})) as client,
+        client.connect("/") as ann,
+    ):
         await error(ann, "members", "Ann")
 
     assert seen == [("members", "members_only")]

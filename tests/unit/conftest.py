@@ -6,6 +6,8 @@ from collections import deque
 import pytest
 
 from falcon_pachinko import Connection, Limits, WebSocketConnectionManager
+from falcon_pachinko.connection.outbox import Outbox
+from falcon_pachinko.counters import Counters
 from falcon_pachinko.testing import RequestError
 
 DEADLINE = 30
@@ -46,7 +48,11 @@ class Wire:
             gap = asyncio.get_running_loop().create_future()
             self._waiting.append(gap)
             self._changed.set()
-            await gap
+            try:
+                await gap
+            finally:
+                if gap in self._waiting:  # its writer was cancelled
+                    self._waiting.remove(gap)
         self.events.append(event)
         self._changed.set()
 
@@ -71,6 +77,7 @@ class Wire:
 
     @property
     def kinds(self) -> list[str]:
+        """What the events are that the server has taken, in order."""
         return [event["type"].removeprefix("websocket.") for event in self.events]
 
     async def until(self, condition) -> None:
@@ -87,6 +94,11 @@ class Wire:
     async def holds_one(self) -> None:
         """Wait until a frame is stuck in the server."""
         await self.until(lambda wire: wire._waiting)
+
+    @property
+    def is_stuck(self) -> bool:
+        """Whether a frame is stuck in the server."""
+        return bool(self._waiting)
 
 
 class ServerWire(Wire):
@@ -116,18 +128,19 @@ def manager():
 
 @pytest.fixture
 def connect(manager):
-    """Make connections that are open, and known to the manager."""
+    """Make connections that are open, and known to the manager; stepped, unless told otherwise."""
 
-    def make(wire, connection_id="ann", *, is_open=True, subprotocols=(), **limits):
+    def make(wire, connection_id="ann", *, is_open=True, subprotocols=(), direct=True, **limits):
         made = Connection(
             connection_id,
             wire.send,
             manager,
             limits=Limits(**limits),
             subprotocols=subprotocols,
+            direct=direct,
             is_open=is_open,
         )
-        manager.add(made)
+        manager._registry.add(made)
         return made
 
     return make
@@ -146,15 +159,10 @@ def members(connect):
     return make
 
 
-@pytest.fixture(scope="session")
-def play_with_connection():
-    """Run a coroutine function on a new wire and connection, for tests with many examples."""
-
-    async def play_anew(play, limits):
-        wire = Wire()
-        manager = WebSocketConnectionManager()
-        ann = Connection("ann", wire.send, manager, limits=Limits(**limits), is_open=True)
-        return wire, await play(wire, ann)
+@pytest.fixture(params=[True, False], ids=["stepped", "wrapped"])
+def direct(request):
+    """Whether the server's own ``send`` is stepped by hand, or a middleware's is awaited."""
+    return request.param
 
     return lambda play, **limits: asyncio.run(play_anew(play, limits))
 
@@ -168,5 +176,27 @@ def answered():
             return await request
         except RequestError as refused:
             return refused.answer
+
+
+@pytest.fixture
+def post(direct):
+    """Make outboxes that are open, once for each way of sending."""
+
+    def make(wire, *, is_open=True, **limits):
+        return Outbox(
+            wire.send, Limits(**limits), Counters(), name="ann", direct=direct, is_open=is_open
+        )
+
+    return make
+
+
+@pytest.fixture
+def until():
+    """Let the loop turn until something is true."""
+
+    async def wait(condition):
+        async with asyncio.timeout(DEADLINE):
+            while not condition():  # noqa: ASYNC110  # anything may make it true
+                await asyncio.sleep(0)
 
     return wait

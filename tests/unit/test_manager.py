@@ -7,6 +7,7 @@ import falcon
 import pytest
 
 from falcon_pachinko import (
+    ConnectionStateError,
     Delivery,
     DuplicateConnectionError,
     EncodeError,
@@ -17,7 +18,7 @@ from falcon_pachinko import (
     WebSocketConnectionManager,
     to,
 )
-from falcon_pachinko.manager import STRIDE
+from falcon_pachinko.connection.connection import SENDER
 
 # Membership.
 
@@ -29,7 +30,7 @@ async def test_an_id_is_taken_once(wire, connect, manager):
     with pytest.raises(DuplicateConnectionError, match="'ann' is known already; remove it first"):
         connect(wire)
 
-    assert manager.all() == {ann}
+    assert manager._registry.all() == {ann}
 
 
 async def test_join_and_leave_are_idempotent(wire, connect, manager):
@@ -58,12 +59,22 @@ async def test_joining_needs_a_connection_that_is_here(manager):
     assert await manager.get_rooms_by_prefix("") == []
 
 
-@pytest.mark.parametrize("name", ["", None, "x" * 201, "\ud800"])
-async def test_a_room_has_a_proper_name(wire, connect, manager, name):
+@pytest.mark.parametrize(
+    ("name", "error"),
+    [
+        ("", InvalidNameError),
+        ("x" * 201, InvalidNameError),
+        ("é" * 101, InvalidNameError),
+        ("\ud800", InvalidNameError),
+        (None, TypeError),
+        (b"tea", TypeError),
+    ],
+)
+async def test_a_room_has_a_proper_name(wire, connect, manager, name, error):
     """A bad name puts nobody anywhere."""
     ann = connect(wire)
 
-    with pytest.raises(InvalidNameError):
+    with pytest.raises(error):
         await manager.join_room("ann", name)
 
     assert ann.rooms == frozenset()
@@ -98,35 +109,22 @@ async def test_forgetting_leaves_no_trace(wire, connect, manager):
 
     status = manager.status()
     assert (status["connections"], status["rooms"], status["users"]) == (0, 0, 0)
-    assert [each.select(manager) for each in (to.tag("pro"), to.user("u-1"), to.room("a"))] == [
-        set()
-    ] * 3
+    assert [
+        await manager.count(each) for each in (to.tag("pro"), to.user("u-1"), to.room("a"))
+    ] == [0] * 3
     assert (ann.rooms, ann.tags) == (frozenset(), frozenset())
 
 
-async def test_one_that_has_gone_joins_and_wears_nothing(wire, connect, manager):
-    """A handler that is still running may try; it changes nothing, quietly."""
-    ann = connect(wire)
+@pytest.mark.parametrize("verb", ["join_room", "track"])
+async def test_an_id_that_has_gone_joins_nothing(wire, connect, manager, verb):
+    """Whoever has only its id is told."""
+    connect(wire)
     await manager.remove_connection("ann")
 
-    manager.join(ann, "lobby")
-    await ann.add_tag("pro")
-    ann.user_id = "u-1"
+    with pytest.raises(UnknownConnectionError):
+        await getattr(manager, verb)("ann", "lobby")
 
-    assert manager.in_room("lobby") == set()
-    assert manager.with_tag("pro") == set()
-    assert manager.of_user("u-1") == set()
-
-
-async def test_the_same_id_may_come_back(wire, connect, manager):
-    """And the old connection's clean-up does not take the new one away."""
-    old = connect(wire)
-    await manager.remove_connection("ann")
-    new = connect(wire)
-
-    manager.forget(old)
-
-    assert manager.with_id("ann") == {new}
+    assert manager.status()["rooms"] == 0
 
 
 # Sending.
@@ -185,7 +183,7 @@ async def test_a_target_may_be_any_expression(members, manager):
     for each in ("ann", "bob", "eve"):
         await manager.join_room(each, "lobby")
     for each in ("ann", "bob", "kim"):
-        (known,) = manager.with_id(each)
+        known = manager._registry.connections[each]
         await known.add_tag("pro")
         known.user_id = f"u-{each}"
 
@@ -202,7 +200,7 @@ async def test_one_connection_or_one_user_can_be_reached(members, manager):
     """All of a user's connections; an id that has gone gets nothing, quietly."""
     wires = members("laptop", "phone", "other")
     for each in ("laptop", "phone"):
-        (known,) = manager.with_id(each)
+        known = manager._registry.connections[each]
         known.user_id = "ann"
 
     deliveries = [
@@ -222,7 +220,7 @@ async def test_a_delivery_counts_what_was_dropped(connect, manager, wire):
     wire.stalled = True
 
     deliveries = [await manager.broadcast_to_all(each) for each in (11, 22, 33)]
-    ann.release(now=True)
+    ann._outbox.forget(now=True)
 
     assert deliveries == [Delivery(1, 0), Delivery(0, 1), Delivery(0, 1)]
     assert manager.status()["dropped"] == {"overflow": 2}
@@ -243,30 +241,174 @@ async def test_one_that_does_not_read_delays_nobody(members, manager):
     assert [own.frames for own in wires.values()] == [["0", "1", "2"]] * 3
 
 
-async def test_a_long_fan_out_lets_others_run(members, manager):
-    """A broadcast to thousands does not stop the loop."""
-    members(*(str(number) for number in range(STRIDE + 1)))
-    turns = []
-    asyncio.get_running_loop().call_soon(turns.append, "turn")
+class Life:
+    """A session, as far as the manager knows one."""
 
-    await manager.broadcast_to_all("hello")
+    def __init__(self, *tasks):
+        self.tasks = tasks
 
-    assert turns == ["turn"]
+    def owns(self, task):
+        return task in self.tasks
 
 
-async def test_members_may_come_and_go_during_a_fan_out(members, manager):
-    """It serves who was there when it began; nobody trips over a set that changes."""
-    wires = members(*(str(number) for number in range(STRIDE + 1)))
-    last = str(STRIDE)
+def in_a_handler(ann, calling, *, own=True):
+    """Call something in a task of a connection's session, or in one that its handler made."""
 
-    broadcast = asyncio.create_task(manager.broadcast_to_all("hello"))
-    await asyncio.sleep(0)
-    for each in wires:
-        await manager.remove_connection(each)
-    await manager.broadcast_to_all("nobody is here")
+    async def run():
+        SENDER.set(ann)
+        ann._session = Life(asyncio.current_task()) if own else Life()
+        return await calling
 
-    assert (await broadcast).sent == STRIDE + 1
-    assert wires[last].frames == ['"hello"']
+    return asyncio.create_task(run())
+
+
+async def test_a_broadcast_waits_for_the_client_that_it_is_made_for(
+    wire, connect, members, manager
+):
+    """After it has served everybody: a client that does not read holds back its own handler."""
+    bob = members("bob")["bob"]
+    ann = connect(wire, outbox_bytes=10)
+    wire.stalled = True
+    handler = in_a_handler(ann, manager.broadcast_to_all("123456"))
+    await wire.holds_one()
+    for _ in range(5):
+        await asyncio.sleep(0)
+
+    held_back, heard = not handler.done(), list(bob.frames)
+    wire.drain()
+
+    assert (await handler).sent == 2
+    assert (held_back, heard) == (True, ['"123456"'])
+
+
+@pytest.mark.parametrize("why", ["not addressed", "a task of its own", "volatile", "not behind"])
+async def test_a_broadcast_waits_for_nobody_else(wire, connect, members, manager, why):
+    """Nor for its own client, where the message is of the moment only."""
+    members("bob")
+    ann = connect(wire, outbox_bytes=100 if why == "not behind" else 10)
+    wire.stalled = True
+    await ann.send_text("123456")
+    target = to.connection("bob") if why == "not addressed" else to.everyone
+    calling = manager.broadcast("x", to=target, volatile=why == "volatile")
+
+    async with asyncio.timeout(5):
+        delivery = await in_a_handler(ann, calling, own=why != "a task of its own")
+
+    assert delivery.sent == (2 if why in ("a task of its own", "not behind") else 1)
+
+
+async def test_a_broadcast_before_the_accept_is_told_to_accept_first(
+    wire, connect, members, manager
+):
+    """If what it would have waiting for its own client does not fit; nobody gets it."""
+    bob = members("bob")["bob"]
+    ann = connect(wire, is_open=False, outbox_bytes=10)
+    await in_a_handler(ann, manager.broadcast_to_all(12345678))
+
+    with pytest.raises(ConnectionStateError, match="accept first"):
+        await in_a_handler(ann, manager.broadcast_to_all(999))
+    await manager.broadcast(1, to=to.everyone - to.connection("ann"))
+
+    assert bob.frames == ["12345678", "1"]
+
+
+async def test_a_value_that_is_replaced_before_the_accept_needs_no_room(wire, connect, manager):
+    """It takes the place of the old one."""
+    ann = connect(wire, is_open=False, outbox_bytes=10)
+
+    deliveries = [
+        await in_a_handler(ann, manager.broadcast_to_all(number, latest="x"))
+        for number in (12345678, 87654321)
+    ]
+    await ann.accept()
+
+    assert [each.sent for each in deliveries] == [1, 1]
+    assert wire.frames == ["87654321"]
+
+
+@pytest.mark.parametrize("muted", [True, False])
+async def test_a_handler_that_we_have_ended_is_heard_no_more(
+    wire, connect, members, manager, muted
+):
+    """What it broadcasts on its way out reaches nobody; another task's does."""
+    bob = members("bob")["bob"]
+    ann = connect(wire)
+
+    async def broadcast():
+        if muted:
+            ann._muted = {asyncio.current_task()}
+        return await manager.broadcast_to_all(1)
+
+    delivery = await in_a_handler(ann, broadcast())
+
+    assert delivery == (Delivery(0, 0) if muted else Delivery(2, 0))
+    assert bob.frames == ([] if muted else ["1"])
+
+
+@pytest.mark.parametrize(
+    ("options", "error"),
+    [
+        ({"latest": "x", "volatile": True}, "exclude each other"),
+        ({"latest": ""}, "non-empty text"),
+        ({"latest": 5}, "non-empty text"),
+        ({"store": True, "local": True}, "store=True with local="),
+        ({"store": True, "volatile": True}, "store=True with volatile="),
+        ({"store": True, "latest": "x"}, "store=True with latest="),
+    ],
+)
+@pytest.mark.parametrize("verb", ["broadcast_to_all", "broadcast_to_room"])
+async def test_options_that_contradict_each_other_are_refused(
+    members, manager, verb, options, error
+):
+    """And nobody gets anything."""
+    wires = members("ann")
+    arguments = [1] if verb == "broadcast_to_all" else ["lobby", 1]
+
+    with pytest.raises(ValueError, match=error):
+        await getattr(manager, verb)(*arguments, **options)
+
+    assert wires["ann"].events == []
+
+
+@pytest.mark.parametrize("target", ["lobby", None, {"ann"}, 5])
+async def test_what_is_no_target_is_refused(members, manager, target):
+    """With the call that was probably meant."""
+    members("ann")
+    meant = r"to\.room\('lobby'\)" if target == "lobby" else r'to\.room\("lobby"\)'
+
+    with pytest.raises(TypeError, match=meant):
+        await manager.broadcast(1, to=target)
+
+
+@pytest.mark.parametrize(
+    ("verb", "arguments"),
+    [
+        ("broadcast_to_room", (5, 1)),
+        ("send_to_user", (5, 1)),
+        ("send_to_connection", (None, 1)),
+    ],
+)
+async def test_a_name_that_is_no_text_is_refused(manager, verb, arguments):
+    """A number would never match, and nobody would notice."""
+    with pytest.raises(TypeError, match="is a str, not"):
+        await getattr(manager, verb)(*arguments)
+
+
+async def test_the_latest_of_a_room_is_not_that_of_another(wire, connect, manager):
+    """The key belongs to the target; equal targets are one."""
+    connect(wire)
+    for each in ("a", "b"):
+        await manager.join_room("ann", each)
+    wire.stalled = True
+    await manager.broadcast_to_all("slow")
+
+    await manager.broadcast_to_room("a", 1, latest="x")
+    await manager.broadcast_to_room("b", 2, latest="x")
+    await manager.broadcast(3, to=to.room("a"), latest="x")
+    wire.drain()
+    await wire.took(3)
+
+    assert wire.frames == ['"slow"', "3", "2"]
 
 
 # Closing.
@@ -299,16 +441,6 @@ async def test_disconnect_needs_a_code_that_may_be_sent(members, manager):
     assert wires["ann"].events == []
 
 
-async def test_closing_many_lets_others_run(members, manager):
-    """As a fan-out does."""
-    members(*(str(number) for number in range(STRIDE + 1)))
-    turns = []
-    asyncio.get_running_loop().call_soon(turns.append, "turn")
-
-    assert await manager.disconnect(to.everyone) == STRIDE + 1
-    assert turns == ["turn"]
-
-
 # Looking.
 
 
@@ -336,7 +468,7 @@ async def test_connections_can_be_counted_and_gone_through(members, manager):
         await manager.remove_connection(each.id)
 
     assert (in_lobby, sorted(everybody)) == (["ann"], ["ann", "bob", "eve"])
-    assert await manager.count() == await manager.count(to.everyone) == len(manager) == 0
+    assert await manager.count() == await manager.count(to.everyone) == 0
 
 
 async def test_counting_takes_any_target(members, manager):
@@ -354,7 +486,7 @@ async def test_status_is_plain_data(members, manager):
     """Counts of now and of ever, and what other parts of the app add."""
     members("ann")
     await manager.join_room("ann", "lobby")
-    manager.add_gauge("moon", lambda: "full")
+    manager._add_gauge("moon", lambda: "full")
 
     status = manager.status()
     assert json.loads(json.dumps(status)) == status
@@ -366,15 +498,15 @@ async def test_status_is_plain_data(members, manager):
 # Connections of other kinds.
 
 
-async def test_a_connection_may_be_added_under_another_id(wire, connect, manager):
-    """Its id is what it was added as, and its resource what was given."""
+async def test_a_connection_of_the_librarys_own_has_its_id(wire, connect, manager):
+    """Adding it again changes nothing; another name for it is refused, with the remedy."""
     ann = connect(wire)
-    await manager.remove_connection("ann")
 
-    await manager.add_connection("seat-1", ann, resource="the table")
+    await manager.add_connection("ann", ann)
+    with pytest.raises(ConnectionStateError, match=r"ws\.user_id = 'seat-1'"):
+        await manager.add_connection("seat-1", ann)
 
-    assert (ann.id, ann.resource) == ("seat-1", "the table")
-    assert manager.with_id("seat-1") == {ann}
+    assert [each async for each in manager.connections()] == [ann]
 
 
 class PlainWebSocket:
@@ -395,22 +527,24 @@ class PlainWebSocket:
         self.said.append((code, reason))
 
 
-async def test_a_falcon_websocket_can_be_added(manager):
+async def test_a_falcon_websocket_can_be_added(manager, until):
     """Rooms, broadcasts and ``disconnect`` reach it as any other."""
     ws = PlainWebSocket()
 
-    await manager.add_connection("plain", ws)
+    await manager.add_connection("plain", ws, resource="a table")
     await manager.join_room("plain", "lobby")
     await manager.broadcast_to_room("lobby", 1)
     (known,) = await manager.get_connections_in_room("lobby")
     await known.send_data(b"2")
+    await known.drained()
     await manager.disconnect("plain", 4000)
+    await until(lambda: len(ws.said) == 3)
 
     assert ws.said == ["1", b"2", (4000, None)]
-    assert (known.ready, known.subprotocols) == (False, ("v1",))
+    assert (known.ready, known.subprotocols, known.resource) == (False, ("v1",), "a table")
 
 
-async def test_a_falcon_websocket_that_is_gone_is_lost_quietly(manager):
+async def test_a_falcon_websocket_that_is_gone_is_lost_quietly(manager, until):
     """Falcon raises on a closed WebSocket; a broadcast does not."""
 
     class Gone(PlainWebSocket):
@@ -418,6 +552,9 @@ async def test_a_falcon_websocket_that_is_gone_is_lost_quietly(manager):
             raise falcon.WebSocketDisconnected(1001)
 
     await manager.add_connection("plain", Gone())
+    await manager.broadcast_to_all(1)
+    (known,) = [each async for each in manager.connections()]
+    await until(lambda: known.closed)
 
     assert await manager.broadcast_to_all(1) == Delivery(0, 1)
 
@@ -434,19 +571,36 @@ async def test_one_that_has_gone_may_still_choose_its_codec(wire, connect, manag
     assert await manager.broadcast_to_all(2**70) == Delivery(0, 0)
 
 
-# Shutting down.
+# Going down.
 
 
-async def test_shut_down_closes_everybody_with_1012(members, manager):
+@pytest.mark.parametrize("elsewhere", [True, False])
+async def test_a_manager_belongs_to_one_event_loop(wire, connect, manager, elsewhere):
+    """From another thread a call is refused, with the one that works."""
+    if elsewhere:
+        connect(wire)
+    manager._check_loop()
+
+    def call():
+        return asyncio.run(manager.broadcast_to_all(1))
+
+    if elsewhere:
+        with pytest.raises(RuntimeError, match="run_coroutine_threadsafe"):
+            await asyncio.to_thread(call)
+    else:
+        assert await asyncio.to_thread(call) == Delivery(0, 0)
+
+
+async def test_a_stop_closes_everybody_with_1012(members, manager):
     """That code tells a client to come back."""
     wires = members("ann", "bob")
 
-    await manager.shut_down()
+    await manager.stop()
 
     assert [own.events[0]["code"] for own in wires.values()] == [1012, 1012]
 
 
-async def test_shut_down_waits_for_clean_ups(manager):
+async def test_a_stop_waits_for_clean_ups(manager):
     """A clean-up that is under way is not cut off."""
     may_end = asyncio.Event()
     ended = []
@@ -455,31 +609,33 @@ async def test_shut_down_waits_for_clean_ups(manager):
         await may_end.wait()
         ended.append("ended")
 
-    manager.expect_end_of(asyncio.create_task(clean_up()))
-    shutting_down = asyncio.create_task(manager.shut_down())
+    session = asyncio.create_task(clean_up())
+    manager._sessions.add(session)
+    session.add_done_callback(manager._end)
+    stopping = asyncio.create_task(manager.stop())
     await asyncio.sleep(0)
     before = list(ended)
     may_end.set()
-    await shutting_down
+    await stopping
 
     assert (before, ended) == ([], ["ended"])
 
 
-async def test_shut_down_is_bounded(caplog):
+async def test_a_stop_is_bounded(caplog):
     """A clean-up that hangs is cancelled after ``shutdown_timeout``, and the log says so."""
     manager = WebSocketConnectionManager(Limits(shutdown_timeout=0.01))
     hanging = asyncio.create_task(asyncio.Event().wait())
-    manager.expect_end_of(hanging)
+    manager._sessions.add(hanging)
 
-    await manager.shut_down()
+    await manager.stop()
 
     assert hanging.cancelled()
     assert "cancelled 1 clean-ups that took over 0.01 s (shutdown_timeout)" in caplog.text
 
 
-async def test_shut_down_with_nobody_here_is_nothing(manager):
+async def test_a_stop_with_nobody_here_is_nothing(manager):
     """And it may be called again."""
-    await manager.shut_down()
-    await manager.shut_down()
+    await manager.stop()
+    await manager.stop()
 
-    assert len(manager) == 0
+    assert await manager.count() == 0

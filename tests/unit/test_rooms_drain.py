@@ -8,7 +8,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from falcon_pachinko import Connection, WebSocketConnectionManager
-from falcon_pachinko.rooms.drain import BATCH, PAUSE, drain, fit_batch, retry_reason
+from falcon_pachinko.rooms.drain import (
+    BATCH_PAUSE,
+    CONNECTIONS_PER_BATCH,
+    drain,
+    fit_batch,
+    retry_reason,
+)
 
 
 def retry_in(reason):
@@ -16,12 +22,16 @@ def retry_in(reason):
     return float(re.search(r"retry in ([0-9.]+) s", reason)[1])
 
 
-class Inbox:
-    """What a connection knows of its session: whether that waits for a message."""
+class Life:
+    """What a drain knows of a session: whether it is busy, and its task."""
 
-    def __init__(self, *, waiting):
-        self.waiting = waiting
+    def __init__(self, *, busy):
+        self.is_busy = busy
         self.held = False
+        self.task = None
+
+    def owns(self, task):
+        return task is not None and task is self.task
 
     def hold(self):
         self.held = True
@@ -33,8 +43,10 @@ class Client:
     def __init__(self, *, busy=False):
         self.sent = []
         self.closed = asyncio.Event()
-        self.connection = Connection("ann", self._send, WebSocketConnectionManager(), is_open=True)
-        self.inbox = self.connection.inbox = Inbox(waiting=not busy)
+        self.connection = Connection(
+            "ann", self._send, WebSocketConnectionManager(), direct=True, is_open=True
+        )
+        self.life = self.connection._session = Life(busy=busy)
 
     async def _send(self, event):
         self.sent.append(event)
@@ -65,8 +77,8 @@ def test_all_batches_have_their_turn_in_half_the_time(connections, seconds):
     size = fit_batch(connections, seconds)
     batches = -(-connections // size)
 
-    assert size >= BATCH
-    assert max(batches - 1, 0) * PAUSE <= seconds / 2 + PAUSE
+    assert size >= CONNECTIONS_PER_BATCH
+    assert max(batches - 1, 0) * BATCH_PAUSE <= seconds / 2 + BATCH_PAUSE
 
 
 async def test_idle_clients_are_closed_with_1012():
@@ -81,18 +93,18 @@ async def test_idle_clients_are_closed_with_1012():
 
 async def test_each_batch_is_told_another_time():
     """So that they do not all come back at once."""
-    clients = [Client() for _ in range(BATCH * 2 + 1)]
+    clients = [Client() for _ in range(CONNECTIONS_PER_BATCH * 2 + 1)]
 
     await drained(clients, 60)
 
     told = [retry_in(client.reason) for client in clients]
-    assert told == [1.0] * BATCH + [1.25] * BATCH + [1.5]
+    assert told == [1.0] * CONNECTIONS_PER_BATCH + [1.25] * CONNECTIONS_PER_BATCH + [1.5]
 
 
 async def test_a_batch_waits_for_its_turn():
     """When the first is closed, the second is not: it is served as ever."""
     first, second = Client(), Client()
-    clients = [first, *(Client() for _ in range(BATCH - 1)), second]
+    clients = [first, *(Client() for _ in range(CONNECTIONS_PER_BATCH - 1)), second]
     draining = asyncio.create_task(drained(clients, 60))
 
     await asyncio.wait_for(first.closed.wait(), 30)
@@ -107,26 +119,52 @@ async def test_a_busy_client_is_closed_when_it_is_done():
     client = Client(busy=True)
     draining = asyncio.create_task(drained([client, other := Client()], 60))
     await asyncio.wait_for(other.closed.wait(), 30)
-    while_busy = (client.sent == [], client.inbox.held, other.inbox.held)
+    while_busy = (client.sent == [], client.life.held, other.life.held)
 
-    client.inbox.waiting = True
+    client.life.is_busy = False
 
     assert await asyncio.wait_for(draining, 30) == (2, 0)
     assert while_busy == (True, True, False)
 
 
-async def test_a_side_task_is_work_too():
-    """A concurrent handler counts, though the session waits for the next message."""
+async def test_one_that_is_not_served_by_us_is_closed_at_once():
+    """An adopted WebSocket has no session that could be busy, or waited for."""
     client = Client()
-    client.connection.side_tasks.add("a task")
+    client.connection._session = None
+
+    assert await drained([client], 60) == (1, 0)
+    assert client.sent[-1]["code"] == 1012
+
+
+async def test_one_that_leaves_while_it_is_busy_is_not_waited_for():
+    """It is gone, and its code is its own."""
+    client = Client(busy=True)
     draining = asyncio.create_task(drained([client, other := Client()], 60))
     await asyncio.wait_for(other.closed.wait(), 30)
-    while_busy = client.sent == []
 
-    client.connection.side_tasks.clear()
+    client.connection._outbox.close(4000, "left")
 
     assert await asyncio.wait_for(draining, 30) == (2, 0)
-    assert while_busy
+    assert [event["code"] for event in client.sent] == [4000]
+
+
+async def test_a_drain_is_patient_with_handlers():
+    """They may finish: nothing is cancelled by the close."""
+    told = []
+
+    class Watch:
+        def closing(self, *, patient):
+            told.append(patient)
+
+        def closed(self):
+            told.append("closed")
+
+    client = Client()
+    client.connection._outbox.watcher = Watch()
+
+    await drained([client], 60)
+
+    assert told == [True, "closed"]
 
 
 async def test_who_is_busy_at_the_end_is_cut():
@@ -139,18 +177,18 @@ async def test_who_is_busy_at_the_end_is_cut():
 
 async def test_no_time_closes_everybody_at_once():
     """Busy or not; they are still told different times."""
-    clients = [Client(busy=number % 2) for number in range(BATCH + 1)]
+    clients = [Client(busy=number % 2) for number in range(CONNECTIONS_PER_BATCH + 1)]
 
     gone = await drained(clients, 0)
 
-    assert gone == (BATCH + 1, 0)
+    assert gone == (CONNECTIONS_PER_BATCH + 1, 0)
     assert {retry_in(client.reason) for client in clients} == {1.0, 1.25}
 
 
 async def test_the_end_of_a_session_is_waited_for():
     """The drain is over when the sessions are."""
     client, over = Client(), asyncio.Event()
-    client.connection.task = asyncio.create_task(over.wait())
+    client.life.task = asyncio.create_task(over.wait())
     draining = asyncio.create_task(drained([client], 60))
     await asyncio.wait_for(client.closed.wait(), 30)
     early = draining.done()
@@ -164,16 +202,16 @@ async def test_the_end_of_a_session_is_waited_for():
 async def test_a_session_that_does_not_end_is_not_waited_for_longer():
     """The time is the time."""
     client = Client()
-    client.connection.task = asyncio.create_task(asyncio.Event().wait())
+    client.life.task = asyncio.create_task(asyncio.Event().wait())
 
     assert await asyncio.wait_for(drained([client], 0.05), 30) == (1, 0)
-    client.connection.task.cancel()
+    client.life.task.cancel()
 
 
 async def test_a_handler_may_drain():
     """Whoever calls it from its own session does not wait for itself."""
     client = Client(busy=True)
-    client.connection.task = asyncio.current_task()
+    client.life.task = asyncio.current_task()
 
     async with asyncio.timeout(30):  # in this very task
         assert await drained([client], 60) == (1, 0)
@@ -182,7 +220,7 @@ async def test_a_handler_may_drain():
 async def test_one_that_has_left_is_nobody():
     """A closed connection is neither closed nor counted."""
     client = Client()
-    client.connection.begin_close(4000, "left")
+    client.connection._outbox.close(4000, "left")
 
     assert await drained([client], 5) == (0, 0)
     assert client.reason == "left"
