@@ -649,9 +649,8 @@ class WebSocketConnectionManager:
         self._loop = loop
 
 
-def _ids(exclude: Any) -> tuple[str, ...]:
-    several = (exclude,) if isinstance(exclude, (str, Connection)) else exclude
-    return tuple(each if isinstance(each, str) else each.id for each in several)
+def _several(exclude: Any) -> Iterable[Any]:
+    return (exclude,) if isinstance(exclude, (str, Connection)) else exclude
 
 
 def _key_of(to: Target, latest: str) -> object:

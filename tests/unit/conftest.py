@@ -164,9 +164,6 @@ def direct(request):
     """Whether the server's own ``send`` is stepped by hand, or a middleware's is awaited."""
     return request.param
 
-    return lambda play, **limits: asyncio.run(play_anew(play, limits))
-
-
 @pytest.fixture
 def answered():
     """Await a request; give the whole answer, an ``error`` too."""
@@ -176,6 +173,8 @@ def answered():
             return await request
         except RequestError as refused:
             return refused.answer
+
+    return wait
 
 
 @pytest.fixture

@@ -337,7 +337,7 @@ def test_http_without_a_list_of_hosts_is_not_looked_at():
 # Who it is.
 
 
-NOW = dt.datetime.now(dt.UTC)
+NOW = dt.datetime(2030, 1, 2, 3, 4, 5, tzinfo=dt.UTC)
 
 
 @pytest.mark.parametrize(
