@@ -11,7 +11,7 @@ import falcon
 import falcon.asgi
 import falcon.inspect
 
-from falcon_pachinko.backends import Backend, open_backend
+from falcon_pachinko.backends import Backend
 from falcon_pachinko.errors import (
     AlreadyInstalledError,
     BackendError,
@@ -96,18 +96,16 @@ class Pachinko:
         self.app = app
         self.options = options
         self.limits = limits = options.limits
-        self.ws_connection_manager = WebSocketConnectionManager(
-            limits, open_backend(options.backend)
-        )
+        self.ws_connection_manager = WebSocketConnectionManager(limits, options.backend)
         """Who is connected to this app, and the way to send to them."""
         self.routes: list[Route] = []
         """The WebSocket routes, in the order in which they were added."""
         self.controller = WorkerController(
             self.ws_connection_manager,
             stop_timeout=limits.shutdown_timeout,
-            backend=self.ws_connection_manager.cluster.backend,
+            backend=self.ws_connection_manager._cluster.backend,
         )
-        self.ws_connection_manager.add_gauge("workers", self.controller.status)
+        self.ws_connection_manager._add_gauge("workers", self.controller.status)
         self._warned = False
         self._site = Site(
             self.ws_connection_manager,
@@ -145,7 +143,8 @@ class Pachinko:
                 instance of one, so that each connection gets an instance of its own;
                 or a `WebSocketRouter`.
             name: What `url_for` calls it; by default the name of the class.
-            limits: Limits for this route, in place of the app's.
+            limits: Limits that override the app's for this route and the routes nested
+                under it; fields that are not named here keep the app's values.
             init_kwargs: What the resource is made with.
 
         Returns:
@@ -197,7 +196,7 @@ class Pachinko:
         for route in self.routes:
             if route.template == path:
                 return route.create_resource()
-        found = self.app._router.find(path)  # noqa: SLF001  # Falcon has no public look-up
+        found = self.app._router.find(path)  # Falcon has no public look-up
         if found is not None and isinstance(found[0], Route):
             return found[0].create_resource()
         raise UnknownRouteError(path, [route.template for route in self.routes])
@@ -222,13 +221,17 @@ class Pachinko:
             if route.template == template:
                 return route.resource.__name__
         if "{" not in template or ":" not in template:  # a path that its own template matches
-            found = self.app._router.find(template)  # noqa: SLF001  # Falcon has no public look-up
+            found = self.app._router.find(template)  # Falcon has no public look-up
             return type(found[0]).__name__ if found and found[-1] == template else None
         try:
             taken = falcon.inspect.inspect_routes(self.app)  # reads sources, which takes its time
         except TypeError:  # a router of the user's own, which nobody can look into
             return None
         return next((each.class_name for each in taken if each.path == template), None)
+
+    def may_read(self, scope: Scope) -> bool:
+        """Tell whether a denied client may be told why, in a way that a web page can read."""
+        return self._site.admission.admits(scope)
 
     def expect_started(self) -> None:
         """Warn, once, if clients come although the workers never started."""
@@ -312,7 +315,10 @@ class _Installed:
         kind = scope["type"]
         if kind == "websocket":
             self._pachinko.expect_started()
-            gate = Gate(scope, receive, send)
+            pachinko = self._pachinko
+            gate = Gate(
+                scope, receive, send, pachinko.ws_connection_manager._counters, pachinko.may_read
+            )
             try:
                 await falcons(scope, receive, gate.send)
             finally:
@@ -466,4 +472,4 @@ def install(
 
 def installed(app: object) -> Pachinko | None:
     """Return what `install` returned for an app; None if it has nothing installed."""
-    return app._pachinko if isinstance(app, _Installed) else None  # noqa: SLF001  # this module's own
+    return app._pachinko if isinstance(app, _Installed) else None  # this module's own

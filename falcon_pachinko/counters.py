@@ -7,7 +7,7 @@ from typing import Any
 
 import msgspec
 
-__all__ = ["MOST_TYPES", "Handled", "Tally", "type_of"]
+__all__ = ["MOST_TYPES", "Counters", "Handled", "type_of"]
 
 MOST_TYPES = 500
 """How many message types are counted apart; more, which only a mistake makes, count as one."""
@@ -38,7 +38,7 @@ class Handled(msgspec.Struct):
     seconds: float = 0.0
 
 
-class Tally:
+class Counters:
     """Counters that only grow; plain numbers, cheap enough to count every message.
 
     Attributes:
@@ -48,8 +48,9 @@ class Tally:
         received: Messages from clients that a handler took, by type: how many, and
             how many seconds their handlers took in total, waiting included.
         sent: Messages to clients, by type; one per client.
-        dropped: Frames that did not reach their client, by reason: ``overflow``
-            of an outbox, or ``gone`` (they waited when the connection was cut).
+        dropped: Frames that did not reach their client, by reason: ``overflow`` of an
+            outbox, ``gone`` (they waited when the connection was cut), or ``volatile``
+            (the client was behind).
         errors: Handlers that raised what they should not have, by message type.
     """
 
@@ -72,12 +73,20 @@ class Tally:
         self.dropped: Counter[str] = Counter()
         self.errors: Counter[str] = Counter()
 
-    def count_sent(self, name: str, times: int = 1) -> None:
-        """Count a message that went, or waits to go, to so many clients; by its `type_of`."""
+    def count_sent(self, message: Any, times: int = 1) -> None:
+        """Count a message that went, or waits to go, to so many clients."""
+        self.count_sent_type(type_of(message), times)
+
+    def count_sent_type(self, name: str, times: int = 1) -> None:
+        """The same, for a message whose type is known."""
         sent = self.sent
         if name not in sent and len(sent) >= MOST_TYPES:
             name = OTHER
         sent[name] += times
+
+    def count_closed(self, code: int) -> None:
+        """Count a connection that ended."""
+        self.closed[code] += 1
 
     def handling(self, message_type: str) -> Handled:
         """Count a message that a handler takes; the caller adds the seconds."""

@@ -1,116 +1,106 @@
-"""Who is connected, in which rooms, and how a message gets to all of them."""
+"""What applications call: who is connected, in which rooms, and how to send to them."""
 
 from __future__ import annotations
 
 import asyncio
 import logging
 import math
-from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Coroutine, Mapping
-from typing import TYPE_CHECKING, Any, NamedTuple
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
+from falcon_pachinko.backends import open_backend
 from falcon_pachinko.backends.base import Backend, HistoryPosition
-from falcon_pachinko.backends.memory import MemoryBackend
-from falcon_pachinko.cluster.history import History
-from falcon_pachinko.cluster.node import Cluster, Gap
-from falcon_pachinko.cluster.parcels import (
-    ALL,
-    Broadcast,
-    Disconnect,
-    Parcel,
-    ParcelPackets,
-    PresenceDiff,
-    channel_of,
-    implied_by,
+from falcon_pachinko.cluster.node import Gap
+from falcon_pachinko.cluster.parcels import ALL, Disconnect, channel_of
+from falcon_pachinko.cluster.presence import GRACE, Present
+from falcon_pachinko.connection.connection import (
+    SENDER,
+    Connection,
+    check_close_code,
+    check_sending,
 )
-from falcon_pachinko.cluster.presence import GRACE, Presence, Present
-from falcon_pachinko.connection.connection import LINGER, Connection, check_close_code
-from falcon_pachinko.counters import Tally, type_of
+from falcon_pachinko.connection.outbox import CLOSE_WAIT, CONNECTING
+from falcon_pachinko.counters import Counters
 from falcon_pachinko.errors import (
     ConnectionStateError,
-    EncodeError,
+    DuplicateConnectionError,
     NoHistoryError,
     UnknownConnectionError,
 )
 from falcon_pachinko.leases import check_lease
 from falcon_pachinko.limits import HistoryLimits, Limits
-from falcon_pachinko.messages.codec import JSON, MSGPACK, Codec, Packet
+from falcon_pachinko.messages.codec import JSON
 from falcon_pachinko.names import check_name
 from falcon_pachinko.rooms.drain import Drained, drain
+from falcon_pachinko.rooms.exchange import Exchange
+from falcon_pachinko.rooms.fanout import Packets
 from falcon_pachinko.rooms.options import OptionsByPrefix, RoomOptions
-from falcon_pachinko.rooms.registry import Membership
-from falcon_pachinko.targets import ConnectionId, Everyone, Room, Target, User
+from falcon_pachinko.targets import (
+    ConnectionId,
+    Everyone,
+    Room,
+    Target,
+    User,
+    check_target,
+)
 
 if TYPE_CHECKING:
     from falcon.asgi import WebSocket
 
     from falcon_pachinko.typing import AsgiEvent
 
-__all__ = ["Delivery", "WebSocketConnectionManager"]
+__all__ = ["Delivery", "Exclude", "WebSocketConnectionManager"]
 
 log = logging.getLogger("falcon_pachinko")
 
-STRIDE = 256
-"""How many members a fan-out serves before it lets other tasks run (about a millisecond)."""
+Exclude = Iterable["str | Connection"]
+"""Connections that get nothing, by id or themselves."""
+
+Hook = TypeVar("Hook", bound=Callable[[Gap], Awaitable[None]])
 
 
 class Delivery(NamedTuple):
     """What became of a broadcast on this process; no drop is silent."""
 
     sent: int
-    """How many connections got the message, or have it waiting in their outbox."""
+    """How many connections the message was handed to; they have not acknowledged it."""
     dropped: int
-    """How many did not: their outbox was full, or they were on their way out."""
+    """How many did not get it: their outbox was full, or they were on their way out."""
     published: bool = False
-    """Whether it is on its way to other processes; False without a backend, or while it is away."""
+    """Whether it was handed to the backend, for other processes; False without one, or while
+    it is away."""
 
 
-class _Packets(dict[Codec, Packet]):
-    """A message by codec; one that a connection took up meanwhile is made when it is asked for."""
-
-    def __init__(self, message: Any) -> None:
-        self._message = message
-
-    def __missing__(self, codec: Codec) -> Packet:
-        packet = self[codec] = codec.encode(self._message)
-        return packet
-
-
-class WebSocketConnectionManager(Membership):
+class WebSocketConnectionManager:
     """Knows this process's connections and their rooms, and sends to any set of them.
 
     `install` makes one per app, as ``app.ws_connection_manager``. All of it
     belongs to the app's event loop: call it from there.
 
+    Args:
+        limits: What one client may cost, where its route does not say otherwise.
+        backend: What connects this process with others: a URL, or a `Backend`.
+
     Example::
 
-        for room in await manager.get_rooms_by_prefix("chat:"):
-            await manager.broadcast_to_room(room, {"type": "notice"})
+        await manager.broadcast({"type": "notice"}, to=to.rooms("chat:"), local=True)
     """
 
-    def __init__(self, limits: Limits | None = None, backend: Backend | None = None) -> None:
-        self.limits = limits or Limits()
-        backend = backend or MemoryBackend()
-        super().__init__(Cluster(backend, self._arrived, self._missed, self._is_back))
-        self._presence = Presence(
-            self.cluster, self._send_to, lambda room: self._options.of(room).presence_grace
-        )
-        self._history = History(
-            self.cluster,
-            self._rooms.members,
-            self._fan_out_parcel,
-            lambda room: self._options.of(room).history,
-            self._background,
-        )
-        self.tally = Tally()
-        """What has happened so far; see `status`."""
-        self.draining = False
-        """Whether the server is going down: nobody new is accepted."""
+    def __init__(self, limits: Limits | None = None, backend: Backend | str | None = None) -> None:
+        self._limits = limits or Limits()
+        self._counters = Counters()
         self._options = OptionsByPrefix()
-        self._on_gap: list[Callable[[Gap], Awaitable[None]]] = []
+        self._exchange = Exchange(open_backend(backend), self._options, self._counters)
+        # Shortcuts to what the exchange has, for the paths that every message takes.
+        self._registry, self._fanout = self._exchange.registry, self._exchange.fanout
+        self._cluster, self._revocations = self._exchange.cluster, self._exchange.revocations
+        self._live = self._exchange.live
+        self._draining = False  # whether the server is going down: handshakes are denied
+        self._sessions: set[asyncio.Task[Any]] = set()  # those that live, until their last clean-up
         self._gauges: dict[str, Callable[[], Any]] = {}
-        self._endings: set[asyncio.Task[Any]] = set()
+        self._loop: asyncio.AbstractEventLoop | None = None  # the one that all of this belongs to
 
-    # Membership.
+    # Connections and rooms.
 
     async def add_connection(
         self, connection_id: str, ws: Connection | WebSocket, resource: object = None
@@ -123,18 +113,27 @@ class WebSocketConnectionManager(Membership):
 
         Raises:
             DuplicateConnectionError: The id is taken.
+            ConnectionStateError: It is the library's own, which has an id already.
         """
-        if not isinstance(ws, Connection):
-            ws = _adopt(connection_id, ws, self)
-        if resource is not None:
-            ws.resource = resource
-        self.add(ws, connection_id)
+        self._check_loop()
+        if isinstance(ws, Connection):
+            if connection_id == ws.id and self._registry.connections.get(ws.id) is ws:
+                return
+            raise ConnectionStateError(
+                f"this connection is known already, as {ws.id!r}; set "
+                f"ws.user_id = {connection_id!r:.200} to give its client a name"
+            )
+        if connection_id in self._registry.connections:
+            raise DuplicateConnectionError(connection_id)
+        connection = _adopt(connection_id, ws, self)
+        connection.resource = resource
+        self._registry.add(connection)
 
     async def remove_connection(self, connection_id: str) -> None:
         """Forget a connection and take it from its rooms; an unknown id is no error."""
-        connection = self._connections.get(connection_id)
+        connection = self._registry.connections.get(connection_id)
         if connection is not None:
-            self.forget(connection)
+            self._forget(connection)
 
     async def join_room(
         self, connection_id: str, room: str, *, since: HistoryPosition | None = None
@@ -156,100 +155,194 @@ class WebSocketConnectionManager(Membership):
             NoHistoryError: ``since`` is given, and the room has no history.
             ConnectionStateError: ``since`` is given, and the connection is in it already.
         """
-        await self.bring_into(self._known(connection_id), room, since)
+        await self._join(self._known(connection_id), room, since)
 
     async def leave_room(self, connection_id: str, room: str) -> None:
-        """Take a connection from a room; a room or an id that is not there is no error."""
-        connection = self._connections.get(connection_id)
+        """Take a connection from a room; a room or an id that is not there is no error.
+
+        Nothing that was sent to the room arrives after it has returned.
+        """
+        connection = self._registry.connections.get(connection_id)
         if connection is not None:
-            self.leave(connection, room)
+            self._leave(connection, room)
+
+    async def get_connections_in_room(self, room: str) -> list[Connection]:
+        """Return a room's connections on this process, in no particular order."""
+        return list(self._registry.in_room(room))
+
+    async def get_rooms_by_prefix(self, prefix: str) -> list[str]:
+        """Return the rooms of this process whose names start with a plain string, sorted.
+
+        The cost is that of the answer, however many other rooms there are. To send
+        to such rooms on all processes, use ``to.rooms(prefix)``.
+        """
+        return self._registry.rooms.names(prefix)
+
+    async def count(self, to: Target | None = None) -> int:
+        """Count the connections that a target names on this process; without one, all of them."""
+        if to is None:
+            return len(self._registry)
+        check_target(to)
+        return len(to.select(self._registry))
+
+    async def connections(self, room: str | None = None) -> AsyncIterator[Connection]:
+        """Go through the connections of this process, or of one room, as they are now."""
+        members = self._registry.all() if room is None else self._registry.in_room(room)
+        for connection in list(members):
+            yield connection
 
     # Sending.
 
     async def broadcast(
-        self, message: Any, *, to: Target, exclude: Collection[str] = (), store: bool | None = None
+        self,
+        message: Any,
+        *,
+        to: Target,
+        exclude: Exclude = (),
+        store: bool | None = None,
+        local: bool = False,
+        volatile: bool = False,
+        latest: str | None = None,
     ) -> Delivery:
-        """Send a message to whom a target names; encoded once, before anybody gets it.
+        """Send a message to the connections that a target names; encoded once, before any gets it.
 
-        It waits for no client: one that reads slowly has the message waiting in
-        its outbox. A long fan-out lets other tasks run in between.
+        It waits for no other client: one that reads slowly has the message waiting
+        in its outbox. If the client on whose behalf it is called is among them and
+        behind, it waits for that one. A long fan-out lets other tasks run in between;
+        each connection gets messages in the order of the calls.
 
         Args:
-            message: What can be encoded: dicts, structs, lists, text, numbers, ...
-            to: ``room("lobby") & tag("pro") - user("bob")`` and the like.
-            exclude: Ids of connections that do not get it.
-            store: Whether a room that has a history remembers it: by default it does;
-                ``exclude`` then is only about those who are there now.
+            message: What can be encoded: dicts, structs, lists, text, numbers ...
+            to: ``to.room("lobby") & to.tag("pro") - to.user("bob")`` and the like.
+            exclude: Connections that get nothing, by id or themselves.
+            store: Whether rooms that keep a history keep it: by default they do, unless
+                it is local, volatile or replaceable; ``exclude`` then is only about those
+                who are there now.
+            local: Send it on this process only.
+            volatile: Drop it for clients that are behind, instead of having it wait.
+            latest: Replace what still waits under this key, of the same target.
 
         Raises:
             EncodeError: The message cannot be encoded; nobody got it.
+            TypeError: ``to`` is not a target, or ``exclude`` has something else.
+            ValueError: The options contradict each other.
             LeaseLostError: A singleton worker sends it, after its lease ended.
         """
         check_lease()
-        if (
-            store is not False
-            and self._options
-            and type(to) is Room
-            and self._options.of(to.name).history
-        ):
-            return await self._broadcast_kept(message, to.name, exclude)
-        members = to.select(self)
-        if exclude:
-            excluded = {exclude} if isinstance(exclude, str) else exclude
-            chosen = [member for member in members if member.id not in excluded]
-        else:
-            chosen = list(members)
-        codecs = self._codecs if len(self._codecs) == 1 else {each.codec for each in chosen}
-        packets = _Packets(message)
-        for codec in codecs or (JSON,):
+        if not isinstance(to, Target):
+            check_target(to)
+        if asyncio.get_running_loop() is not self._loop:
+            self._check_loop()
+        sender = SENDER.get()
+        if sender is not None and sender._muted and asyncio.current_task() in sender._muted:
+            return Delivery(0, 0)  # its connection was closed by us: it is heard no more
+        if latest is not None or volatile or local or store:
+            _check_options(store=store, local=local, volatile=volatile, latest=latest)
+        chosen = self._registry.select(to, exclude)
+        ids = tuple(each if isinstance(each, str) else each.id for each in _several(exclude))
+        if self._options and store is not False and not (local or volatile or latest is not None):
+            kept = [room for room in self._rooms_of(to) if self._options.of(room).history]
+            if kept:
+                return await self._broadcast_kept(message, to, ids, kept)
+        codecs = self._registry.codecs
+        packets = Packets(message)
+        for codec in (codecs if len(codecs) == 1 else {each._codec for each in chosen}) or (JSON,):
             packets[codec] = codec.encode(message)
+        if sender is not None and sender._outbox.stage is CONNECTING and sender in chosen:
+            sender._outbox.check_room(packets[sender._codec].size)
         published = False
-        if not self.cluster.alone:
-            published = self._publish(message, packets, to, exclude)
-        sent = await self._fan_out(chosen, packets)
-        self.tally.count_sent(type_of(message), sent)
-        return Delivery(sent, len(chosen) - sent, published)
-
-    async def _fan_out(self, chosen: list[Connection], packets: dict[Codec, Packet]) -> int:
-        """Give a frame to connections, and let other tasks run now and then; say how many took it.
-
-        No task per connection: a frame that leaves at once costs one step of the server's ``send``.
-        """
-        sent = 0
-        for start in range(0, len(chosen), STRIDE):
-            if start:
-                await asyncio.sleep(0)
-            for connection in chosen[start : start + STRIDE]:
-                sent += connection.push(packets[connection.codec])
-        return sent
+        if not (local or self._cluster.alone):
+            published = self._exchange.publish(
+                message, packets, to, ids, volatile=volatile, latest=latest
+            )
+        key = None if latest is None else _key_of(to, latest)
+        sent, dropped = await self._fanout.deliver(chosen, packets, to, volatile=volatile, key=key)
+        self._counters.count_sent(message, sent)
+        if sender is not None and sender._outbox.is_behind and sender in chosen:
+            await _keep_pace(sender)
+        return Delivery(sent, dropped, published)
 
     async def broadcast_to_room(
-        self, room: str, message: Any, *, exclude: Collection[str] = (), store: bool | None = None
+        self,
+        room: str,
+        message: Any,
+        *,
+        exclude: Exclude = (),
+        store: bool | None = None,
+        local: bool = False,
+        volatile: bool = False,
+        latest: str | None = None,
     ) -> Delivery:
-        """Send a message to the members of a room; an empty room is no error."""
-        return await self.broadcast(message, to=Room(room), exclude=exclude, store=store)
+        """Send a message to the members of a room; an empty room is no error. See `broadcast`."""
+        if not isinstance(room, str):
+            raise TypeError(f"a room name is a str, not {room!r:.200}; write str({room!r:.80})")
+        return await self.broadcast(
+            message,
+            to=Room(room),
+            exclude=exclude,
+            store=store,
+            local=local,
+            volatile=volatile,
+            latest=latest,
+        )
 
-    async def broadcast_to_all(self, message: Any, *, exclude: Collection[str] = ()) -> Delivery:
-        """Send a message to every connection."""
-        return await self.broadcast(message, to=Everyone(), exclude=exclude)
+    async def broadcast_to_all(
+        self,
+        message: Any,
+        *,
+        exclude: Exclude = (),
+        store: bool | None = None,
+        local: bool = False,
+        volatile: bool = False,
+        latest: str | None = None,
+    ) -> Delivery:
+        """Send a message to every connection; see `broadcast`."""
+        return await self.broadcast(
+            message,
+            to=Everyone(),
+            exclude=exclude,
+            store=store,
+            local=local,
+            volatile=volatile,
+            latest=latest,
+        )
 
-    async def send_to_connection(self, connection_id: str, message: Any) -> Delivery:
-        """Send a message to one connection; one that has gone gets nothing, quietly."""
-        return await self.broadcast(message, to=ConnectionId(connection_id))
+    async def send_to_connection(
+        self,
+        connection_id: str,
+        message: Any,
+        *,
+        volatile: bool = False,
+        latest: str | None = None,
+    ) -> Delivery:
+        """Send a message to one connection; one that has gone gets nothing, without an error."""
+        if not isinstance(connection_id, str):
+            raise TypeError(f"a connection id is a str, not {connection_id!r:.200}; give ws.id")
+        target = ConnectionId(connection_id)
+        return await self.broadcast(message, to=target, volatile=volatile, latest=latest)
 
-    async def send_to_user(self, user_id: str, message: Any) -> Delivery:
+    async def send_to_user(
+        self, user_id: str, message: Any, *, volatile: bool = False, latest: str | None = None
+    ) -> Delivery:
         """Send a message to all connections of a user."""
-        return await self.broadcast(message, to=User(user_id))
+        if not isinstance(user_id, str):
+            raise TypeError(f"a user_id is a str, not {user_id!r:.200}; write str({user_id!r:.80})")
+        return await self.broadcast(message, to=User(user_id), volatile=volatile, latest=latest)
 
     async def disconnect(self, to: Target | str, code: int = 1000, reason: str = "") -> int:
-        """Close whom a target names, each after what waits for it; return how many here.
+        """Close the connections that a target names, each after what waits for it.
 
-        With a backend, those of other processes are closed too, and not counted.
+        Their handlers are cancelled at once. Handshakes that began before are denied,
+        as soon as it shows that they belong to the target. With a backend, connections
+        of other processes are closed too, and not counted.
 
         Args:
             to: A target, or the id of one connection.
             code: The close code they get.
             reason: A few words; what does not fit into 123 bytes is cut off.
+
+        Returns:
+            How many connections of this process were closed.
 
         Raises:
             ValueError: The code is not one that may be sent.
@@ -257,133 +350,75 @@ class WebSocketConnectionManager(Membership):
         check_close_code(code)
         check_lease()
         target = ConnectionId(to) if isinstance(to, str) else to
-        if not self.cluster.alone and not self._is_here(target):
-            self.cluster.publish(channel_of(target), Disconnect(0, 0, code, reason, target))
-        return await self._disconnect_here(target, code, reason)
+        check_target(target)
+        self._check_loop()
+        if not self._cluster.alone and not self._exchange.is_here(target):
+            # A handshake elsewhere may belong to the target, and not know it yet: so all hear it.
+            channel = channel_of(target) if isinstance(target, ConnectionId) else ALL
+            self._cluster.publish(channel, Disconnect(0, 0, code, reason, target))
+        return await self._exchange.disconnect(target, code, reason)
 
-    async def _disconnect_here(self, target: Target, code: int, reason: str) -> int:
-        closing = [each for each in target.select(self) if not each.closed]
-        for count, connection in enumerate(closing, 1):
-            connection.begin_close(code, reason)
-            if not count % STRIDE:
-                await asyncio.sleep(0)
-        return len(closing)
+    async def _broadcast_kept(
+        self, message: Any, to: Target, exclude: tuple[str, ...], kept: list[str]
+    ) -> Delivery:
+        """Send a message that rooms keep: to each of them, and to those in none of them."""
+        sent = dropped = 0
+        published = False
+        for room in kept:
+            outcome = await self._exchange.send_kept(message, room, exclude)
+            sent, dropped, published = sent + outcome[0], dropped + outcome[1], outcome[2]
+        return Delivery(sent, dropped, published)
 
-    # Other processes.
+    def _rooms_of(self, to: Target) -> list[str]:
+        """Return the rooms that a target names."""
+        return [to.name] if type(to) is Room else []
 
-    def _publish(
-        self, message: Any, packets: _Packets, to: Target, exclude: Collection[str]
-    ) -> bool:
-        """Let the other processes send a message to whom the target names there."""
-        if self._is_here(to):
-            return False
-        channel = channel_of(to)
-        parcel = self._parcel(message, packets, exclude, self.cluster.subprotocols)
-        if implied_by(channel) != to:
-            parcel.target = to
-        return self.cluster.publish(channel, parcel)
+    # Presence and history.
 
-    def _parcel(
-        self, message: Any, packets: _Packets, exclude: Collection[str], spoken: Collection[str]
-    ) -> Broadcast:
-        excluded = (exclude,) if isinstance(exclude, str) else tuple(exclude)
-        data = packets[MSGPACK].event["bytes"] if spoken else None
-        return Broadcast(0, 0, type_of(message), packets[JSON].event["text"], data, excluded)
-
-    async def _broadcast_kept(self, message: Any, room: str, exclude: Collection[str]) -> Delivery:
-        spoken = self.cluster.subprotocols | self.cluster.own_subprotocols
-        parcel = self._parcel(message, _Packets(message), exclude, spoken)
-        return Delivery(*await self._history.send(room, parcel))
-
-    def _is_here(self, target: Target) -> bool:
-        """Whether a target is one connection, of this process: nobody else need hear of it."""
-        return isinstance(target, ConnectionId) and target.name in self._connections
-
-    async def _arrived(
-        self, node: str, parcel: Parcel, channel: str, position: HistoryPosition | None
+    async def track(
+        self, connection_id: str, room: str, meta: Mapping[str, Any] | None = None
     ) -> None:
-        """Do here what another process asked for."""
-        kind, _, name = channel.partition(":")
-        match parcel:
-            case Broadcast() if position is not None:
-                if kind == "room":
-                    await self._history.deliver(node, name, parcel, position)
-            case PresenceDiff() if kind == "room":
-                self._presence.take(node, name, parcel)
-            case Broadcast():
-                target = parcel.target or implied_by(channel) or Everyone()
-                members, excluded = target.select(self), set(parcel.exclude)
-                chosen = [each for each in members if each.id not in excluded]
-                await self._fan_out_parcel(chosen, ParcelPackets(parcel))
-            case Disconnect(code=code, reason=reason, target=target):
-                try:
-                    check_close_code(code)
-                except ValueError as error:
-                    self.cluster.reject(str(error))
-                else:
-                    await self._disconnect_here(target, code, reason)
+        """Make a connection present in a room, joining it if need be; again, to change its meta.
 
-    async def _fan_out_parcel(self, chosen: list[Connection], packets: ParcelPackets) -> int:
-        """`_fan_out` for what came encoded; who speaks what has no form of it is left out."""
-        for codec in tuple(self._codecs):
-            try:
-                packets[codec]
-            except EncodeError as error:
-                self.cluster.reject(str(error))
-                chosen = [each for each in chosen if each.codec is not codec]
-        sent = await self._fan_out(chosen, packets)
-        self.tally.count_sent(packets.type, sent)
-        return sent
+        It gets ``presence.state``, and ``presence.diff`` whenever somebody comes or goes.
 
-    async def _missed(self, gap: Gap) -> None:
-        """Make up for a gap, and tell the hooks, and the clients of rooms that asked for it."""
-        for hook in self._on_gap:
-            self._background(self._tell(hook, gap))  # one that waits for a message gets it
-        kind, _, name = (gap.channel or "").partition(":")
-        everywhere = gap.channel is None or gap.channel == ALL
-        rooms = self._rooms.names() if everywhere else [name] if kind == "room" else []
-        if gap.channel is None:
-            self._presence.be_patient()
-        self._presence.refresh(rooms)
-        for count, room in enumerate(rooms if self._options else (), 1):
-            await self._history.catch_up(room)
-            if self._options.of(room).resync:
-                resync = {"type": "resync", "payload": {"room": room}}
-                await self._send_to(self._rooms.members(room), resync)
-            if not count % STRIDE:
-                await asyncio.sleep(0)
-
-    async def _tell(self, hook: Callable[[Gap], Awaitable[None]], gap: Gap) -> None:
-        try:
-            await hook(gap)
-        except Exception:
-            log.exception("a hook on gaps failed")
-
-    def _is_back(self) -> None:
-        """The backend is up: tell it what it may have forgotten, or never heard."""
-        self._presence.be_patient()
-        self._presence.write_again()
-        self._background(self._history.mend())
-
-    def _background(self, job: Coroutine[Any, Any, None]) -> None:
-        self.expect_end_of(asyncio.get_running_loop().create_task(job))
-
-    async def _send_to(self, connections: Collection[Connection], message: Any) -> None:
-        """Send a message of the library's own to connections of this process."""
-        sent = await self._fan_out(list(connections), _Packets(message))
-        self.tally.count_sent(type_of(message), sent)
-
-    def on_gap(self, hook: Callable[[Gap], Awaitable[None]]) -> None:
-        """Have a coroutine function called whenever messages of other processes may be missing.
-
-        Example::
-
-            async def reload_prices(gap):
-                log.warning("missed something on %s: %s", gap.channel, gap.why)
-
-            manager.on_gap(reload_prices)
+        Raises:
+            UnknownConnectionError: No connection here has that id.
+            EncodeError: The meta cannot be encoded.
+            InvalidNameError: The name cannot name a room.
+            RoomLimitError: It is in as many rooms as it may be.
         """
-        self._on_gap.append(hook)
+        await self._track(self._known(connection_id), room, meta)
+
+    async def untrack(self, connection_id: str, room: str) -> None:
+        """Make a connection absent; it stays in the room. One that is not present is no error."""
+        connection = self._registry.connections.get(connection_id)
+        if connection is not None:
+            self._exchange.presence.untrack(connection, room)
+
+    async def presence(self, room: str) -> Present:
+        """Return who is present in a room, on all processes: ``{key: [meta, ...]}``.
+
+        The key is the user's id, or the connection's where there is no user; a user with
+        several connections has several metas.
+
+        Raises:
+            BackendError: Nobody on this process is present there, and the backend is away.
+        """
+        return await self._exchange.presence.present(room)
+
+    async def count_present(self, room: str) -> int:
+        """Count the users (and connections without one) that are present in a room."""
+        return await self._exchange.presence.count(room)
+
+    async def history(self, room: str) -> list[Any]:
+        """Return the messages of a room that are kept, oldest first, as JSON clients get them.
+
+        Raises:
+            NoHistoryError: The room has no history; see `configure_rooms`.
+            BackendError: The backend is away.
+        """
+        return await self._exchange.history.kept(room)
 
     def configure_rooms(
         self,
@@ -411,89 +446,33 @@ class WebSocketConnectionManager(Membership):
             manager.configure_rooms("chat:", history=HistoryLimits(count=50), resync=True)
         """
         if not isinstance(prefix, str):
-            raise TypeError(f"configure_rooms({prefix!r}): give what the rooms' names begin with")
+            raise TypeError(
+                f"configure_rooms({prefix!r:.200}): give what the rooms' names begin with"
+            )
         if history is not None and not isinstance(history, HistoryLimits):
-            raise TypeError(f"history={history!r}: give HistoryLimits(), or None")
+            raise TypeError(f"history={history!r:.200}: give HistoryLimits(), or None")
         if not (math.isfinite(presence_grace) and presence_grace >= 0):
             raise ValueError(f"presence_grace={presence_grace!r}: give a number of seconds")
         options = RoomOptions(resync=resync, history=history, presence_grace=presence_grace)
         self._options.put(prefix, options)
 
-    # Presence and history.
+    def on_gap(self, hook: Hook) -> Hook:
+        """Have a coroutine function called whenever messages of other processes may be missing.
 
-    async def track(
-        self, connection_id: str, room: str, meta: Mapping[str, Any] | None = None
-    ) -> None:
-        """Make a connection present in a room, joining it if need be; again, to change its meta.
+        Example::
 
-        It gets ``presence.state``, and ``presence.diff`` whenever somebody comes or goes.
-
-        Raises:
-            UnknownConnectionError: No connection here has that id.
-            EncodeError: The meta cannot be encoded.
-            InvalidNameError: The name cannot name a room.
-            RoomLimitError: It is in as many rooms as it may be.
+            @manager.on_gap
+            async def reload_prices(gap):
+                log.warning("missed something on %.200r: %s", gap.channel, gap.why)
         """
-        await self.track_here(self._known(connection_id), room, meta)
-
-    async def untrack(self, connection_id: str, room: str) -> None:
-        """Make a connection absent; it stays in the room. One that is not present is no error."""
-        connection = self._connections.get(connection_id)
-        if connection is not None:
-            self._presence.untrack(connection, room)
-
-    async def presence(self, room: str) -> Present:
-        """Return who is present in a room, on all processes: ``{key: [meta, ...]}``.
-
-        The key is the user's id, or the connection's where there is no user; a user with
-        several connections has several metas.
-
-        Raises:
-            BackendError: Nobody on this process is present there, and the backend is away.
-        """
-        return await self._presence.present(room)
-
-    async def count_present(self, room: str) -> int:
-        """Count the users (and connections without one) that are present in a room."""
-        return await self._presence.count(room)
-
-    async def history(self, room: str) -> list[Any]:
-        """Return the messages of a room that are kept, oldest first, as JSON clients get them.
-
-        Raises:
-            NoHistoryError: The room has no history; see `configure_rooms`.
-            BackendError: The backend is away.
-        """
-        return await self._history.kept(room)
-
-    # Looking.
-
-    async def get_connections_in_room(self, room: str) -> list[Connection]:
-        """Return a room's connections on this process, in no particular order."""
-        return list(self._rooms.members(room))
-
-    async def get_rooms_by_prefix(self, prefix: str) -> list[str]:
-        """Return the rooms whose names start with a plain string, sorted.
-
-        The cost is that of the answer, however many other rooms there are.
-        """
-        return self._rooms.names(prefix)
-
-    async def count(self, to: Target | None = None) -> int:
-        """Count whom a target names on this process; without one, every connection."""
-        return len((to or Everyone()).select(self))
-
-    async def connections(self, room: str | None = None) -> AsyncIterator[Connection]:
-        """Go through the connections of this process, or of one room, as they are now."""
-        members = self.all() if room is None else self.in_room(room)
-        for connection in list(members):
-            yield connection
+        self._exchange.on_gap.append(hook)
+        return hook
 
     def status(self) -> dict[str, Any]:
         """Return what there is and what has happened, as plain data for ``/health`` or a log.
 
         Gauges (``connections``, ``rooms``, ``users``, ``outbox_bytes``, ``workers``) tell
-        the moment; counters (see `Tally`) have grown since the process began.
+        the moment; counters (see `Counters`) have grown since the process began.
 
         Example::
 
@@ -501,70 +480,44 @@ class WebSocketConnectionManager(Membership):
                 async def on_get(self, req, resp):
                     resp.media = app.ws_connection_manager.status()
         """
+        connections = self._registry.connections
+        cluster = self._cluster
         return {
-            "state": "draining" if self.draining else "serving",
-            "connections": len(self._connections),
-            "rooms": len(self._rooms),
-            "users": len(self._users),
-            "outbox_bytes": sum(each.outbox_bytes for each in self._connections.values()),
-            "backend": self.cluster.backend.state if self.cluster.backend.shared else None,
-            "gaps": self.cluster.gaps,
-            "rejected": self.cluster.rejected,
-            "unpublished": self.cluster.unpublished,
-            **self.tally.status(),
+            "state": "draining" if self._draining else "serving",
+            "connections": len(connections),
+            "rooms": len(self._registry.rooms),
+            "users": len(self._registry.users),
+            "outbox_bytes": sum(each.outbox_bytes for each in connections.values()),
+            "backend": cluster.backend.state if cluster.backend.shared else None,
+            "gaps": cluster.gaps,
+            "rejected": cluster.rejected,
+            "unpublished": cluster.unpublished,
+            **self._counters.status(),
             **{name: read() for name, read in self._gauges.items()},
         }
 
-    # The same without looking the connection up, for the resource.
+    # Starting and ending.
 
-    async def bring_into(
-        self, connection: Connection, room: str, since: HistoryPosition | None = None
-    ) -> None:
-        """`join_room`, for a connection."""
-        if since is None:
-            self.join(connection, room)
-            await self.cluster.settled()
-            return
-        check_name(room, "room name")
-        try:
-            await self._history.join(connection, room, since, lambda: self.join(connection, room))
-        except (NoHistoryError, ConnectionStateError):
-            raise
-        except BaseException:
-            self.leave(connection, room)  # it lacks what it was not sent
-            raise
+    async def start(self) -> None:
+        """Join the other processes; the app's lifespan does it.
 
-    async def track_here(
-        self, connection: Connection, room: str, meta: Mapping[str, Any] | None
-    ) -> None:
-        """`track`, for a connection."""
-        check_lease()
-        self.join(connection, room)
-        await self._presence.track(connection, room, {} if meta is None else meta)
+        Raises:
+            BackendError: The backend is required, and cannot be reached.
+        """
+        self._loop = asyncio.get_running_loop()
+        self._draining = False
+        await self._cluster.start()
+        self._exchange.presence.start()
 
-    def forget(self, connection: Connection) -> None:
-        """`remove_connection`, for a connection: costs as much as it has rooms and tags."""
-        if self._connections.get(connection.id) is connection:
-            self._presence.gone(connection)
-            super().forget(connection)
+    async def stop(self) -> None:
+        """Close who is still here, wait for all clean-ups, and leave the other processes.
 
-    def leave(self, connection: Connection, room: str) -> None:
-        """`leave_room`, for a connection."""
-        self._presence.untrack(connection, room)
-        super().leave(connection, room)
-
-    def has_left(self, connection: Connection, room: str, *, last: bool) -> None:
-        """Note that a connection has left a room, and whether it was the last one here."""
-        self._history.left(connection, room, last=last)
-
-    def add_gauge(self, name: str, read: Callable[[], Any]) -> None:
-        """Let `status` tell what another part of the app knows, under a name of its own."""
-        self._gauges[name] = read
-
-    def expect_end_of(self, task: asyncio.Task[Any]) -> None:
-        """Have `shut_down` wait for a task that cleans up."""
-        self._endings.add(task)
-        task.add_done_callback(self._endings.discard)
+        What takes longer than ``Limits.shutdown_timeout`` seconds is cancelled, and logged.
+        """
+        await self.drain(0)
+        await self._wait_for_clean_ups()
+        await self._exchange.presence.stop()
+        await self._cluster.stop()
 
     async def drain(self, seconds: float) -> Drained:
         """Send everybody away, without haste: for a server that is about to stop.
@@ -582,51 +535,131 @@ class WebSocketConnectionManager(Membership):
             gone = await app.ws_connection_manager.drain(20)
             log.info("%d closed, %d of them busy", gone.closed, gone.cut)
         """
-        self.draining = True
-        return await drain(self.all(), seconds)
+        self._draining = True
+        return await drain(self._registry.all(), seconds)
 
-    async def start(self) -> None:
-        """Join the other processes; the app's lifespan does it.
-
-        Raises:
-            BackendError: The backend is required, and cannot be reached.
-        """
-        self.draining = False
-        await self.cluster.start()
-        self._presence.start()
-
-    async def stop(self) -> None:
-        """Close who is still here, wait for all clean-ups, and leave the other processes."""
-        await self.shut_down()
-        await self._presence.stop()
-        await self.cluster.stop()
-
-    async def shut_down(self) -> None:
-        """Close who is still here with 1012, and wait until all clean-ups are done.
-
-        What takes longer than ``Limits.shutdown_timeout`` seconds is cancelled, and logged.
-        """
-        sessions = {each.task for each in self.all() if each.task is not None}
-        await self.drain(0)
-        loop = asyncio.get_running_loop()
-        deadline = loop.time() + self.limits.shutdown_timeout
-        while left := {task for task in sessions | self._endings if not task.done()}:
+    async def _wait_for_clean_ups(self) -> None:
+        loop, timeout = asyncio.get_running_loop(), self._limits.shutdown_timeout
+        deadline = math.inf if timeout is None else loop.time() + timeout
+        me = asyncio.current_task()
+        while left := {*self._sessions, *self._exchange.endings} - {me}:
             if loop.time() >= deadline:
                 log.error(
                     "cancelled %d clean-ups that took over %s s (shutdown_timeout)",
-                    len(left), self.limits.shutdown_timeout,
+                    len(left), timeout,
                 )  # fmt: skip
                 for task in left:
                     task.cancel()
-                await asyncio.wait(left, timeout=LINGER)
+                await asyncio.wait(left, timeout=CLOSE_WAIT)
                 return
-            await asyncio.wait(left, timeout=deadline - loop.time())
+            wait = None if timeout is None else deadline - loop.time()
+            await asyncio.wait(left, timeout=wait)
+
+    # For the library's own floors: the same, for a connection and not for its id.
+
+    def _begin(self, connection: Connection, session: asyncio.Task[Any]) -> None:
+        """Know a connection whose handshake begins, and its session."""
+        if asyncio.get_running_loop() is not self._loop:
+            self._check_loop()
+        self._sessions.add(session)
+        self._registry.add(connection)
+        self._revocations.begin(connection)
+
+    def _end(self, session: asyncio.Task[Any]) -> None:
+        """Forget a session that is over."""
+        self._sessions.discard(session)
+
+    def _forget(self, connection: Connection) -> None:
+        """Take a connection from everything, as one that has ended."""
+        self._revocations.end(connection)
+        if self._registry.connections.get(connection.id) is connection:
+            self._exchange.presence.gone(connection)
+            self._registry.forget(connection)
+
+    async def _join(
+        self, connection: Connection, room: str, since: HistoryPosition | None = None
+    ) -> None:
+        """`join_room`, for a connection."""
+        if since is None:
+            self._registry.join(connection, room)
+            await self._live("room", room)
+            return
+        check_name(room, "room name")
+        try:
+            await self._exchange.history.join(
+                connection, room, since, lambda: self._registry.join(connection, room)
+            )
+        except (NoHistoryError, ConnectionStateError):
+            raise
+        except BaseException:
+            self._leave(connection, room)  # it lacks what it was not sent
+            raise
+
+    def _leave(self, connection: Connection, room: str) -> None:
+        """`leave_room`, for a connection."""
+        self._exchange.presence.untrack(connection, room)
+        self._registry.leave(connection, room)
+
+    async def _track(
+        self, connection: Connection, room: str, meta: Mapping[str, Any] | None
+    ) -> None:
+        """`track`, for a connection."""
+        check_lease()
+        self._registry.join(connection, room)
+        await self._exchange.presence.track(connection, room, {} if meta is None else meta)
+
+    def _add_gauge(self, name: str, read: Callable[[], Any]) -> None:
+        """Let `status` tell what another part of the app knows, under a name of its own."""
+        self._gauges[name] = read
 
     def _known(self, connection_id: str) -> Connection:
         try:
-            return self._connections[connection_id]
+            return self._registry.connections[connection_id]
         except KeyError:
             raise UnknownConnectionError(connection_id) from None
+
+    def _check_loop(self) -> None:
+        """Refuse to be called from another event loop than the one that the connections live in.
+
+        Raises:
+            RuntimeError: Another loop runs them, in another thread.
+        """
+        loop = asyncio.get_running_loop()
+        elsewhere = self._loop is not None and self._loop is not loop and self._loop.is_running()
+        if elsewhere and len(self._registry):
+            raise RuntimeError(
+                "this manager belongs to the event loop of its app, which runs in another thread; "
+                "call it there: asyncio.run_coroutine_threadsafe(manager.broadcast(...), loop)"
+            )
+        self._loop = loop
+
+
+def _several(exclude: Any) -> Iterable[Any]:
+    return (exclude,) if isinstance(exclude, (str, Connection)) else exclude
+
+
+def _key_of(to: Target, latest: str) -> object:
+    """Return what a replaceable message is replaced by: one of the same key and target."""
+    return ("connection" if type(to) is ConnectionId else to, latest)
+
+
+async def _keep_pace(sender: Connection) -> None:
+    """Wait for the client that a broadcast is made for, if a task of its session makes it."""
+    session = sender._session
+    if session is not None and session.owns(asyncio.current_task()):
+        await sender._outbox.keep_pace()
+
+
+def _check_options(*, store: bool | None, local: bool, volatile: bool, latest: str | None) -> None:
+    """Refuse options of sending that contradict each other.
+
+    Raises:
+        ValueError: They do.
+    """
+    check_sending(latest, volatile=volatile)
+    if store and (local or volatile or latest is not None):
+        what = "local" if local else "volatile" if volatile else "latest"
+        raise ValueError(f"store=True with {what}= contradicts itself: a history cannot keep it")
 
 
 def _adopt(connection_id: str, ws: WebSocket, manager: WebSocketConnectionManager) -> Connection:
@@ -641,5 +674,10 @@ def _adopt(connection_id: str, ws: WebSocket, manager: WebSocketConnectionManage
             await ws.send_data(event["bytes"])
 
     return Connection(
-        connection_id, send, manager, subprotocols=getattr(ws, "subprotocols", ()), is_open=True
+        connection_id,
+        send,
+        manager,
+        limits=manager._limits,
+        subprotocols=getattr(ws, "subprotocols", ()),
+        is_open=True,
     )

@@ -11,7 +11,7 @@ import falcon.asgi
 from falcon_pachinko.backends.base import HistoryPosition
 from falcon_pachinko.connection.connection import Connection
 from falcon_pachinko.errors import SetupError
-from falcon_pachinko.manager import Delivery
+from falcon_pachinko.manager import Delivery, WebSocketConnectionManager
 from falcon_pachinko.messages.handlers import HandlerTable, require_coroutine
 
 __all__ = ["WebSocketResource"]
@@ -59,6 +59,7 @@ class WebSocketResource:
 
     __pachinko_table__: ClassVar[HandlerTable] = HandlerTable("WebSocketResource", ())
     __pachinko_falls_back__: ClassVar[bool] = False  # whether on_message is overridden
+    __pachinko_says_goodbye__: ClassVar[bool] = False  # whether on_disconnect is
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
@@ -66,11 +67,12 @@ class WebSocketResource:
             require_coroutine(getattr(cls, name), "is awaited by the library")
         cls.__pachinko_table__ = HandlerTable.of(cls, cls.schema)
         cls.__pachinko_falls_back__ = cls.on_message is not WebSocketResource.on_message
+        cls.__pachinko_says_goodbye__ = cls.on_disconnect is not WebSocketResource.on_disconnect
 
     @property
     def state(self) -> falcon.Context:
         """The connection's bag of values: attributes or items, shared with the parent."""
-        return self._connection().state
+        return self._connected().state
 
     async def on_connect(
         self, req: falcon.asgi.Request, ws: Connection, *args: Any, **params: Any
@@ -122,8 +124,8 @@ class WebSocketResource:
             NoHistoryError: ``since`` is given, and the room has no history.
             ConnectionStateError: ``since`` is given, and the connection is in it already.
         """
-        connection = self._connection()
-        await connection.manager.bring_into(connection, room, since)
+        connection = self._connected()
+        await connection.manager._join(connection, room, since)
 
     async def track(self, room: str, meta: Mapping[str, Any] | None = None) -> None:
         """Join a room and be present there; again, to change the meta.
@@ -140,13 +142,13 @@ class WebSocketResource:
             InvalidNameError: The name cannot name a room.
             RoomLimitError: It is in as many rooms as it may be.
         """
-        connection = self._connection()
-        await connection.manager.track_here(connection, room, meta)
+        connection = self._connected()
+        await connection.manager._track(connection, room, meta)
 
     async def leave_room(self, room: str) -> None:
         """Take this connection from a room; one it is not in is no error."""
-        connection = self._connection()
-        connection.manager.leave(connection, room)
+        connection = self._connected()
+        connection.manager._leave(connection, room)
 
     async def broadcast_to_room(
         self,
@@ -155,6 +157,9 @@ class WebSocketResource:
         exclude_self: bool = False,  # noqa: FBT001, FBT002  # as it was asked for
         *,
         store: bool | None = None,
+        local: bool = False,
+        volatile: bool = False,
+        latest: str | None = None,
     ) -> Delivery:
         """Send a message to the members of a room, to this client too if it is one.
 
@@ -162,26 +167,38 @@ class WebSocketResource:
             room: The room; this connection need not be in it.
             message: What can be encoded.
             exclude_self: Leave this client out.
-            store: Whether a room that has a history remembers it: by default it does.
+            store: Whether a room that has a history keeps it: by default it does.
+            local: Send it on this process only.
+            volatile: Drop it for clients that are behind, instead of having it wait.
+            latest: Replace what still waits under this key in the room.
 
         Raises:
             EncodeError: The message cannot be encoded; nobody got it.
+            ValueError: The options contradict each other.
         """
-        connection = self._connection()
-        exclude = (connection.id,) if exclude_self else ()
-        return await connection.manager.broadcast_to_room(
-            room, message, exclude=exclude, store=store
+        connection = self._connected()
+        manager: WebSocketConnectionManager = connection.manager
+        return await manager.broadcast_to_room(
+            room,
+            message,
+            exclude=(connection,) if exclude_self else (),
+            store=store,
+            local=local,
+            volatile=volatile,
+            latest=latest,
         )
 
-    async def send(self, message: Any) -> None:
-        """Send a message to this client.
+    async def send(
+        self, message: Any, *, volatile: bool = False, latest: str | None = None
+    ) -> None:
+        """Send a message to this client; see `Connection.send_media`.
 
         Raises:
             EncodeError: The message cannot be encoded.
         """
-        await self._connection().send_media(message)
+        await self._connected().send_media(message, volatile=volatile, latest=latest)
 
-    def _connection(self) -> Connection:
+    def _connected(self) -> Connection:
         try:
             return self.ws
         except AttributeError:

@@ -146,7 +146,8 @@ class WebSocketRouter:
             resource: A `WebSocketResource` subclass, a function that returns an
                 instance of one, or a router.
             name: What ``url_for`` calls it; by default the name of the class.
-            limits: Limits for this route, in place of the app's.
+            limits: Limits that override the app's for this route and the routes nested
+                under it; fields that are not named here keep the app's values.
             init_kwargs: What the resource is made with.
 
         Returns:
@@ -211,8 +212,10 @@ class Route:
         self.template, declaration = line[-1]
         self.name = declaration.name
         self.resource = declaration.resource
-        own_limits = (each.limits for _, each in reversed(line) if each.limits is not None)
-        self.limits = next(own_limits, site.limits)
+        self.limits = site.limits
+        for _, each in line:
+            if each.limits is not None:
+                self.limits = self.limits.overridden_by(each.limits)
         self.hooks = HookChain(hooks)
         self._line = tuple(each for _, each in line)
         self._arguments = _arguments(line)
@@ -278,34 +281,31 @@ class Route:
     ) -> None:
         """Serve one connection; Falcon calls it."""
         gate = Gate.of(req.scope)
-        if not ws.unaccepted:
+        if gate is None or not ws.unaccepted:
             raise RuntimeError(
                 f"a middleware answered the handshake of {self.template!r} itself; "
                 "leave that to the resource's on_connect"
             )
-        send = gate.take_over()
-        resource = self.create_resource()
+        manager, send = self._site.manager, gate.take_over()
         connection = Connection(
-            self._site.manager.cluster.node + secrets.token_hex(12),
+            manager._cluster.node + secrets.token_hex(12),
             send,
-            self._site.manager,
+            manager,
             limits=self.limits,
             subprotocols=ws.subprotocols,
-            understood=resource.subprotocols,
             route=self.template,
         )
-        connection.resource = resource
         if self.limits.connections_per_address is not None:
-            connection.address = req.remote_addr
+            connection._address = req.remote_addr
         handshake = Handshake(
             req,
             params,
             self._arguments,
-            gate=gate,
+            self.create_resource,
             admission=self._site.admission,
             hooks=self.hooks,
         )
-        await Session(connection, resource, gate.receive, self.hooks).serve(handshake)
+        await Session(connection, gate, self.hooks, handshake).serve()
 
 
 def _resource_class(template: str, factory: object) -> type[WebSocketResource]:

@@ -207,11 +207,11 @@ class Except(Target, frozen=True, tag="minus"):
 
 def _infix(both: Union | Both | Except, sign: str) -> str:
     """Write a combination as Python would read it, with the parentheses that it needs."""
-    binds = type(both)._binds  # noqa: SLF001  # this module's own
+    binds = type(both)._binds  # this module's own
     left, right = repr(both.left), repr(both.right)
-    if type(both.left)._binds < binds:  # noqa: SLF001  # see above
+    if type(both.left)._binds < binds:  # see above
         left = f"({left})"
-    if type(both.right)._binds <= binds:  # noqa: SLF001  # see above
+    if type(both.right)._binds <= binds:  # see above
         right = f"({right})"
     return f"{left} {sign} {right}"
 

@@ -238,7 +238,7 @@ class WorkerController:
     """
 
     def __init__(
-        self, *defaults: Any, stop_timeout: float = 20.0, backend: Backend | None = None
+        self, *defaults: Any, stop_timeout: float | None = 20.0, backend: Backend | None = None
     ) -> None:
         self.workers: dict[str, Worker] = {}
         self.started = False
@@ -331,7 +331,7 @@ class WorkerController:
             self._launch(worker)
 
     async def stop(self) -> None:
-        """Cancel every worker and wait for their ends, ``stop_timeout`` seconds at most."""
+        """Cancel every worker and wait for their ends, ``stop_timeout`` seconds at most, if any."""
         self.started = False
         tasks, self._tasks = self._tasks, {}
         for task in tasks.values():

@@ -233,8 +233,8 @@ class MemoryBackend(Backend):
 
     def _spread(self, event: Received) -> None:
         for backend in self.hub.nodes.values():
-            if event.channel in backend._channels:  # noqa: SLF001  # its own kind
-                backend._put(event)  # noqa: SLF001  # its own kind
+            if event.channel in backend._channels:  # its own kind
+                backend._put(event)  # its own kind
 
     def _put(self, event: Event) -> None:
         if len(self._events) >= MOST_EVENTS:

@@ -80,10 +80,10 @@ class _Returning:
         self.placed.append(placed)
         self.size += packet.size
         budget = connection.limits.outbox_bytes
-        if self.size > budget:
+        if budget is not None and self.size > budget:
             self.placed.clear()
             reason = f"too slow: over {budget} bytes came while it caught up (outbox_bytes)"
-            connection.begin_close(1013, reason)
+            connection._outbox.close(1013, reason)
 
 
 class _Room:
@@ -265,7 +265,7 @@ class History:
             NoHistoryError: The room has no history.
             ConnectionStateError: The connection is in that room already.
         """
-        if name in connection.joined:
+        if name in connection._rooms:
             raise ConnectionStateError(
                 f"the connection is in {name!r:.200} already: give since= to the first join_room()"
             )
@@ -274,7 +274,7 @@ class History:
             raise NoHistoryError(name)
         join()
         room = self._room(name)
-        if room is None or name not in connection.joined:
+        if room is None or name not in connection._rooms:
             return  # it has gone
         returning = room.returning[connection] = _Returning()
         try:
@@ -321,11 +321,11 @@ class History:
             room.floors[connection] = position
         await connection.send_media({"type": "history.state", "payload": state})
         for count, placed in enumerate(entries, 1):
-            if name not in connection.joined:
+            if name not in connection._rooms:
                 return  # it has left meanwhile
             packet = _packet(placed, connection)
             if packet is not None:
-                await connection.send_packet(packet)
+                await connection._send(packet, volatile=False, latest=None)
             if not count % STRIDE:
                 await asyncio.sleep(0)
 
@@ -431,7 +431,7 @@ def _opened(past: Past) -> list[tuple[str, Broadcast, HistoryPosition]]:
 def _packet(placed: _Placed, connection: Connection) -> Packet | None:
     """Write a message as a connection speaks; None if that cannot be."""
     try:
-        return placed.packets[connection.codec]
+        return placed.packets[connection._codec]
     except EncodeError:
         return None
 
@@ -439,7 +439,7 @@ def _packet(placed: _Placed, connection: Connection) -> Packet | None:
 def _push(connection: Connection, placed: _Placed) -> None:
     packet = _packet(placed, connection)
     if packet is not None:
-        connection.push(packet)
+        connection._outbox.push(packet)
 
 
 def _is_within(position: HistoryPosition, past: Past) -> bool:

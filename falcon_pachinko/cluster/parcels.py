@@ -89,6 +89,8 @@ class Broadcast(_Chained, tag="b", array_like=True, gc=False):
     """The message as MessagePack, if some process has clients that speak it."""
     exclude: tuple[str, ...] = ()
     target: AnyTarget | None = None
+    volatile: bool = False
+    latest: str | None = None
 
 
 class Disconnect(_Chained, tag="d", array_like=True, gc=False):
@@ -141,9 +143,7 @@ class ParcelPackets(dict[Codec, Packet]):
     """
 
     def __init__(self, parcel: Broadcast, more: Mapping[str, Any] | None = None) -> None:
-        self._parcel, self._more = parcel, more
-        self.type = parcel.type
-        """The message's type, for the counters."""
+        self.parcel, self._more = parcel, more
 
     def __missing__(self, codec: Codec) -> Packet:
         packet = self[codec] = self._pack(codec)
@@ -155,7 +155,7 @@ class ParcelPackets(dict[Codec, Packet]):
         Raises:
             EncodeError: The codec has no form of it, such as for a number of 100 digits.
         """
-        parcel, more = self._parcel, self._more
+        parcel, more = self.parcel, self._more
         if codec is JSON:
             if not more:
                 return pack_text(parcel.text)

@@ -194,7 +194,7 @@ class Presence:
             EncodeError: The meta cannot be encoded.
         """
         raw = _encoded(meta)
-        if room not in connection.joined:
+        if room not in connection._rooms:
             return  # it has gone
         entry = _Entry(connection.user_id or connection.id, raw)
         self._stay(room, connection.id)

@@ -1,167 +1,334 @@
-"""What a client sends: in order, at the pace and of the size allowed, read ahead where needed."""
+"""The frames of one client: judged as they arrive, in order, bounded; with one reader.
+
+Who reads: the session, whenever it waits for the next frame; or one task, the
+read-ahead, from the moment a handler keeps the session busy until the session
+waits again. Never both: the ASGI server's ``receive`` is called here only, and an
+assertion holds it. What arrives is judged at once, however long it waits: too
+large or too many closes, pings are answered, the rest waits its turn. Where that
+is too much, reading stops until there is room: flow control, not an error.
+"""
 
 from __future__ import annotations
 
 import asyncio
+import logging
+import types
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Generator
+from typing import Any, Protocol
 
-import falcon
-
-from falcon_pachinko.connection.connection import ABNORMAL, Connection
+from falcon_pachinko.connection.outbox import ABNORMAL, CLOSE_WAIT, fit_reason, resume
+from falcon_pachinko.limits import Limits
 from falcon_pachinko.typing import AsgiEvent, AsgiReceive, Frame
 
-__all__ = ["Inbox"]
+__all__ = ["FRAMES_PER_TURN", "READ_AHEAD_AFTER", "Excess", "Inbox", "Reader"]
+
+log = logging.getLogger("falcon_pachinko")
+
+READ_AHEAD_AFTER = 0.25
+"""After this many seconds in a handler, start buffering the client's frames, so that pings and
+disconnects are still seen."""
+
+FRAMES_PER_TURN = 32
+"""How many frames a session takes without suspending before it lets other tasks run."""
+
+
+class Excess(Exception):  # noqa: N818  # a finding about a frame, not a failure of ours
+    """A frame that is too large, or one too many.
+
+    Attributes:
+        close_code: What the connection closes with, 1008 or 1009.
+        code: The error code that the client is told before.
+        sentence: The sentence beside it, and the close reason.
+    """
+
+    def __init__(self, close_code: int, code: str, sentence: str) -> None:
+        self.close_code, self.code, self.sentence = close_code, code, sentence
+        super().__init__(sentence)
+
+
+class Reader(Protocol):
+    """What an inbox tells as frames arrive; the session is one, a floor above."""
+
+    def gone(self) -> None:
+        """Note that the client is gone while a handler runs."""
+
+    def exceeded(self, excess: Excess, frame: Frame) -> None:
+        """Refuse a frame, and close; nothing is read any more."""
+
+    def intercept(self, frame: Frame) -> bool:
+        """Answer a ping at once; return whether it was one."""
+        ...
 
 
 class Inbox:
-    """The frames of one client, for the one session that takes them.
+    """The frames of one client, for the one session that iterates over them.
 
-    Mostly the session reads for itself, and there is nothing here. While a
-    handler is busy, a task of the inbox reads ahead instead, so that the server
-    sees the client's pongs and the session hears when it goes. That task's last
-    act is to hand the first frame after the busy time to the session.
+    ``async for frame in inbox`` is over when the client is gone and what it sent
+    before is taken, or when we have closed; it lets other tasks run now and then.
 
     Args:
         receive: The ASGI server's ``receive``.
-        connection: Whose frames they are; its limits hold.
-        on_gone: Called once the client is seen to be gone while a handler is busy.
+        limits: What the client may cost.
+        reader: What is told of ends, excesses and pings.
     """
 
     __slots__ = (
-        "_connection",
-        "_events",
-        "_now",
-        "_on_gone",
+        "_ahead",
+        "_bytes",
+        "_empty_at",
+        "_frames",
+        "_held_bytes",
+        "_held_frames",
+        "_left_in_turn",
+        "_loop",
+        "_over",
         "_paid_until",
         "_reader",
         "_receive",
+        "_receiving",
+        "_room",
         "_waiter",
         "code",
+        "draining",
         "gone",
+        "limits",
+        "reason",
         "waiting",
     )
 
-    def __init__(
-        self, receive: AsgiReceive, connection: Connection, on_gone: Callable[[], None]
-    ) -> None:
+    def __init__(self, receive: AsgiReceive, limits: Limits, reader: Reader) -> None:
+        self._receive, self.limits = receive, limits
+        self._reader: Reader | None = reader
         self.code = ABNORMAL
         """The close code that the server reported; 1006 as long as it has not."""
+        self.reason = ""
+        """The reason that the peer gave beside it."""
         self.gone = False
         """Whether the server has reported that the client is gone."""
         self.waiting = False
         """Whether the session waits for the next frame."""
-        self._receive, self._connection, self._on_gone = receive, connection, on_gone
-        self._events: deque[AsgiEvent] | None = None
-        self._reader: asyncio.Task[None] | None = None
-        self._waiter: asyncio.Future[AsgiEvent] | None = None
-        # Each message costs a share of a second; how far into the future they have cost so far.
-        self._paid_until = 0.0
-        self._now = asyncio.get_running_loop().time
+        self.draining = False
+        """Whether frames are thrown away, since the server is going down."""
+        self._over = False  # no frame is given out any more; final
+        self._frames: deque[Frame] = deque()
+        self._bytes = 0  # of the frames that wait
+        self._held_frames = self._held_bytes = (
+            0  # taken, and waiting for a concurrent handler's turn
+        )
+        self._receiving = False  # whether a receive() is pending: there is one reader, never two
+        self._ahead: asyncio.Task[None] | None = None  # the read-ahead; while it is there, it reads
+        self._waiter: asyncio.Future[None] | None = None  # the session, while it waits for frames
+        self._room: asyncio.Future[None] | None = None  # a reader, while the inbox is full
+        self._left_in_turn = FRAMES_PER_TURN
+        # The rate, as a bucket.  Frames cost a share of a second each; what they have cost so far
+        # reaches until _paid_until.  A frame arrived no earlier than _empty_at, when the server
+        # had nothing for us: what was left unread for a while is not judged as if it came at once.
+        self._loop = asyncio.get_running_loop()
+        self._paid_until = self._empty_at = self._loop.time()
 
-    async def take(self) -> Frame:
-        """Return the next frame.
+    def __aiter__(self) -> Inbox:
+        return self
 
-        Raises:
-            falcon.WebSocketDisconnected: The client is gone; `code` tells how.
-        """
-        self.waiting = True
-        if self._events:
-            event = self._events.popleft()
-        elif self._reader is not None:
-            self._waiter = asyncio.get_running_loop().create_future()
-            event = await self._waiter
-        else:
-            event = await self._receive()
-        self.waiting = False
-        if event["type"] == "websocket.receive":
-            text: str | None = event.get("text")
-            data: bytes = event["bytes"] if text is None else b""
-            return data if text is None else text
-        self._note_end(event)
-        raise falcon.WebSocketDisconnected(self.code)
-
-    def read_ahead(self) -> None:
-        """Read from here on, until the session takes the next frame itself."""
-        if self._reader is None:
-            reader = asyncio.get_running_loop().create_task(self._fill())
-            if not reader.done():  # an eager task factory may have run it to its end by now
-                self._reader = reader
-
-    async def _fill(self) -> None:
-        most = self._connection.limits.inbox_messages
-        if self._events is None:
-            self._events = deque()
-        while True:
+    async def __anext__(self) -> Frame:
+        while not self._over:
+            if self._frames:
+                frame = self._frames.popleft()
+                self._bytes -= len(frame)
+                if self._room is not None:
+                    self._make_room()
+                self._left_in_turn -= 1
+                if not self._left_in_turn:
+                    self._left_in_turn = FRAMES_PER_TURN
+                    await asyncio.sleep(0)
+                    if self._over:
+                        break
+                return frame
+            if self.gone:
+                break
+            self.waiting = True
             try:
-                event = await self._receive()
-            except Exception:  # noqa: BLE001  # a server that cannot receive has no client any more
-                event = {"type": "websocket.disconnect", "code": ABNORMAL}
-            waiter, self._waiter = self._waiter, None
-            if waiter is not None and not waiter.done():
-                self._reader = None
-                waiter.set_result(event)
+                if self._ahead is not None:
+                    self._waiter = self._loop.create_future()
+                    await self._waiter
+                else:
+                    await self._read()
+            finally:
+                self.waiting = False
+        raise StopAsyncIteration
+
+    # Reading: by the session, or by the read-ahead.
+
+    @types.coroutine
+    def _read(self) -> Generator[Any, Any, None]:
+        """Read one event and judge it; wait first while the inbox is full."""
+        while self.is_full and not self._over:
+            self._room = self._loop.create_future()
+            yield from self._room
+        if self._over:
+            return
+        assert not self._receiving, "two readers: the session and the read-ahead"
+        self._receiving = True
+        try:
+            step: Any = self._receive()
+            if hasattr(step, "send"):
+                try:
+                    waiting_for = step.send(None)
+                except StopIteration as done:
+                    event = done.value
+                else:
+                    self._left_in_turn = FRAMES_PER_TURN
+                    event = yield from resume(step, waiting_for)
+                    self._empty_at = self._loop.time()
+            else:  # ASGI asks for an awaitable only
+                event = yield from step.__await__()
+                self._empty_at = self._loop.time()
+        except Exception:
+            if not self._over:  # else the server complains about its own end
+                log.exception("the server failed to receive; the connection counts as lost")
+            event = {"type": "websocket.disconnect", "code": ABNORMAL}
+        finally:
+            self._receiving = False
+        self._judge(event)
+
+    def _judge(self, event: AsgiEvent) -> None:
+        """Take note of an end, refuse what exceeds a limit, and keep the rest."""
+        if event["type"] != "websocket.receive":
+            self._note_end(event)
+            return
+        frame: Frame | None = event.get("text")
+        if frame is None:
+            frame = event.get("bytes") or b""
+        limits, now = self.limits, self._loop.time()
+        if limits.messages_per_second is not None:
+            cost = 1 / limits.messages_per_second
+            start = max(self._paid_until, self._empty_at)
+            self._paid_until = start + cost
+            if limits.burst is not None and start - now > (limits.burst - 1) * cost:
+                rate = f"{limits.messages_per_second:g} messages a second (messages_per_second)"
+                self._exceed(Excess(1008, "rate_limited", f"No more than {rate}."), frame)
                 return
-            self._events.append(event)
-            if event["type"] != "websocket.receive":
-                self._reader = None
-                self._note_end(event)
-                self._on_gone()
-                return
-            if len(self._events) > most:
-                self._events.clear()
-                self._connection.begin_close(1008, f"over {most} messages wait (inbox_messages)")
-
-    def hold(self) -> None:
-        """Give the session no more messages, only the end; those that come are thrown away."""
-        receive = self._receive
-
-        async def receive_the_end() -> AsgiEvent:
-            while (event := await receive())["type"] == "websocket.receive":
-                pass
-            return event
-
-        self._receive = receive_the_end
-        if self._events:
-            left = (event for event in self._events if event["type"] != "websocket.receive")
-            self._events = deque(left)
-
-    def _note_end(self, event: AsgiEvent) -> None:
-        self.gone, self.code = True, _close_code(event)
-
-    def stop(self) -> None:
-        """Read no more."""
-        if self._reader is not None:
-            self._reader.cancel()
-
-    def excess(self, frame: Frame) -> tuple[int, str, str] | None:
-        """Tell whether a frame is one too many, or too large.
-
-        Returns:
-            None, or the close code, the error code and the sentence for the client.
-        """
-        limits = self._connection.limits
-        now, cost = self._now(), 1 / limits.messages_per_second
-        start = max(self._paid_until, now)
-        self._paid_until = start + cost
-        if start - now > (limits.burst - 1) * cost:
-            rate = f"{limits.messages_per_second:g} messages a second (messages_per_second)"
-            return 1008, "rate_limited", f"No more than {rate}."
-        size = len(frame)
-        if size * 4 > limits.message_bytes:  # no character has more than four bytes
+        size, most = len(frame), limits.message_bytes
+        if most is not None and size * 4 > most:  # no character has more than four bytes
             if isinstance(frame, str) and not frame.isascii():
                 size = len(frame.encode("utf-8", "surrogatepass"))
-            if size > limits.message_bytes:
-                most = f"{limits.message_bytes} bytes (message_bytes)"
-                return 1009, "too_large", f"A message has at most {most}."
-        return None
+            if size > most:
+                sentence = f"A message has at most {most} bytes (message_bytes)."
+                self._exceed(Excess(1009, "too_large", sentence), frame)
+                return
+        if self.draining:
+            return
+        # One that the session waits for is handled at once; a ping behind a handler is not to wait.
+        if not self.waiting and self._reader is not None and self._reader.intercept(frame):
+            return
+        self._frames.append(frame)
+        self._bytes += len(frame)
 
+    def _exceed(self, excess: Excess, frame: Frame) -> None:
+        """Drop what waits, stop reading, and have the session refuse and close."""
+        self._frames.clear()
+        self._bytes = 0
+        reader = self._reader
+        if reader is not None and not self.draining:
+            reader.exceeded(excess, frame)
 
-def _close_code(event: AsgiEvent) -> int:
-    """Tell the code of a disconnect: the peer's, or 1006 where there was no close frame.
+    def _note_end(self, event: AsgiEvent) -> None:
+        """Note how the peer ended.
 
-    uvicorn reports a lost connection as 1005, like a close frame without a code;
-    only the latter comes with a reason, if an empty one.
-    """
-    code: int = event.get("code") or ABNORMAL
-    return ABNORMAL if code == 1005 and "reason" not in event else code
+        uvicorn reports a lost connection as 1005, like a close frame without a code;
+        only the latter comes with a reason, if an empty one.
+        """
+        code: int = event.get("code") or ABNORMAL
+        self.gone = True
+        self.code = ABNORMAL if code == 1005 and "reason" not in event else code
+        self.reason = fit_reason(event.get("reason") or "")
+        reader = self._reader
+        if reader is not None and not self.waiting:
+            reader.gone()
+
+    # The read-ahead.
+
+    def read_ahead(self) -> None:
+        """Read from here on, until the session waits for a frame itself."""
+        if self._ahead is None and not (self.waiting or self._over or self.gone):
+            ahead = self._loop.create_task(self._run_ahead())
+            if not ahead.done():  # an eager task factory may have run it to its end by now
+                self._ahead = ahead
+
+    async def _run_ahead(self) -> None:
+        """Read until a frame arrives that the session waits for, or the client is gone."""
+        try:
+            while not (self._over or self.gone):
+                await self._read()
+                if self._waiter is not None:
+                    return
+        finally:
+            self._ahead = None
+            self._wake()
+
+    def _wake(self) -> None:
+        waiter, self._waiter = self._waiter, None
+        if waiter is not None and not waiter.done():
+            waiter.set_result(None)
+
+    # Bounds.
+
+    @property
+    def is_full(self) -> bool:
+        """Whether reading has to stop: as many frames wait as may, or as many bytes."""
+        limits = self.limits
+        frames = len(self._frames) + self._held_frames
+        if limits.inbox_messages is not None and frames >= limits.inbox_messages:
+            return True
+        most = limits.inbox_bytes
+        if most is None:
+            return False
+        if limits.message_bytes is not None and limits.message_bytes > most:
+            most = limits.message_bytes
+        return frames > 0 and self._bytes + self._held_bytes >= most
+
+    def hold(self, frame: Frame) -> None:
+        """Count a frame that was taken, and waits for a concurrent handler's turn."""
+        self._held_frames += 1
+        self._held_bytes += len(frame)
+
+    def release(self, frame: Frame) -> None:
+        """Count it no more: its turn has come, or will not."""
+        self._held_frames -= 1
+        self._held_bytes -= len(frame)
+        self._make_room()
+
+    def _make_room(self) -> None:
+        room = self._room
+        if room is not None and (self._over or not self.is_full):
+            self._room = None
+            if not room.done():
+                room.set_result(None)
+
+    # Ends.
+
+    def drain(self) -> None:
+        """Give the session no more frames, only the end: what comes is thrown away."""
+        self.draining = True
+        self._frames.clear()
+        self._bytes = 0
+        self._make_room()
+
+    def end(self) -> None:
+        """Give out no more frames, since we close.
+
+        A session that waits is not woken: the server's report of the end does that.
+        """
+        self.drain()
+        self._over = not self.waiting
+
+    async def stop(self) -> None:
+        """Read no more, finally: nothing of it runs when this returns."""
+        self._over = True
+        self._reader = None
+        self._frames.clear()
+        self._make_room()
+        ahead = self._ahead
+        if ahead is not None:
+            ahead.cancel()
+            await asyncio.wait((ahead,), timeout=CLOSE_WAIT)

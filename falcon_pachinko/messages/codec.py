@@ -116,7 +116,7 @@ MSGPACK = Codec(
 )
 """Messages as MessagePack in binary frames, by the subprotocol ``pachinko.msgpack``."""
 
-CODECS = {codec.subprotocol: codec for codec in (JSON, MSGPACK)}
+CODECS = {None: JSON, "pachinko.json": JSON, "pachinko.msgpack": MSGPACK}
 """The codecs by subprotocol; all others speak JSON."""
 
 

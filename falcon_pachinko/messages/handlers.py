@@ -181,7 +181,7 @@ def _annotations(function: Callable[..., Any]) -> dict[str, Any]:
     except NameError:
         pass
     local: dict[str, Any] = {}
-    scope: FrameType | None = sys._getframe(1)  # noqa: SLF001  # inspect's way walks the whole stack
+    scope: FrameType | None = sys._getframe(1)  # inspect's way walks the whole stack
     while scope is not None:
         if scope.f_globals is function.__globals__:
             local = {**scope.f_locals, **local}

@@ -9,12 +9,12 @@ from typing import NamedTuple
 
 from falcon_pachinko.connection.connection import Connection
 
-__all__ = ["BATCH", "PAUSE", "Drained", "drain", "fit_batch", "retry_reason"]
+__all__ = ["BATCH_PAUSE", "CONNECTIONS_PER_BATCH", "Drained", "drain", "fit_batch", "retry_reason"]
 
-BATCH = 50
+CONNECTIONS_PER_BATCH = 50
 """How many connections are closed together, where there is time for that."""
 
-PAUSE = 0.1
+BATCH_PAUSE = 0.1
 """Seconds between two batches."""
 
 _RESTART = 1012  # RFC 6455's registry: the server restarts, come back
@@ -52,8 +52,8 @@ def fit_batch(connections: int, seconds: float) -> int:
     (50, 500)
     """
     if not seconds:
-        return BATCH
-    return max(BATCH, math.ceil(connections * PAUSE * 2 / seconds))
+        return CONNECTIONS_PER_BATCH
+    return max(CONNECTIONS_PER_BATCH, math.ceil(connections * BATCH_PAUSE * 2 / seconds))
 
 
 async def drain(connections: Iterable[Connection], seconds: float) -> Drained:
@@ -77,38 +77,42 @@ async def drain(connections: Iterable[Connection], seconds: float) -> Drained:
     loop, me = asyncio.get_running_loop(), asyncio.current_task()
     ends = loop.time() + seconds
     leaving = [each for each in connections if not each.closed]
+    sessions = {each._session.task for each in leaving if each._session is not None} - {None, me}
     size = fit_batch(len(leaving), seconds)
     batches = math.ceil(len(leaving) / size)
     busy: list[tuple[Connection, str]] = []
     for batch in range(batches):
         if batch and loop.time() < ends:
-            await asyncio.sleep(PAUSE)
+            await asyncio.sleep(BATCH_PAUSE)
         reason = retry_reason(batch, batches)
         for connection in leaving[batch * size : (batch + 1) * size]:
-            # Whoever called this from a handler of its own would wait for itself.
-            if seconds and connection.busy and connection.task is not me:
-                connection.hold()
+            # A drain that was called by a handler would wait for that handler's own connection.
+            if seconds and _is_busy(connection) and not connection._session.owns(me):
+                connection._session.hold()
                 busy.append((connection, reason))
             else:
-                connection.begin_close(_RESTART, reason)
+                connection._outbox.close(_RESTART, reason, patient=True)
         busy = _close_idle(busy)
     while busy and loop.time() < ends:
-        await asyncio.sleep(PAUSE / 2)
+        await asyncio.sleep(BATCH_PAUSE / 2)
         busy = _close_idle(busy)
     for connection, reason in busy:
-        connection.begin_close(_RESTART, reason)
-    sessions = {each.task for each in leaving if each.task not in {None, me}}
+        connection._outbox.close(_RESTART, reason, patient=True)
     if sessions and loop.time() < ends:
         await asyncio.wait(sessions, timeout=ends - loop.time())
     return Drained(len(leaving), len(busy))
 
 
+def _is_busy(connection: Connection) -> bool:
+    return connection._session is not None and connection._session.is_busy
+
+
 def _close_idle(busy: list[tuple[Connection, str]]) -> list[tuple[Connection, str]]:
-    """Close those that are done with what they did; return the others."""
+    """Close those that have finished what they did; return the others."""
     left = []
     for connection, reason in busy:
-        if connection.busy and not connection.closed:
+        if _is_busy(connection) and not connection.closed:
             left.append((connection, reason))
         else:
-            connection.begin_close(_RESTART, reason)
+            connection._outbox.close(_RESTART, reason, patient=True)
     return left

@@ -1,169 +1,242 @@
-"""Who is connected to this process, in which rooms, and what that makes it listen to."""
+"""Who is connected to this process, and where: by id, room, user, tag and address."""
 
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Iterable
 from collections.abc import Set as AbstractSet
-from typing import TYPE_CHECKING
+from typing import Protocol
 
-from falcon_pachinko.errors import DuplicateConnectionError, RoomLimitError
+from falcon_pachinko.connection.connection import Connection
+from falcon_pachinko.connection.outbox import CONNECTING, OPEN
+from falcon_pachinko.errors import DuplicateConnectionError, MessageError, RoomLimitError
 from falcon_pachinko.messages.codec import Codec
 from falcon_pachinko.names import check_name, check_user_id
 from falcon_pachinko.rooms.index import Index
+from falcon_pachinko.targets import Room, Target
 
-if TYPE_CHECKING:
-    from falcon_pachinko.cluster.node import Cluster
-    from falcon_pachinko.connection.connection import Connection
-
-__all__ = ["Membership"]
+__all__ = ["Observer", "Registry"]
 
 
-class Membership:
-    """This process's connections by id, room, user, tag and address; the manager's memory.
+class Observer(Protocol):
+    """What a registry tells as names come into use here and go out of it."""
 
-    What changes it never waits: the cluster hears of the first member of a room and
-    of the last, and subscribes in its own time.
+    def came(self, kind: str, name: str) -> None:
+        """Note the first connection here of a room, user or tag."""
+
+    def went(self, kind: str, name: str) -> None:
+        """Note that the last one of a room, user or tag has gone."""
+
+    def left(self, connection: Connection, room: str, *, last: bool) -> None:
+        """Note that a connection has left a room."""
+
+    def speaks(self, subprotocol: str) -> None:
+        """Note that a connection speaks a codec besides JSON."""
+
+
+class Registry:
+    """This process's connections and where they are; changed here only, and at once.
+
+    A connection's own ``_rooms`` and ``_tags`` are the other direction of the same
+    facts: ``room in connection._rooms`` if and only if it is in that room's index.
+    A connection that is not known, or closed, comes into nothing.
     """
 
-    def __init__(self, cluster: Cluster) -> None:
-        self.cluster = cluster
-        """This process among others; alone without a backend."""
-        self._connections: dict[str, Connection] = {}
-        self._rooms: Index[Connection] = Index()
-        self._users: Index[Connection] = Index()
+    def __init__(self, observer: Observer) -> None:
+        self._observer = observer
+        self.connections: dict[str, Connection] = {}
+        self.rooms: Index[Connection] = Index()
+        self.users: Index[Connection] = Index()
         self._tags: Index[Connection] = Index()
         self._addresses: Index[Connection] = Index()
-        self._codecs: Counter[Codec] = Counter()  # how many connections speak which
+        self.codecs: Counter[Codec] = Counter()
+        """How many connections speak which codec."""
 
     def __len__(self) -> int:
-        return len(self._connections)
+        return len(self.connections)
 
     # The directory that targets look members up in.
 
     def in_room(self, name: str) -> AbstractSet[Connection]:
         """Return a room's members, as a live view."""
-        return self._rooms.members(name)
+        return self.rooms.members(name)
 
     def in_rooms(self, prefix: str) -> AbstractSet[Connection]:
         """Return the members of all rooms whose names start with a plain string, each once."""
-        return set().union(*(self._rooms.members(name) for name in self._rooms.names(prefix)))
+        return set().union(*(self.rooms.members(name) for name in self.rooms.names(prefix)))
 
     def of_user(self, name: str) -> AbstractSet[Connection]:
         """Return a user's connections, as a live view."""
-        return self._users.members(name)
+        return self.users.members(name)
 
     def at_address(self, address: str) -> AbstractSet[Connection]:
-        """Return who comes from an address, where that is counted, as a live view."""
+        """Return the connections from an address, where that is counted, as a live view."""
         return self._addresses.members(address)
 
     def with_tag(self, name: str) -> AbstractSet[Connection]:
-        """Return who wears a tag, as a live view."""
+        """Return the connections that have a tag, as a live view."""
         return self._tags.members(name)
 
     def with_id(self, name: str) -> AbstractSet[Connection]:
         """Return the connection of that id, if it is here."""
-        connection = self._connections.get(name)
+        connection = self.connections.get(name)
         return {connection} if connection is not None else set()
 
     def all(self) -> AbstractSet[Connection]:
         """Return every connection."""
-        return set(self._connections.values())
+        return set(self.connections.values())
 
-    # The same without waiting, for the session, the resource and the connection.
+    def select(
+        self, target: Target, exclude: Iterable[str | Connection] | str | Connection = ()
+    ) -> list[Connection]:
+        """Return the connections that a target names, but for those excluded, as a new list.
 
-    def add(self, connection: Connection, connection_id: str | None = None) -> None:
-        """`add_connection`, for a connection."""
-        known_as = connection_id or connection.id
-        if known_as in self._connections:
-            raise DuplicateConnectionError(known_as)
-        connection.id = known_as
-        self._connections[known_as] = connection
-        self._count_codec(connection.codec, 1)
-        if connection.address is not None:
-            self._addresses.add(connection.address, connection)
+        Args:
+            target: Who is meant.
+            exclude: Ids or connections; unknown ids are of other processes, and no error.
+
+        Raises:
+            TypeError: One of those excluded is neither an id nor a connection.
+        """
+        is_room = type(target) is Room  # by far the most common one
+        chosen = self.rooms.members(target.name) if is_room else target.select(self)  # type: ignore[attr-defined]  # see is_room
+        if not exclude:
+            return list(chosen)
+        left_out = self.excluded(exclude)
+        return [each for each in chosen if each not in left_out]
+
+    def excluded(
+        self, exclude: Iterable[str | Connection] | str | Connection
+    ) -> set[Connection | None]:
+        """Look up who is to be left out.
+
+        Raises:
+            TypeError: One is neither an id nor a connection.
+        """
+        if isinstance(exclude, (str, Connection)):
+            exclude = (exclude,)
+        left_out: set[Connection | None] = set()
+        for each in exclude:
+            if isinstance(each, str):
+                left_out.add(self.connections.get(each))
+            elif isinstance(each, Connection):
+                left_out.add(each)
+            else:
+                raise TypeError(
+                    f"exclude has {each!r:.200}; give ids or connections, such as exclude=[ws]"
+                )
+        return left_out
+
+    # Changes.
+
+    def add(self, connection: Connection) -> None:
+        """Make a connection known by its id.
+
+        Raises:
+            DuplicateConnectionError: The id is taken.
+        """
+        if connection.id in self.connections:
+            raise DuplicateConnectionError(connection.id)
+        self.connections[connection.id] = connection
+        self._count_codec(connection._codec, 1)
+        if connection._address is not None:
+            self._addresses.add(connection._address, connection)
         self.identify(connection, None)
 
     def forget(self, connection: Connection) -> None:
-        """`remove_connection`, for a connection: costs as much as it has rooms and tags."""
-        if self._connections.get(connection.id) is not connection:
+        """Take a connection from everything: costs as much as it has rooms and tags."""
+        if self.connections.get(connection.id) is not connection:
             return
-        del self._connections[connection.id]
-        self._count_codec(connection.codec, -1)
-        for room in connection.joined:
-            self._room_left(connection, room)
-        for tag in connection.worn:
-            self._left("tag", tag, self._tags.discard(tag, connection))
-        connection.joined.clear()
-        connection.worn.clear()
-        if connection.address is not None:
-            self._addresses.discard(connection.address, connection)
-        if connection.user_id is not None:
-            user = connection.user_id
-            self._left("user", user, self._users.discard(user, connection))
+        del self.connections[connection.id]
+        self._count_codec(connection._codec, -1)
+        rooms, connection._rooms = connection._rooms, set()
+        for room in rooms:
+            self._leave(connection, room)
+        for tag in connection._tags:
+            if self._tags.discard(tag, connection):
+                self._observer.went("tag", tag)
+        connection._tags = set()
+        if connection._address is not None:
+            self._addresses.discard(connection._address, connection)
+        user = connection.user_id
+        if user is not None and self.users.discard(user, connection):
+            self._observer.went("user", user)
 
-    def _came(self, kind: str, name: str, first: bool) -> None:  # noqa: FBT001  # what an index says
-        """Listen to what other processes send to the first member of something."""
-        if first and self.cluster.backend.shared:
-            self.cluster.want(f"{kind}:{name}")
+    def join(self, connection: Connection, room: str) -> None:
+        """Put a connection into a room; one that has gone joins nothing.
 
-    def _room_left(self, connection: Connection, room: str) -> None:
-        last = self._rooms.discard(room, connection)
-        self._left("room", room, last)
-        self.has_left(connection, room, last=last)
+        Raises:
+            InvalidNameError: The name cannot name a room.
+            RoomLimitError: It is in as many rooms as it may be.
+        """
+        check_name(room, "room name")
+        if room in connection._rooms or self.connections.get(connection.id) is not connection:
+            return
+        if connection._outbox.stage not in (OPEN, CONNECTING):
+            return
+        most = connection.limits.rooms
+        if most is not None and len(connection._rooms) >= most:
+            raise RoomLimitError(most)
+        connection._rooms.add(room)
+        if self.rooms.add(room, connection):
+            self._observer.came("room", room)
 
-    def has_left(self, connection: Connection, room: str, *, last: bool) -> None:
-        """Note that a connection has left a room, and whether it was the last one here."""
+    def leave(self, connection: Connection, room: str) -> None:
+        """Take a connection from a room; one it is not in is no error."""
+        if room in connection._rooms:
+            connection._rooms.discard(room)
+            self._leave(connection, room)
 
-    def _left(self, kind: str, name: str, last: bool) -> None:  # noqa: FBT001  # what an index says
-        if last and self.cluster.backend.shared:
-            self.cluster.unwant(f"{kind}:{name}")
-
-    def recode(self, connection: Connection, before: Codec) -> None:
-        """Note that a connection speaks another codec than before."""
-        if connection.id in self._connections:
-            self._count_codec(before, -1)
-            self._count_codec(connection.codec, 1)
-
-    def _count_codec(self, codec: Codec, by: int) -> None:
-        self._codecs[codec] += by
-        if not self._codecs[codec]:
-            del self._codecs[codec]
-        elif codec.subprotocol is not None:
-            self.cluster.speaks(codec.subprotocol)
+    def _leave(self, connection: Connection, room: str) -> None:
+        last = self.rooms.discard(room, connection)
+        if last:
+            self._observer.went("room", room)
+        self._observer.left(connection, room, last=last)
 
     def identify(self, connection: Connection, before: str | None) -> None:
         """Note that a connection belongs to another user than before."""
-        if before is not None:
-            self._left("user", before, self._users.discard(before, connection))
-        if connection.user_id is not None and connection.id in self._connections:
-            user = connection.user_id
-            self._came("user", user, self._users.add(user, connection))
-
-    def join(self, connection: Connection, room: str) -> None:
-        """`join_room`, for a connection; one that has gone joins nothing, quietly."""
-        check_name(room, "room name")
-        if room in connection.joined or connection.id not in self._connections:
+        user = connection.user_id
+        if user == before or self.connections.get(connection.id) is not connection:
             return
-        limit = connection.limits.rooms
-        if len(connection.joined) >= limit:
-            raise RoomLimitError(limit)
-        connection.joined.add(room)
-        self._came("room", room, self._rooms.add(room, connection))
-
-    def leave(self, connection: Connection, room: str) -> None:
-        """`leave_room`, for a connection."""
-        if room in connection.joined:
-            connection.joined.discard(room)
-            self._room_left(connection, room)
+        if before is not None and self.users.discard(before, connection):
+            self._observer.went("user", before)
+        if user is not None and self.users.add(user, connection):
+            self._observer.came("user", user)
 
     def tag(self, connection: Connection, tag: str) -> None:
-        """Put a tag on a connection; one that has gone wears nothing."""
+        """Give a connection a tag; one that has gone gets none.
+
+        Raises:
+            InvalidNameError: It is not 1 to 200 bytes of visible text.
+            MessageError: It has as many tags as it may have (``tag_limit``).
+        """
         check_user_id(tag, "tag")
-        if connection.id in self._connections:
-            connection.worn.add(tag)
-            self._came("tag", tag, self._tags.add(tag, connection))
+        if tag in connection._tags or self.connections.get(connection.id) is not connection:
+            return
+        most = connection.limits.tags
+        if most is not None and len(connection._tags) >= most:
+            sentence = f"A connection may have {most} tags at once (Limits.tags)."
+            raise MessageError("tag_limit", sentence)
+        connection._tags.add(tag)
+        if self._tags.add(tag, connection):
+            self._observer.came("tag", tag)
 
     def untag(self, connection: Connection, tag: str) -> None:
-        """Take a tag off a connection."""
-        connection.worn.discard(tag)
-        self._left("tag", tag, self._tags.discard(tag, connection))
+        """Take a tag away; one it does not have is no error."""
+        if tag in connection._tags:
+            connection._tags.discard(tag)
+            if self._tags.discard(tag, connection):
+                self._observer.went("tag", tag)
+
+    def recode(self, connection: Connection, before: Codec) -> None:
+        """Note that a connection speaks another codec than before."""
+        if connection.id in self.connections:
+            self._count_codec(before, -1)
+            self._count_codec(connection._codec, 1)
+
+    def _count_codec(self, codec: Codec, by: int) -> None:
+        self.codecs[codec] += by
+        if not self.codecs[codec]:
+            del self.codecs[codec]
+        elif codec.subprotocol is not None:
+            self._observer.speaks(codec.subprotocol)

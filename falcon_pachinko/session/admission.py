@@ -1,11 +1,13 @@
-"""Who may come in at all: hosts, origins, identity; asked before any resource is."""
+"""Who may connect at all: hosts, origins, identity; asked before any resource is made."""
 
 from __future__ import annotations
 
 import dataclasses
 import inspect
+import ipaddress
 import logging
 import time
+import unicodedata
 from collections.abc import Awaitable, Callable, Collection, Iterable
 from datetime import datetime
 from typing import Any
@@ -14,7 +16,9 @@ from urllib.parse import urlsplit
 import falcon
 import falcon.asgi
 
-from falcon_pachinko.errors import SetupError
+from falcon_pachinko.errors import InvalidNameError, SetupError
+from falcon_pachinko.names import check_user_id
+from falcon_pachinko.typing import Scope
 
 __all__ = ["Admission", "Authenticate", "Principal"]
 
@@ -23,21 +27,71 @@ log = logging.getLogger("falcon_pachinko")
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class Principal:
-    """Who a client is, as an ``authenticate`` function tells it."""
+    """Who a client is; an ``authenticate`` function returns it.
+
+    Example::
+
+        async def authenticate(req):
+            claims = decode(req.get_header("Authorization"))
+            return Principal(
+                user_id=claims["sub"],
+                tags=["pro"],
+                expires_at=datetime.fromtimestamp(claims["exp"], tz=UTC),
+            )
+
+    Raises:
+        TypeError: The user id is not a str, the tags are one str, or ``expires_at`` is
+            not a datetime.
+        InvalidNameError: The user id or a tag is empty, blank, over 200 bytes of UTF-8, or
+            has control characters.
+        ValueError: ``expires_at`` has no time zone.
+    """
 
     user_id: str
-    """What all connections of the person share; `send_to_user` reaches them."""
+    """What all connections of one person have in common; `send_to_user` reaches them."""
     tags: Collection[str] = ()
-    """Tags that the connection wears from the start."""
-    expires_at: datetime | float | None = None
-    """When the connection closes with 4401: an aware datetime, or seconds since the epoch."""
+    """Tags that the connection has from the start."""
+    expires_at: datetime | None = None
+    """When the connection closes with 4401: a datetime with a time zone, or None for never."""
+
+    def __post_init__(self) -> None:
+        check_user_id(self.user_id)
+        if isinstance(self.tags, (str, bytes)) or not isinstance(self.tags, Collection):
+            raise TypeError(
+                f"Principal(tags={self.tags!r:.200}): give a list of tags, such as "
+                f"tags=[{self.tags if isinstance(self.tags, str) else 'pro'!r:.80}]"
+            )
+        for tag in self.tags:
+            check_user_id(tag, "tag")
+        if self.expires_at is not None:
+            _check_time(self.expires_at)
 
     def seconds_left(self) -> float | None:
         """Return how long it may stay; None if for ever."""
-        ends = self.expires_at
-        if ends is None:
-            return None
-        return (ends.timestamp() if isinstance(ends, datetime) else ends) - time.time()
+        return None if self.expires_at is None else self.expires_at.timestamp() - time.time()
+
+
+def _check_time(moment: object) -> None:
+    """Refuse what is not a moment everywhere on earth; numbers too, since nobody sees their unit.
+
+    Raises:
+        TypeError: It is not a datetime.
+        ValueError: It has no time zone.
+    """
+    given = f"Principal(expires_at={moment!r:.200})"
+    if not isinstance(moment, datetime):
+        if isinstance(moment, (int, float)) and not isinstance(moment, bool):
+            meant = "datetime.fromtimestamp(seconds, tz=UTC); divide milliseconds by 1000 first"
+        elif isinstance(moment, str):
+            meant = 'datetime.fromisoformat("2030-01-02T03:04:05+00:00")'
+        else:
+            meant = "datetime.now(UTC) + timedelta(hours=1)"
+        raise TypeError(f"{given} is not a datetime; write {meant}")
+    if moment.utcoffset() is None:
+        raise ValueError(
+            f"{given} has no time zone; write datetime.now(UTC) + timedelta(hours=1), or "
+            "moment.replace(tzinfo=UTC) if it is in UTC"
+        )
 
 
 Authenticate = Callable[[Any], Awaitable["Principal | str | None"]]
@@ -45,14 +99,20 @@ Authenticate = Callable[[Any], Awaitable["Principal | str | None"]]
 
 _DEFAULT_PORTS = {"http": 80, "ws": 80, "https": 443, "wss": 443}
 
+Origin = tuple[str, str, int | None]
+"""Scheme, host name and port, each in the one way that they are compared in."""
+
 
 class Admission:
-    """Who may come in at all: hosts, origins, identity; asked before ``on_connect``.
+    """Who may connect at all: hosts, origins, identity; asked before ``on_connect``.
+
+    `check` looks at the headers alone, so it can be asked before anything is made
+    for a handshake; `identify` asks the application.
 
     Args:
         origins: Origins besides the server's own, such as ``https://app.example`` or
             ``https://*.app.example`` (sub-domains of any depth); ``"*"`` for any.
-        allowed_hosts: The names this server goes by, without ports, ``*.`` included;
+        allowed_hosts: The names of this server, without ports, ``*.app.example`` included;
             None checks nothing.
         authenticate: A coroutine function that tells who a client is, or denies.
 
@@ -74,63 +134,130 @@ class Admission:
         self._origins = [_origin_pattern(each) for each in given if each != "*"]
         hosts = [allowed_hosts] if isinstance(allowed_hosts, str) else allowed_hosts
         self._hosts = None if hosts is None else [_host_pattern(each) for each in hosts]
-        if authenticate is not None and not inspect.iscoroutinefunction(authenticate):
+        if authenticate is not None and not _is_coroutine_function(authenticate):
             raise SetupError(
                 f"authenticate={authenticate!r} is not a coroutine function; "
                 "write `async def authenticate(req): ...`"
             )
         self._authenticate = authenticate
 
-    async def ask(self, req: falcon.asgi.Request) -> Principal | None:
-        """Let a request in, and tell who it is if that is known.
+    def check(self, scope: Scope) -> None:
+        """Let a handshake in by its Host and Origin headers; a refusal is one line in the log.
+
+        Args:
+            scope: The handshake's ASGI scope.
 
         Raises:
             falcon.HTTPForbidden: Its host or its origin is not allowed.
-            falcon.HTTPError: What ``authenticate`` raised to deny it.
         """
-        host = req.get_header("Host") or ""
-        if not self._knows_host(host):
-            _refuse("host", host, "allowed_hosts")
-        origin = req.get_header("Origin")
-        if origin is not None and not self._knows_origin(origin, host):
-            _refuse("origin", origin, "origins")
+        hosts, origins = _headers(scope, b"host"), _headers(scope, b"origin")
+        scheme = scope.get("scheme") or "ws"
+        if not self._knows_host(hosts):
+            log.warning(
+                "denied a handshake over %s: Host %.200r is not in allowed_hosts= (Origin %.200r)",
+                scheme, _shown(hosts), _shown(origins),
+            )  # fmt: skip
+            raise falcon.HTTPForbidden(description="This host is not allowed here (allowed_hosts).")
+        if origins and not self._knows_origin(origins, hosts, scheme):
+            log.warning(
+                "denied a handshake over %s: Origin %.200r is neither that of Host %.200r "
+                "nor in origins=",
+                scheme, _shown(origins), _shown(hosts),
+            )  # fmt: skip
+            raise falcon.HTTPForbidden(description="This origin is not allowed here (origins).")
+
+    def admits(self, scope: Scope) -> bool:
+        """Tell whether `check` lets a handshake in; says nothing in the log."""
+        hosts, origins = _headers(scope, b"host"), _headers(scope, b"origin")
+        scheme = scope.get("scheme") or "ws"
+        known = not origins or self._knows_origin(origins, hosts, scheme)
+        return known and self._knows_host(hosts)
+
+    def check_http(self, scope: Scope) -> falcon.HTTPBadRequest | None:
+        """Return the answer to an HTTP request whose host is not allowed; None if it is.
+
+        Args:
+            scope: The request's ASGI scope.
+        """
+        if self._hosts is None or self._knows_host(hosts := _headers(scope, b"host")):
+            return None
+        log.warning("refused a request: Host %.200r is not in allowed_hosts=", _shown(hosts))
+        return falcon.HTTPBadRequest(description="This host is not allowed here (allowed_hosts).")
+
+    async def identify(self, req: falcon.asgi.Request) -> Principal | None:
+        """Ask the application who a client is; None is a stranger.
+
+        A user id or a tag that cannot be one (empty, blank, too long, with control
+        characters) denies the handshake, since all such clients would be one user.
+
+        Raises:
+            falcon.HTTPForbidden: The user id or a tag cannot be one; the log says so once.
+            falcon.HTTPError: What ``authenticate`` raised to deny it.
+            SetupError: ``authenticate`` returned something else.
+        """
         if self._authenticate is None:
             return None
-        who = await self._authenticate(req)
-        if isinstance(who, str):
-            return Principal(user_id=who)
+        try:
+            who = await self._authenticate(req)
+            if isinstance(who, str):
+                who = Principal(user_id=who)
+        except InvalidNameError as error:
+            # The error's text is in ASCII, and short: no client writes into the log by it.
+            log.warning("denied a handshake: authenticate gave no usable identity: %s", error)
+            raise falcon.HTTPForbidden(description="This user cannot be let in.") from None
         if who is None or isinstance(who, Principal):
             return who
         raise SetupError(
-            f"authenticate returned {who!r}; return a user id, a Principal, or None "
+            f"authenticate returned {who!r:.200}; return a user id, a Principal, or None "
             "for a stranger, and raise falcon.HTTPUnauthorized to deny"
         )
 
-    def _knows_host(self, header: str) -> bool:
+    async def ask(self, req: falcon.asgi.Request) -> Principal | None:
+        """`check`, then `identify`."""
+        self.check(req.scope)
+        return await self.identify(req)
+
+    def _knows_host(self, headers: list[str]) -> bool:
         if self._hosts is None:
             return True
-        name, _ = _parse_host(header)
+        name, _ = _own_host(headers)
         return any(_matches(name, pattern) for pattern in self._hosts)
 
-    def _knows_origin(self, header: str, host: str) -> bool:
+    def _knows_origin(self, headers: list[str], hosts: list[str], scheme: str) -> bool:
         if self._any_origin:
             return True
-        origin = _parse_origin(header)
+        origin = _parse_origin(headers[0]) if len(headers) == 1 else None
         if origin is None:
             return False
-        scheme, name, port = origin
-        own_name, own_port = _parse_host(host)
-        if name == own_name and port == (own_port or _DEFAULT_PORTS.get(scheme)):
-            return True
+        its_scheme, name, port = origin
+        # The server's own pages.  One that came over http, where this connection has TLS, may be
+        # the work of somebody on the way; the other way round a proxy ends the TLS.
+        if its_scheme == "https" or (its_scheme == "http" and scheme != "wss"):
+            own_name, own_port = _own_host(hosts)
+            own_port = _DEFAULT_PORTS[its_scheme] if own_port is None else own_port
+            if own_name and (name, port) == (own_name, own_port):
+                return True
         return any(
-            scheme == their_scheme and port == their_port and _matches(name, their_name)
+            (its_scheme, port) == (their_scheme, their_port) and _matches(name, their_name)
             for their_scheme, their_name, their_port in self._origins
         )
 
 
-def _refuse(what: str, value: str, setting: str) -> None:
-    log.warning("denied a handshake: the %s %.200r is not in %s", what, value, setting)
-    raise falcon.HTTPForbidden(description=f"This {what} is not allowed here ({setting}).")
+def _is_coroutine_function(function: object) -> bool:
+    return inspect.iscoroutinefunction(function) or inspect.iscoroutinefunction(
+        getattr(type(function), "__call__", None)  # noqa: B004  # an object with an async __call__
+    )
+
+
+def _headers(scope: Scope, name: bytes) -> list[str]:
+    """Return the values of a header, each that was sent; text beyond ASCII is read as UTF-8."""
+    values = (value for key, value in scope["headers"] if key.lower() == name)
+    return [value.decode("utf-8", "replace") for value in values]
+
+
+def _shown(headers: list[str]) -> str | list[str] | None:
+    """Return a header for a log: what was sent, all of it if it was sent twice."""
+    return headers[0] if len(headers) == 1 else headers or None
 
 
 def _matches(name: str, pattern: str) -> bool:
@@ -140,46 +267,89 @@ def _matches(name: str, pattern: str) -> bool:
     return name == pattern
 
 
-def _parse_host(header: str) -> tuple[str, int | None]:
-    """Part a Host header into its name, in lower case, and its port, if it names one."""
+def _own_host(headers: list[str]) -> tuple[str, int | None]:
+    """Return the name and the port that a client calls the server by; "" if it does not say one."""
+    return _parse_host(headers[0]) if len(headers) == 1 else ("", None)
+
+
+def _parse_host(text: str) -> tuple[str, int | None]:
+    """Part a host into its name, as names are compared, and its port; "" if it is not a host."""
+    parsed = _split(f"//{text}")
+    return ("", None) if parsed is None else parsed[1:]
+
+
+def _parse_origin(text: str) -> Origin | None:
+    """Part an origin into scheme, name and port; None if it is not one (``null``)."""
+    parsed = _split(text)
+    if parsed is None or not parsed[0] or not parsed[1]:
+        return None
+    scheme, name, port = parsed
+    return scheme, name, _DEFAULT_PORTS.get(scheme) if port is None else port
+
+
+def _split(url: str) -> Origin | None:
+    """Part what has a scheme, a host and a port, and nothing else."""
+    if not url.isprintable() or " " in url:  # urlsplit would take them out
+        return None
     try:
-        parts = urlsplit(f"//{header}")
+        parts = urlsplit(url)
         name, port = parts.hostname, parts.port
     except ValueError:
-        return "", None
-    more = parts.path or parts.query or parts.fragment or parts.username is not None
-    return ("", None) if more or name is None else (name, port)
-
-
-def _parse_origin(header: str) -> tuple[str, str, int | None] | None:
-    """Part an Origin header into scheme, name and port; None if it is no origin (``null``)."""
-    try:
-        parts = urlsplit(header)
-        port = parts.port
-    except ValueError:
         return None
-    if not parts.scheme or not parts.hostname or parts.username is not None:
+    if parts.path or parts.query or parts.fragment or "@" in parts.netloc or url[-1:] in "?#":
         return None
-    if parts.path or parts.query or parts.fragment:
-        return None
-    return parts.scheme, parts.hostname, port or _DEFAULT_PORTS.get(parts.scheme)
+    return parts.scheme, _ascii_name(name or ""), port
 
 
-def _origin_pattern(text: str) -> tuple[str, str, int | None]:
-    origin = _parse_origin(text.removesuffix("/"))
+def _ascii_name(name: str) -> str:
+    """Write a host name in the one way it is compared in: lower case, ASCII, no dot at the end.
+
+    >>> _ascii_name("Bücher.example."), _ascii_name("xn--bcher-kva.example")
+    ('xn--bcher-kva.example', 'xn--bcher-kva.example')
+    >>> _ascii_name("0:0::1")
+    '::1'
+    """
+    if ":" in name:
+        try:
+            return ipaddress.IPv6Address(name).compressed
+        except ValueError:
+            return ""
+    if not name.isascii():
+        # What browsers do (UTS 46, without its tables): the codec "idna" of the standard library
+        # is older, and makes another host of a name with ß.
+        name = unicodedata.normalize("NFKC", name).lower().replace("\u3002", ".")
+        name = ".".join(
+            label if label.isascii() else "xn--" + label.encode("punycode").decode("ascii")
+            for label in unicodedata.normalize("NFKC", name).split(".")
+        )
+    return name.lower().removesuffix(".")
+
+
+def _origin_pattern(text: str) -> Origin:
+    if text == "null" or (isinstance(text, str) and text.startswith("file:")):
+        raise SetupError(
+            f"origins: {text!r} cannot be allowed by itself: browsers send `Origin: null` for "
+            "files and sandboxed frames alike, and any site can have a page send it. Serve the "
+            'page over http or https and name that origin, or give "*" to switch the check off'
+        )
+    origin = _parse_origin(text.removesuffix("/")) if isinstance(text, str) else None
     if origin is None or "*" in origin[1].removeprefix("*."):
         raise SetupError(
-            f"origins: {text!r} is no origin; write it as https://app.example, with a port "
+            f"origins: {text!r} is not an origin; write it as https://app.example, with a port "
             'if it is unusual, https://*.app.example for sub-domains, or "*" for any'
         )
     return origin
 
 
 def _host_pattern(text: str) -> str:
-    name, port = _parse_host(text)
+    name, port = "", None
+    if isinstance(text, str):
+        name = _ascii_name(text) if text.count(":") > 1 else ""  # an IPv6 address without brackets
+        if not name:
+            name, port = _parse_host(text)
     if not name or port is not None or "*" in name.removeprefix("*."):
         raise SetupError(
-            f"allowed_hosts: {text!r} is no host name; write it as app.example, without "
-            "scheme and port, or *.app.example for sub-domains"
+            f"allowed_hosts: {text!r} is not a host name; write it as app.example, without "
+            "scheme and port, or *.app.example for sub-domains; None checks nothing"
         )
     return name

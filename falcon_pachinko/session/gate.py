@@ -1,50 +1,88 @@
-"""What stands between the ASGI server and Falcon while a WebSocket is open."""
+"""What stands between the ASGI server and Falcon while a WebSocket is open: who may answer.
+
+A session talks to the server directly. Falcon, which routes to it, closes every
+WebSocket itself once the responder is done; the gate lets that pass only where
+the handshake is still unanswered. The close codes that Falcon gives its errors
+(3000 and the HTTP status: a path without a route, a middleware that refuses) it
+turns into that very status, or into what a browser can read.
+"""
 
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import enum
 import json
-from collections.abc import Awaitable, Mapping
+import logging
+import math
+import time
+from collections.abc import Awaitable, Callable, Mapping
+from datetime import UTC, datetime
+from email.utils import parsedate_to_datetime
+from typing import Any
 
 import falcon
 
+from falcon_pachinko.connection.outbox import fit_reason
+from falcon_pachinko.counters import Counters
+from falcon_pachinko.messages.codec import CODECS
 from falcon_pachinko.typing import AsgiEvent, AsgiReceive, AsgiSend, Scope
 
-__all__ = ["Gate"]
+__all__ = ["DENIED_WAIT", "Gate"]
+
+log = logging.getLogger("falcon_pachinko")
+
+DENIED_WAIT = 2.0
+"""Seconds that the socket of a denial which a browser can read lives at most."""
 
 _KEY = "falcon_pachinko.gate"
 _RESPONSE = "websocket.http.response"  # the ASGI extension that lets a denial have a status
-
 _MOMENT = 0.01  # seconds
 
-_FALCONS, _SESSIONS, _ANSWERED, _PASSING = range(4)  # whose word counts
+
+class Turn(enum.Enum):
+    """Whose word counts."""
+
+    FALCON = "the app's routing and middleware"
+    SESSION = "the session of one of our routes"
+    NOBODY = "the handshake is answered by us: nothing of Falcon's passes"
+    RESPONDER = "an on_websocket of the application's own has accepted: everything passes"
 
 
 class Gate:
-    """What stands between the ASGI server and Falcon while a WebSocket is open.
+    """Answers one handshake, once.
 
-    A session talks to the server directly. Falcon, which routes to it, closes
-    every WebSocket itself once the responder is done; the gate lets that pass
-    only where nobody has answered the handshake. The close codes that Falcon
-    gives its errors (3000 and the HTTP status: a path without a route, a
-    middleware that refuses) it turns into that very status, which a client can
-    see, where the server knows how to send one.
+    Args:
+        scope: The handshake's ASGI scope.
+        receive: The server's.
+        send: The server's, or a middleware's.
+        counters: Where a denial is counted.
+        readable: Tells whether a denial may be made readable for this scope: its host and
+            origin are allowed, and the app has not switched it off.
     """
 
-    __slots__ = ("_scope", "_send", "_stage", "receive")
+    __slots__ = ("_counters", "_readable", "_scope", "_send", "_turn", "error", "receive")
 
-    def __init__(self, scope: Scope, receive: AsgiReceive, send: AsgiSend) -> None:
-        self._scope = scope
-        self._send = send
-        self._stage = _FALCONS
+    def __init__(
+        self,
+        scope: Scope,
+        receive: AsgiReceive,
+        send: AsgiSend,
+        counters: Counters,
+        readable: Callable[[Scope], bool],
+    ) -> None:
+        self._scope, self._send = scope, send
+        self._counters, self._readable = counters, readable
+        self._turn = Turn.FALCON
         self.receive = receive
+        self.error: falcon.HTTPError | None = None
+        """What a middleware or a responder raised to deny, noted by the app's error handler."""
         scope[_KEY] = self
 
     @staticmethod
-    def of(scope: Scope) -> Gate:
-        """Return the gate of a request's scope."""
-        gate: Gate = scope[_KEY]
-        return gate
+    def of(scope: Scope) -> Gate | None:
+        """Return the gate of a request's scope; None for one that did not come through it."""
+        return scope.get(_KEY)
 
     def leave(self) -> None:
         """Break the cycle between the scope and this: the WebSocket is over."""
@@ -52,61 +90,144 @@ class Gate:
 
     def take_over(self) -> AsgiSend:
         """Let a session answer from here on; return the server's own ``send``."""
-        self._stage = _SESSIONS
+        self._turn = Turn.SESSION
         return self._send
 
     def answered(self) -> None:
-        """Note that the handshake has its answer: nothing of Falcon's passes any more."""
-        self._stage = _ANSWERED
+        """Note that the session has accepted: nothing of Falcon's passes any more."""
+        self._turn = Turn.NOBODY
+
+    def gone(self) -> None:
+        """Note that the client left before it had an answer; it counts as denied."""
+        if self._turn is not Turn.NOBODY:
+            self._turn = Turn.NOBODY
+            self._counters.denied += 1
 
     def send(self, event: AsgiEvent) -> Awaitable[None]:
         """Stand in as the ``send`` that Falcon gets."""
         kind = event["type"]
-        if kind == "websocket.accept":  # an on_websocket of the application's own
-            self._stage = _PASSING
-        if kind != "websocket.close" or self._stage == _PASSING:
+        if kind == "websocket.accept":
+            self._turn = Turn.RESPONDER
+        if kind != "websocket.close" or self._turn is Turn.RESPONDER:
             return self._send(event)
-        if self._stage == _ANSWERED:
+        if self._turn is Turn.NOBODY:
             return _nothing()
-        code = event.get("code", 1011)
-        if 3400 <= code <= 3599 and self._knows_statuses:
-            return self.deny(code - 3000)
-        return self._send(event) if self._stage == _FALCONS else self.deny(500)
+        code = event.get("code", 1000)
+        if 3300 <= code <= 3599:
+            error = self.error
+            if error is None or error.status_code != code - 3000:
+                error = falcon.HTTPError(code - 3000)
+            return self.deny(error)
+        if self._turn is Turn.SESSION or code == 1011:
+            return self.deny(falcon.HTTPInternalServerError())
+        return self.deny(None, (code, event.get("reason") or ""))
 
-    @property
-    def _knows_statuses(self) -> bool:
-        return _RESPONSE in (self._scope.get("extensions") or {})
+    async def deny(
+        self,
+        error: falcon.HTTPError | falcon.HTTPStatus | None,
+        close: tuple[int, str] | None = None,
+        *,
+        readable: bool = True,
+    ) -> None:
+        """Deny the handshake, as far as server and client allow to say why.
 
-    async def deny(self, error: falcon.HTTPError | int) -> None:
-        """Deny the handshake with an HTTP status, or with 403 where the server has no other."""
-        self._stage = _ANSWERED
-        if not self._knows_statuses:
-            await self._send({"type": "websocket.close", "code": 1008, "reason": ""})
+        A client that offers one of the library's subprotocols is accepted, and closed
+        with 3000 and the status at once, since a browser cannot see an HTTP status.
+        All others get the status, or 403 where the server has no other.
+
+        Args:
+            error: The status, with what belongs to it; None for a plain denial.
+            close: The close code and reason that the application gave instead.
+            readable: Whether the denial may be made readable at all.
+        """
+        if self._turn is Turn.NOBODY:
             return
-        status, headers, body = _response(error)
-        await self._send({"type": f"{_RESPONSE}.start", "status": status, "headers": headers})
-        await self._send({"type": f"{_RESPONSE}.body", "body": body, "more_body": False})
-        # uvicorn's sansio back end logs an error if the app returns before the socket is closed.
-        await asyncio.sleep(_MOMENT)
+        self._turn = Turn.NOBODY
+        self._counters.denied += 1
+        offered = self._scope.get("subprotocols") or ()
+        protocol = next((each for each in offered if each in CODECS), None)
+        try:
+            if readable and protocol is not None and self._readable(self._scope):
+                await self._close(protocol, close or _as_close(error))
+            elif error is not None and _RESPONSE in (self._scope.get("extensions") or {}):
+                status, headers, body = _as_response(error)
+                start = {"type": f"{_RESPONSE}.start", "status": status, "headers": headers}
+                await self._send(start)
+                await self._send({"type": f"{_RESPONSE}.body", "body": body, "more_body": False})
+                # uvicorn's sansio back end logs an error if the app returns before it has closed.
+                await asyncio.sleep(_MOMENT)
+            else:
+                await self._send({"type": "websocket.close", "code": 1008, "reason": ""})
+        except OSError:
+            pass  # the client went first
+        except Exception as failure:  # noqa: BLE001  # whatever it is, the client has its end
+            log.warning("a denial could not be sent: %.200r", failure)
+
+    async def _close(self, protocol: str, close: tuple[int, str]) -> None:
+        """Accept and close, and wait for the client to take note."""
+        code, reason = close
+        await self._send({"type": "websocket.accept", "subprotocol": protocol})
+        await self._send({"type": "websocket.close", "code": code, "reason": fit_reason(reason)})
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(DENIED_WAIT):
+                while (await self.receive())["type"] == "websocket.receive":
+                    pass
 
 
 async def _nothing() -> None:
-    """What Falcon's close of a WebSocket that is over comes to."""
+    """No-op for Falcon's close() after we have answered."""
 
 
-def _response(error: falcon.HTTPError | int) -> tuple[int, list[tuple[bytes, bytes]], bytes]:
-    """Compose a denial, as Falcon would the HTTP response of the same error."""
-    if isinstance(error, int):
-        error = falcon.HTTPError(error)
-    body = json.dumps(error.to_dict(), ensure_ascii=False).encode("utf-8", "replace")
-    given = error.headers or ()
+def _as_close(error: falcon.HTTPError | falcon.HTTPStatus | None) -> tuple[int, str]:
+    """Write a denial as a close: 3000 and the status, the title, and when to come back."""
+    if error is None:
+        return 3403, "Forbidden"
+    status = error.status_code
+    title = getattr(error, "title", None) or falcon.code_to_http_status(status)[4:]
+    seconds = _retry_after(_header_pairs(error))
+    if seconds is None:
+        return 3000 + status, title
+    hint = f"; retry in {seconds} s"
+    room = 123 - len(hint)
+    return 3000 + status, title.encode("utf-8", "replace")[:room].decode("utf-8", "ignore") + hint
+
+
+def _retry_after(headers: list[tuple[str, str]]) -> int | None:
+    """Return the seconds that a Retry-After header names; a date becomes those until then."""
+    for name, value in headers:
+        if name.lower() != "retry-after":
+            continue
+        if value.strip().isdecimal():
+            return int(value)
+        try:
+            until = parsedate_to_datetime(value)
+        except ValueError:
+            return None
+        if until.tzinfo is None:
+            until = until.replace(tzinfo=UTC)
+        left = until - datetime.fromtimestamp(time.time(), tz=UTC)
+        return max(0, math.ceil(left.total_seconds()))
+    return None
+
+
+def _header_pairs(error: falcon.HTTPError | falcon.HTTPStatus) -> list[tuple[str, str]]:
+    given: Any = error.headers or ()
     pairs = given.items() if isinstance(given, Mapping) else given
+    return [(str(name), str(value)) for name, value in pairs]
+
+
+def _as_response(
+    error: falcon.HTTPError | falcon.HTTPStatus,
+) -> tuple[int, list[tuple[bytes, bytes]], bytes]:
+    """Compose a denial, as Falcon would the HTTP response of the same error."""
+    if isinstance(error, falcon.HTTPError):
+        body = json.dumps(error.to_dict(), ensure_ascii=False).encode("utf-8", "replace")
+        kind = b"application/json"
+    else:
+        body, kind = (error.text or "").encode("utf-8", "replace"), b"text/plain; charset=utf-8"
     headers = [
-        (str(name).lower().encode("latin-1"), str(value).encode("latin-1", "replace"))
-        for name, value in pairs
+        (name.lower().encode("latin-1", "replace"), value.encode("latin-1", "replace"))
+        for name, value in _header_pairs(error)
     ]
-    headers += [
-        (b"content-type", b"application/json"),
-        (b"content-length", str(len(body)).encode()),
-    ]
+    headers += [(b"content-type", kind), (b"content-length", str(len(body)).encode())]
     return error.status_code, headers, body

@@ -1,164 +1,261 @@
-"""How a handshake is asked about and answered: accepted, or denied with a status that says why."""
+"""How a handshake is asked about: by whom, in which order, and whose answer counts.
+
+The first answer wins, and is a value: `Accepted`, `Denied` or `Gone`. Whoever
+comes after it is not asked. The host, the origin, the number of connections and
+the identity come before the resource is made; then hooks, parents and resource.
+"""
 
 from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Callable, Collection, Coroutine, Mapping, Sequence, Sized
-from typing import Any
+from collections.abc import Callable, Collection, Mapping, Sequence, Sized
+from typing import Any, NamedTuple, TypeAlias
 
 import falcon
 import falcon.asgi
 
 from falcon_pachinko.connection.connection import Connection
+from falcon_pachinko.connection.inbox import Inbox
 from falcon_pachinko.errors import MessageError, SetupError
 from falcon_pachinko.messages.hooks import HookChain
-from falcon_pachinko.resource import WebSocketResource
 from falcon_pachinko.session.admission import Admission
-from falcon_pachinko.session.gate import Gate
 
-__all__ = ["Handshake"]
+__all__ = ["Accepted", "Denied", "Gone", "Handshake", "Outcome"]
 
 log = logging.getLogger("falcon_pachinko")
 
+RETRY_AFTER = 1
+"""Seconds after which a client may come back that was turned away by a server going down."""
 
-Attend = Callable[[Coroutine[Any, Any, Any]], Awaitable[Any]]
-"""How a session awaits what may take long."""
+
+class Accepted(NamedTuple):
+    """The client is in, even if somebody has closed the connection since."""
+
+
+class Denied(NamedTuple):
+    """The client is not let in."""
+
+    error: BaseException | None = None
+    """Why: an HTTP error or status; another exception is for Falcon's error handlers."""
+    close: tuple[int, str] | None = None
+    """The code and reason, where the application closed instead."""
+    readable: bool = True
+    """Whether a browser may be told why."""
+
+
+class Gone(NamedTuple):
+    """The client left before there was an answer."""
+
+
+Outcome: TypeAlias = Accepted | Denied | Gone
+
+Attend = Callable[[Any], Any]
+"""How a session awaits a decision that may take long."""
 
 
 class Handshake:
-    """One handshake: who is asked about it, in which order, and what the client is told.
+    """One handshake.
 
     Args:
         req: The request.
         params: The fields of its path.
         arguments: Which of them each ``on_connect`` gets, outermost parent first.
-        gate: What answers it.
-        admission: What the app's settings say.
+        make: Makes the resource, with its parents.
+        admission: What the app's settings say about hosts, origins and identity.
         hooks: The route's hooks.
     """
+
+    __slots__ = ("admission", "arguments", "hooks", "make", "params", "req", "welcomed")
 
     def __init__(
         self,
         req: falcon.asgi.Request,
         params: Mapping[str, Any],
         arguments: Sequence[Collection[str]],
+        make: Callable[[], Any],
         *,
-        gate: Gate,
         admission: Admission,
         hooks: HookChain,
     ) -> None:
-        self.req, self.params, self.arguments = req, params, arguments
-        self.gate, self.admission, self.hooks = gate, admission, hooks
+        self.req, self.params, self.arguments, self.make = req, params, arguments, make
+        self.admission, self.hooks = admission, hooks
+        self.welcomed: list[Any] = []
+        """The resources that get an ``on_disconnect``: whose ``on_connect`` returned True,
+        or during whose ``on_connect`` the connection was accepted. Outermost first."""
 
-    async def settle(
-        self, connection: Connection, line: Sequence[WebSocketResource], attend: Attend
-    ) -> None:
-        """Ask everybody and answer; ``connection.accepted`` tells the outcome.
-
-        Args:
-            connection: The connection that it would open.
-            line: The resource and its parents, outermost first.
-            attend: What awaits their decisions.
-
-        Raises:
-            falcon.WebSocketDisconnected: The client went before it was accepted.
-            Exception: What an ``on_connect`` raised that has no answer of its own:
-                for Falcon's error handlers, which close; the gate makes that a status.
-        """
+    async def settle(self, connection: Connection, inbox: Inbox, attend: Attend) -> Outcome:
+        """Ask everybody until one has answered; on acceptance, the answer is sent."""
         try:
-            await self._ask(connection, line, attend)
-        except falcon.HTTPError as error:
-            await self._refuse(connection, error)
+            return await self._ask(connection, inbox, attend)
+        except falcon.WebSocketDisconnected as error:
+            if connection.closed:
+                return self._ending(connection, inbox) or Gone()
+            return self._failed(connection, error)
+        except (falcon.HTTPError, falcon.HTTPStatus) as error:
+            if error.status_code < 300:  # success, which is no answer to a handshake
+                return self._failed(connection, error)
+            return self._refused(connection, error)
         except MessageError as error:
-            status, title = error.status or 400, error.code
-            refusal = falcon.HTTPError(status, title=title, description=error.message or None)
-            await self._refuse(connection, refusal)
+            refusal = falcon.HTTPError(
+                error.status or 400, title=error.code, description=error.message or None
+            )
+            return self._refused(connection, refusal)
         except asyncio.CancelledError as error:
             task = asyncio.current_task()
             if task is None or task.cancelling():
                 raise
             stray = RuntimeError("CancelledError, raised by the application itself")
             stray.__cause__ = error
-            self._fail(connection, line, stray)
-        except Exception as error:  # noqa: BLE001  # raised again, or logged
-            self._fail(connection, line, error)
-        finally:
-            if not connection.unaccepted:
-                self.gate.answered()
+            return self._failed(connection, stray)
+        except Exception as error:  # noqa: BLE001  # raised again for Falcon's handlers, or logged
+            return self._failed(connection, error)
 
-    async def _refuse(self, connection: Connection, error: falcon.HTTPError) -> None:
-        """Deny with a status, or close with 3000 and the status where it is too late for that."""
-        if connection.unaccepted:
-            connection.manager.forget(connection)  # the client has its answer in a moment
-            await self.gate.deny(error)
-        else:
-            connection.begin_close(3000 + error.status_code, error.title or "")
-
-    def _fail(
-        self, connection: Connection, line: Sequence[WebSocketResource], error: Exception
-    ) -> None:
-        """Pass an error on as long as Falcon can answer it; close where it is too late for that."""
-        if connection.closed and isinstance(error, falcon.WebSocketDisconnected):
-            raise error
-        if connection.unaccepted:
-            raise error
-        name = type(line[-1]).__name__
-        log.error("%s failed after it was accepted", name, exc_info=error, extra=connection.where())
-        connection.begin_close(1011, "internal error")
-
-    async def _ask(
-        self, connection: Connection, line: Sequence[WebSocketResource], attend: Attend
-    ) -> None:
-        await attend(self._let_in(connection))
+    async def _ask(self, connection: Connection, inbox: Inbox, attend: Attend) -> Outcome:
+        refusal = self._turned_away(connection)
+        if refusal is not None:
+            return refusal
+        await attend(self._identify(connection))
+        ended = self._ending(connection, inbox)
+        if ended is not None:
+            return ended
+        connection.resource = resource = self.make()
+        connection._negotiate(resource.subprotocols)  # only the handshake may
         for hook in self.hooks.before_connect:
             await attend(hook(self.req, connection, self.params))
-        for resource, names in zip(line, self.arguments, strict=True):
-            resource.ws = connection
+            ended = self._ending(connection, inbox)
+            if ended is not None:
+                return ended
+        for each, names in zip(_line(resource), self.arguments, strict=True):
+            each.ws = connection
             given = {name: self.params[name] for name in names}
-            decision = await attend(resource.on_connect(self.req, connection, **given))
-            if decision is False:
-                raise falcon.HTTPForbidden
-            if decision is not True and connection.unaccepted:
-                raise SetupError(
-                    f"{type(resource).__name__}.on_connect returned {decision!r}; "
-                    "return True to accept the connection, or False to deny it"
-                )
+            ended = await self._ask_one(each, given, connection, inbox, attend)
+            if ended is not None:
+                return ended
         if connection.unaccepted:
-            await connection.manager.cluster.settled()  # what is sent to its user arrives
             await connection.accept()
         for hook in self.hooks.after_connect:
             await attend(hook(self.req, connection))
+            if connection.closed:
+                break
+        return Accepted()
 
-    async def _let_in(self, connection: Connection) -> None:
-        """Check what the app's settings say about a client, before a resource is asked.
+    async def _ask_one(
+        self,
+        resource: Any,
+        given: dict[str, Any],
+        connection: Connection,
+        inbox: Inbox,
+        attend: Attend,
+    ) -> Outcome | None:
+        """Ask one ``on_connect``; return the outcome if this decides it."""
+        was_accepted, decision = connection.accepted, None
+        try:
+            decision = await attend(resource.on_connect(self.req, connection, **given))
+        finally:
+            if decision is True or (connection.accepted and not was_accepted):
+                self.welcomed.append(resource)
+        ended = self._ending(connection, inbox)
+        if ended is not None:
+            return ended
+        if decision is False:
+            return self._refused(connection, falcon.HTTPForbidden())
+        if decision is not True and connection.unaccepted:
+            raise SetupError(
+                f"{type(resource).__name__}.on_connect returned {decision!r:.200}; "
+                "return True to accept the connection, or False to deny it"
+            )
+        return None
+
+    def _ending(self, connection: Connection, inbox: Inbox) -> Outcome | None:
+        """Return the outcome if somebody has closed meanwhile, or the client has gone."""
+        if connection.accepted:
+            return Accepted() if connection.closed or inbox.gone else None
+        if inbox.gone:
+            return Gone()
+        if connection.closed:
+            code = connection.close_code
+            return Gone() if code is None else Denied(close=(code, connection.close_reason))
+        return None
+
+    def _refused(
+        self, connection: Connection, error: falcon.HTTPError | falcon.HTTPStatus
+    ) -> Outcome:
+        """Deny with a status, or close with 3000 and the status where it is too late for that."""
+        if not connection.accepted:
+            return Denied(error)
+        title = getattr(error, "title", None) or ""
+        connection._outbox.close(3000 + error.status_code, title)  # see session
+        return Accepted()
+
+    def _failed(self, connection: Connection, error: BaseException) -> Outcome:
+        """Leave an error to Falcon as long as that can answer it; else close."""
+        if not connection.accepted:
+            return Denied(error)
+        log.error(
+            "%s failed after it was accepted", type(connection.resource).__name__,
+            exc_info=error, extra=connection._outbox.where(),  # see session
+        )  # fmt: skip
+        connection._outbox.close(1011, "internal error")  # see session
+        return Accepted()
+
+    def _turned_away(self, connection: Connection) -> Denied | None:
+        """Return a denial for what is decided without asking anybody's code."""
+        manager, limits = connection.manager, connection.limits
+        self.admission.check(self.req.scope)
+        if limits.connections is not None and len(manager._registry) > limits.connections:
+            sentence = f"{limits.connections} are connected already (connections)."
+            error = falcon.HTTPServiceUnavailable(description=sentence)
+            return Denied(error, readable=False)
+        address = connection._address  # the registry counts by it
+        if address is not None:
+            there = manager._registry.at_address(address)
+            full = _full(there, limits.connections_per_address, "connections_per_address")
+            if full is not None:
+                return Denied(full, readable=False)
+        if manager._draining:
+            return Denied(
+                falcon.HTTPServiceUnavailable(
+                    description="The server is going down.", retry_after=RETRY_AFTER
+                )
+            )
+        return None
+
+    async def _identify(self, connection: Connection) -> None:
+        """Find out who the client is, and whether one more connection of that user may come.
 
         Raises:
-            falcon.HTTPError: It may not come in, or there are too many of its kind.
+            falcon.HTTPError: ``authenticate`` denies, or there are too many.
         """
         manager, limits = connection.manager, connection.limits
-        if manager.draining:
-            raise falcon.HTTPServiceUnavailable(description="The server is going down.")
-        if len(manager) > limits.connections:
-            sentence = f"{limits.connections} are connected already (connections)."
-            raise falcon.HTTPServiceUnavailable(description=sentence)
-        if connection.address is not None:
-            many = manager.at_address(connection.address)
-            _check_count(many, limits.connections_per_address, "connections_per_address")
-        principal = await self.admission.ask(self.req)
+        principal = await self.admission.identify(self.req)
         if principal is None:
             return
         connection.user_id = principal.user_id
-        many = manager.of_user(principal.user_id)
-        _check_count(many, limits.connections_per_user, "connections_per_user")
+        there = manager._registry.of_user(principal.user_id)
+        full = _full(there, limits.connections_per_user, "connections_per_user")
+        if full is not None:
+            raise full
         for tag in principal.tags:
-            manager.tag(connection, tag)
+            manager._registry.tag(connection, tag)
         seconds = principal.seconds_left()
         if seconds is not None:
-            connection.expire_in(seconds)
+            connection._expire_in(seconds)  # only the handshake may
+        manager._revocations.apply(connection)
+        await manager._live("user", principal.user_id)  # what is sent to the user arrives
 
 
-def _check_count(many: Sized, most: int | None, setting: str) -> None:
-    if most is not None and len(many) > most:
-        sentence = f"{most} such connections are open already ({setting})."
-        raise falcon.HTTPTooManyRequests(description=sentence)
+def _line(resource: Any) -> list[Any]:
+    """Return the resource and its parents, outermost first."""
+    line = []
+    while resource is not None:
+        line.append(resource)
+        resource = resource.parent
+    return line[::-1]
+
+
+def _full(there: Sized, most: int | None, setting: str) -> falcon.HTTPError | None:
+    if most is None or len(there) <= most:
+        return None
+    sentence = f"{most} such connections are open already ({setting})."
+    return falcon.HTTPTooManyRequests(description=sentence)

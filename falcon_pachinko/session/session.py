@@ -1,4 +1,10 @@
-"""One connection's life in the server, from the handshake to the last clean-up."""
+"""One connection's life in the server, from the handshake to the last clean-up.
+
+The session is one task, begun before the first ``on_connect``. Everything of the
+application's that belongs to one client runs in it, or in tasks that it owns: so
+a task group, a time-out or a context variable may span ``on_connect`` and
+``on_disconnect``. The server's call waits for it, however often it is cancelled.
+"""
 
 from __future__ import annotations
 
@@ -6,32 +12,28 @@ import asyncio
 import logging
 import time
 import types
-from collections.abc import Awaitable, Coroutine, Generator
+from collections import deque
+from collections.abc import Callable, Generator
 from http import HTTPStatus
-from typing import Any
+from typing import Any, NamedTuple
 
 import falcon
 import msgspec
 
-from falcon_pachinko.connection.connection import ABNORMAL, LINGER, Connection, resume
-from falcon_pachinko.connection.inbox import Inbox
+from falcon_pachinko.connection.connection import SENDER, Connection
+from falcon_pachinko.connection.inbox import READ_AHEAD_AFTER, Excess, Inbox
+from falcon_pachinko.connection.outbox import ABNORMAL, CLOSE_WAIT, CONNECTING, OPEN, resume
 from falcon_pachinko.errors import EncodeError, MessageError
 from falcon_pachinko.messages.envelopes import Ref, Refusal, ref_of
 from falcon_pachinko.messages.handlers import Handler
 from falcon_pachinko.messages.hooks import HookChain, ReceivedMessage
-from falcon_pachinko.resource import WebSocketResource
-from falcon_pachinko.session.handshake import Handshake
-from falcon_pachinko.typing import AsgiReceive, Frame
+from falcon_pachinko.session.gate import Gate
+from falcon_pachinko.session.handshake import Accepted, Denied, Gone, Handshake, Outcome
+from falcon_pachinko.typing import Frame
 
 __all__ = ["Session"]
 
 log = logging.getLogger("falcon_pachinko")
-
-BUSY = 0.25
-"""Seconds after which a handler counts as busy, and its client is read ahead of it."""
-
-PATIENCE = 32
-"""How many frames a session handles before it lets other tasks run."""
 
 _GOING_AWAY = (1001, 1012)  # what servers report when it is they who go
 
@@ -57,253 +59,223 @@ class _Error(msgspec.Struct, tag_field="type", tag="error"):
     payload: _Fault
 
 
+class _Pong(msgspec.Struct, tag_field="type", tag="pong"):
+    ref: Ref | msgspec.UnsetType
+
+
+class _Turn(NamedTuple):
+    """A message that waits until one more concurrent handler may run."""
+
+    handler: Handler
+    payload: Any
+    ref: Ref
+    frame: Frame
+
+
 class Session:
     """One connection's life in the server.
 
-    It takes one frame after the other, and each is handled before the next. A
-    handler that is busy for long does not stop the reading; see `Inbox`.
+    It takes one frame after the other, and each is handled before the next, or
+    beside it where its handler says so. See `Inbox` for who reads.
     """
 
     __slots__ = (
-        "_end_timer",
+        "_cancels",
+        "_ended",
+        "_ending",
+        "_gate",
+        "_handshake",
         "_hooks",
+        "_in_handler",
         "_inbox",
-        "_interruptions",
+        "_server_ended",
         "_task",
+        "_tasks",
+        "_turns",
         "connection",
-        "resource",
     )
 
     def __init__(
-        self,
-        connection: Connection,
-        resource: WebSocketResource,
-        receive: AsgiReceive,
-        hooks: HookChain,
+        self, connection: Connection, gate: Gate, hooks: HookChain, handshake: Handshake
     ) -> None:
-        self.connection, self.resource = connection, resource
-        self._hooks = hooks
-        self._inbox = Inbox(receive, connection, self._client_gone)
-        task = asyncio.current_task()
-        assert task is not None
-        self._task: asyncio.Task[Any] = task
-        self._end_timer: asyncio.TimerHandle | None = None
-        self._interruptions = 0
+        self.connection = connection
+        self._gate, self._hooks, self._handshake = gate, hooks, handshake
+        self._inbox = Inbox(gate.receive, connection.limits, self)
+        self._task: asyncio.Task[Any] | None = None
+        self._tasks: set[asyncio.Task[None]] = set()  # concurrent handlers that run
+        self._turns: deque[_Turn] = deque()  # and messages that wait for their turn
+        # Whether the session's task is in the application's code, and may be cancelled to end it.
+        self._in_handler = False
+        # How often we have cancelled it, and not taken that back: more would be somebody else's.
+        self._cancels = 0
+        self._ended: set[asyncio.Task[None]] = set()  # concurrent handlers that we have cancelled
+        self._ending: asyncio.TimerHandle | None = None  # what ends it if nothing else does
+        self._server_ended = False  # whether the server has cancelled its call
 
-    async def serve(self, handshake: Handshake) -> None:
-        """Live the connection's whole life; when this returns or raises, all of it is over."""
+    @property
+    def is_busy(self) -> bool:
+        """Whether one of the handlers runs, waits for its turn, or the ``on_connect`` does."""
+        return bool(self._tasks or self._turns) or not self._inbox.waiting
+
+    @property
+    def task(self) -> asyncio.Task[Any] | None:
+        """The task that is the session."""
+        return self._task
+
+    def owns(self, task: object) -> bool:
+        """Tell whether a task is the session's own, or that of one of its handlers."""
+        return task is self._task or task in self._tasks
+
+    def hold(self) -> None:
+        """Handle no more messages, since the server is going down."""
+        self._inbox.drain()
+
+    async def serve(self) -> None:
+        """Live the whole life; when this returns or raises, all of it is over.
+
+        Raises:
+            Exception: What an ``on_connect`` raised that has no answer of its own: for
+                Falcon's error handlers, which close; the gate makes that a status.
+        """
+        task = asyncio.get_running_loop().create_task(self._live())
+        while not task.done():
+            try:
+                await asyncio.wait((task,))
+            except asyncio.CancelledError:  # the server goes: end, and be waited for
+                self._server_ended = True
+                self._end_with_server()
+        error = task.result()
+        if error is not None:
+            raise error
+
+    async def _live(self) -> BaseException | None:
+        """Be the session's task; return what is for Falcon's error handlers."""
         connection, inbox = self.connection, self._inbox
-        connection.task, connection.on_end = self._task, self._settle
-        connection.inbox = inbox
-        connection.manager.add(connection)
-        cancelled = False
+        manager, outbox = connection.manager, connection._outbox
+        self._task = asyncio.current_task()
+        SENDER.set(connection)
+        connection._session, outbox.watcher = self, self
+        outbox.adopt_context()
+        manager._begin(connection, self._task)
+        outcome: Outcome = Gone()
         try:
-            await handshake.settle(connection, self._line()[::-1], self._attend)
-            patience = PATIENCE
-            while connection.accepted:
-                frame = await inbox.take()
-                if connection.close_code is None:
-                    await self._handle(frame)
-                if self._end_timer is not None:
-                    self._end_in(LINGER)  # a handler that had its grace is done
-                patience -= 1
-                if not patience:
-                    patience = PATIENCE
-                    await asyncio.sleep(0)
-        except falcon.WebSocketDisconnected:
-            pass
-        except asyncio.CancelledError:
-            cancelled = True
-            if self._cancelled_by_others():
+            try:
+                outcome = await self._handshake.settle(connection, inbox, self._decide)
+                manager._revocations.end(connection)
+                if type(outcome) is Accepted:
+                    self._gate.answered()
+                    async for frame in inbox:
+                        if outbox.close_code is None:
+                            await self._handle(frame)
+                        if self._ending is not None:
+                            self._end_in(CLOSE_WAIT)  # a handler that had its grace is done
+            except asyncio.CancelledError:
+                if outbox.stage is OPEN:  # not by us, but by the application
+                    outbox.close(1011, "internal error")
+            except Exception:
+                log.exception("the session of %r failed", connection, extra=outbox.where())
+                outbox.close(1011, "internal error")
+            except BaseException:  # SystemExit and its like are for whoever runs the loop
+                outbox.close(1011, "internal error")
+                await self._leave(outcome)
                 raise
-        except Exception:
-            if not connection.accepted:
-                raise  # to Falcon's own error handlers; the gate answers the handshake
-            log.exception("the session of %r failed", connection, extra=connection.where())
+            return await self._leave(outcome)
         finally:
-            await self._leave(cancelled)
-
-    def _line(self) -> list[WebSocketResource]:
-        """Return the resource and its parents, innermost first."""
-        line: list[WebSocketResource] = []
-        resource: WebSocketResource | None = self.resource
-        while resource is not None:
-            line.append(resource)
-            resource = resource.parent
-        return line
-
-    # Ending.
-
-    async def _leave(self, cancelled: bool) -> None:  # noqa: FBT001  # what the loop has found out
-        """Forget the connection everywhere, then let the resource say goodbye."""
-        connection, inbox = self.connection, self._inbox
-        connection.on_end = connection.inbox = None
-        if connection.ready and not inbox.gone:  # it is we who end it, out of turn
-            connection.begin_close(1012 if cancelled else 1011, "")
-        if connection.close_code is None:
-            connection.close_code = inbox.code
-        if connection.accepted:
-            connection.manager.tally.closed[connection.close_code] += 1
-        else:
-            connection.manager.tally.denied += 1
-        connection.manager.forget(connection)
-        connection.release(now=cancelled or inbox.code in _GOING_AWAY)
-        inbox.stop()
-        if self._end_timer is not None:
-            self._end_timer.cancel()
-        if connection.accepted:
-            await self._say_goodbye()
-
-    def _settle(self) -> None:
-        """Nothing more can be sent: let the server report the end, or a handler finish, first."""
-        self._end_in(LINGER if self._inbox.waiting else self.connection.limits.handler_grace)
-
-    def _client_gone(self) -> None:
-        """The client went while a handler is busy: it may finish, for a while."""
-        self.connection.lose()
-        self._end_in(self.connection.limits.handler_grace)
-
-    def _end_in(self, seconds: float) -> None:
-        if self._end_timer is not None:
-            self._end_timer.cancel()
-        self._end_timer = asyncio.get_running_loop().call_later(seconds, self._interrupt)
-
-    def _interrupt(self) -> None:
-        """End what the session waits for: the server, or a handler that had its grace."""
-        self._interruptions += 1
-        self._task.cancel()
-        self._end_in(self.connection.limits.handler_grace)  # one that swallowed it hears it again
-
-    def _cancelled_by_others(self) -> bool:
-        """Take our own interruptions back, and tell whether a cancellation is left."""
-        while self._interruptions:
-            self._interruptions -= 1
-            self._task.uncancel()
-        return self._task.cancelling() > 0
-
-    async def _say_goodbye(self) -> None:
-        """Run ``on_disconnect``, in a task of its own, so that no cancellation cuts it short."""
-        silent = all(type(each).on_disconnect is _ON_DISCONNECT for each in self._line())
-        if silent and not (self._hooks.before_disconnect or self.connection.side_tasks):
-            return
-        goodbye = asyncio.get_running_loop().create_task(self._disconnect())
-        self.connection.manager.expect_end_of(goodbye)
-        await asyncio.shield(goodbye)
-
-    async def _disconnect(self) -> None:
-        connection = self.connection
-        if connection.side_tasks:
-            _, late = await asyncio.wait(
-                connection.side_tasks, timeout=connection.limits.handler_grace
-            )
-            for task in late:
-                task.cancel()
-            if late:
-                await asyncio.wait(late, timeout=LINGER)
-        code = connection.close_code or ABNORMAL
-        for hook in self._hooks.before_disconnect:
-            await self._clean_up(hook(connection, code), "before_disconnect")
-        for resource in self._line():
-            await self._clean_up(resource.on_disconnect(connection, code), "on_disconnect")
-
-    async def _clean_up(self, cleaning: Awaitable[Any], what: str) -> None:
-        """Run one step of the end; the others follow, whatever it raises."""
-        connection = self.connection
-        seconds, name = connection.limits.shutdown_timeout, type(self.resource).__name__
-        try:
-            async with asyncio.timeout(seconds) as limit:
-                await cleaning
-        except (Exception, asyncio.CancelledError):
-            if _being_cancelled():
-                raise
-            late = f": it took over {seconds:g} s (shutdown_timeout)" if limit.expired() else ""
-            log.exception("%s failed for %s%s", what, name, late, extra=connection.where())
+            manager._end(self._task)
 
     # Handling.
 
     async def _handle(self, frame: Frame) -> None:
         """Have one frame handled, by its handler or, where there is none, by ``on_message``."""
-        connection, resource = self.connection, self.resource
-        excess = self._inbox.excess(frame)
-        if excess is not None:
-            self._cut_off(*excess)
-            return
+        connection = self.connection
+        resource = connection.resource
         try:
-            handler, payload, ref = resource.__pachinko_table__.open(frame, connection.codec)
+            handler, payload, ref = resource.__pachinko_table__.open(frame, connection._codec)
         except Refusal as refusal:
             if refusal.code != "invalid_payload" and resource.__pachinko_falls_back__:
-                handling = resource.on_message(connection, frame)
-                await self._run(
-                    self._within(handling, ReceivedMessage(None, frame, None)), "on_message"
-                )
+                await self._run(_ON_MESSAGE, frame, ref_of(frame, connection._codec))
             else:
-                await self._refuse(refusal, refusal.ref)
+                await self._refuse_frame(refusal, frame, refusal.ref)
             return
         except Exception as error:  # noqa: BLE001  # a payload's own __post_init__ may raise anything
-            await self._fail(error, "decoding", ref_of(frame, connection.codec))
+            await self._fail(error, "decoding", ref_of(frame, connection._codec))
             return
-        if handler.takes_payload:
-            handling = handler.function(resource, connection, payload)
+        if not handler.concurrent:
+            await self._run(handler, payload, ref)
+            return
+        most = connection.limits.concurrency
+        if self._turns or (most is not None and len(self._tasks) >= most):
+            self._turns.append(_Turn(handler, payload, ref, frame))
+            self._inbox.hold(frame)
         else:
-            handling = handler.function(resource, connection)
-        if self._hooks.layers:
-            handling = self._within(handling, ReceivedMessage(handler.type, payload, ref))
-        if handler.concurrent:
-            await self._run_beside(handling, handler, ref)
-        else:
-            await self._run(handling, handler.type, ref)
+            self._start_beside(handler, payload, ref)
 
-    async def _within(self, handling: Coroutine[Any, Any, Any], message: ReceivedMessage) -> Any:
-        """Run a handler within the hooks around messages."""
-        try:
-            return await self._hooks.around(self.connection, message, lambda: handling)
-        finally:
-            handling.close()  # a hook that refused the message has left it unstarted
+    def _start_beside(self, handler: Handler, payload: Any, ref: Ref) -> None:
+        task = asyncio.get_running_loop().create_task(self._run(handler, payload, ref))
+        if not task.done():  # an eager task factory may have run it to its end by now
+            self._tasks.add(task)
+            task.add_done_callback(self._ended_beside)
 
-    async def _run(self, handling: Coroutine[Any, Any, Any], what: str, ref: Ref = None) -> None:
-        """Run a handler to its end, and answer the client where an answer is due."""
-        handled, began = self.connection.manager.tally.handling(what), time.perf_counter()
+    def _ended_beside(self, task: asyncio.Task[None]) -> None:
+        """Let the message that waits longest have its turn."""
+        self._tasks.discard(task)
+        if self._turns:
+            turn = self._turns.popleft()
+            self._inbox.release(turn.frame)
+            self._start_beside(turn.handler, turn.payload, turn.ref)
+
+    async def _run(self, handler: Handler, payload: Any, ref: Ref) -> None:
+        """Run a handler to its end, and answer the client where an answer is due: once."""
+        connection, hooks = self.connection, self._hooks
+        what = handler.type
+        handled, began = connection.manager._counters.handling(what), time.perf_counter()
         try:
             try:
-                answer = await self._attend(handling)
+                resource = connection.resource
+                if handler.takes_payload:
+                    handling = handler.function(resource, connection, payload)
+                else:
+                    handling = handler.function(resource, connection)
+                if hooks.layers:
+                    name = None if handler is _ON_MESSAGE else what
+                    message = ReceivedMessage(name, payload, ref)
+                    handling = _within(hooks, connection, message, handling)
+                if handler.concurrent:
+                    answer = await handling
+                else:
+                    answer = await self._attend(handling)
             finally:
                 handled.seconds += time.perf_counter() - began
             if ref is not None:
-                await self.connection.send_media(_Reply(ref, answer))
+                await connection.send_media(_Reply(ref, answer))
             elif answer is not None:
-                await self.connection.send_media(_Reply(msgspec.UNSET, answer))
+                await connection.send_media(_Reply(msgspec.UNSET, answer))
         except MessageError as refusal:
             await self._refuse(refusal, ref)
-        except falcon.HTTPError as error:
-            await self._refuse(_from_http(error), ref)
+        except (falcon.HTTPError, falcon.HTTPStatus) as error:
+            answer = from_http(error)
+            await (self._fail(error, what, ref) if answer is None else self._refuse(answer, ref))
         except asyncio.CancelledError as error:
-            if _being_cancelled():
+            if self._has_ended():
                 raise
-            await self._fail(error, what, ref)
+            if _take_cancellation_back():
+                sentence = "The handler was cancelled."
+                await self._refuse(MessageError("cancelled", sentence), ref)
+            else:
+                await self._fail(error, what, ref)
         except Exception as error:  # noqa: BLE001  # whatever a handler raises, the connection lives
             await self._fail(error, what, ref)
 
-    async def _run_beside(
-        self, handling: Coroutine[Any, Any, Any], handler: Handler, ref: Ref
-    ) -> None:
-        """Run a concurrent handler in a task of its own, as soon as one more may run."""
-        connection = self.connection
-        if len(connection.side_tasks) >= connection.limits.concurrency:
-            waiting = asyncio.wait(connection.side_tasks, return_when=asyncio.FIRST_COMPLETED)
-            try:
-                await self._attend(waiting)
-            except BaseException:
-                handling.close()  # it never had its turn
-                raise
-        task = asyncio.get_running_loop().create_task(self._run(handling, handler.type, ref))
-        connection.side_tasks.add(task)
-        task.add_done_callback(connection.side_tasks.discard)
+    def _has_ended(self) -> bool:
+        """Tell whether it is we who have cancelled the current task."""
+        # Not written where it is asked: a frame that holds its own task, and is part of the
+        # traceback of what that task ended with, is a reference cycle.
+        task = asyncio.current_task()
+        return task in self._ended or (self._cancels > 0 and task is self._task)
 
-    def _cut_off(self, code: int, error: str, sentence: str) -> None:
-        """Tell a client what it does too much of, and close."""
-        connection = self.connection
-        connection.push(connection.codec.encode(_Error(msgspec.UNSET, _Fault(error, sentence))))
-        connection.begin_close(code, sentence)
+    async def _refuse_frame(self, refusal: MessageError, frame: Frame, ref: Ref) -> None:
+        """Refuse a frame that no handler was called for."""
+        await self._refuse(refusal, ref)
 
     async def _refuse(self, error: MessageError, ref: Ref) -> None:
         """Tell the client that its message was refused."""
@@ -316,18 +288,20 @@ class Session:
 
     async def _fail(self, error: BaseException, what: str, ref: Ref) -> None:
         """Log what a handler raised, once, and tell the client no more than that it happened."""
-        self.connection.manager.tally.errors[what] += 1
+        connection = self.connection
+        connection.manager._counters.errors[what] += 1
         log.error(
-            "%s failed on %.200r", type(self.resource).__name__, what,
-            exc_info=error, extra=self.connection.where(),
+            "%s failed on %.200r", type(connection.resource).__name__, what,
+            exc_info=error, extra=connection._outbox.where(),
         )  # fmt: skip
-        await self._refuse(MessageError("internal_error", "The server failed on this."), ref)
-        if self.resource.close_on_error:
-            self.connection.begin_close(1011, "internal error")
+        sentence = "Internal error while handling this message."
+        await self._refuse(MessageError("internal_error", sentence), ref)
+        if connection.resource.close_on_error:
+            connection._outbox.close(1011, "internal error")
 
     @types.coroutine
-    def _attend(self, handling: Coroutine[Any, Any, Any]) -> Generator[Any, Any, Any]:
-        """Await a coroutine, in this very task; should it be busy for long, read ahead.
+    def _attend(self, handling: Any) -> Generator[Any, Any, Any]:
+        """Await a handler, in this very task; should it be busy for long, read ahead.
 
         Nearly all finish in their first step, which costs no timer and no task.
         """
@@ -335,27 +309,236 @@ class Session:
             waiting_for = handling.send(None)
         except StopIteration as done:
             return done.value
-        timer = asyncio.get_running_loop().call_later(BUSY, self._inbox.read_ahead)
+        loop = asyncio.get_running_loop()
+        timer = loop.call_later(READ_AHEAD_AFTER, self._inbox.read_ahead)
+        self._in_handler = True
         try:
             return (yield from resume(handling, waiting_for))
         finally:
+            self._in_handler = False
             timer.cancel()
 
+    @types.coroutine
+    def _decide(self, deciding: Any) -> Generator[Any, Any, Any]:
+        """Await a decision about the handshake; read ahead at once, to see the client leave."""
+        try:
+            waiting_for = deciding.send(None)
+        except StopIteration as done:
+            return done.value
+        self._inbox.read_ahead()
+        self._in_handler = True
+        try:
+            return (yield from resume(deciding, waiting_for))
+        finally:
+            self._in_handler = False
 
-def _being_cancelled() -> bool:
-    """Whether a CancelledError is for this task; else somebody raised it by himself."""
+    # What the inbox tells, as frames arrive.
+
+    def gone(self) -> None:
+        """The client went while a handler is busy: it may finish, for a while."""
+        self.connection._outbox.lose()
+
+    def exceeded(self, excess: Excess, frame: Frame) -> None:
+        """Refuse a frame that exceeds a limit, and close, be a handler busy or not."""
+        connection = self.connection
+        error = _Error(msgspec.UNSET, _Fault(excess.code, excess.sentence))
+        connection._outbox.push(connection._codec.encode(error))
+        connection._outbox.close(excess.close_code, excess.sentence)
+
+    def intercept(self, frame: Frame) -> bool:
+        """Answer a ping at once, though a handler is busy."""
+        return False
+
+    # What the outbox tells of the end.
+
+    def closing(self, *, patient: bool) -> None:
+        """We have begun to close: no frame is handled any more, and handlers end at once.
+
+        The one that has closed itself may go on, and so may all while the server drains.
+        What the others send from now on reaches nobody.
+        """
+        self._inbox.drain()
+        self._drop_turns()
+        if patient:
+            return
+        current = asyncio.current_task()
+        muted: set[Any] = {task for task in self._tasks if task is not current}
+        self._end_beside(muted)
+        if self._in_handler and self._task is not current:
+            muted.add(self._task)
+            self._cancel()
+        self.connection._muted = muted
+
+    def closed(self) -> None:
+        """Nothing more can be sent: let the server report the end, or a handler finish, first."""
+        waits = CLOSE_WAIT if self._inbox.waiting else self.connection.limits.handler_grace
+        if waits is not None:
+            self._end_in(waits)
+
+    def _end_beside(self, tasks: set[asyncio.Task[None]]) -> None:
+        self._ended.update(tasks)
+        for task in tasks:
+            task.cancel()
+
+    def _drop_turns(self) -> None:
+        while self._turns:
+            self._inbox.release(self._turns.popleft().frame)
+
+    def _end_in(self, seconds: float) -> None:
+        if self._ending is not None:
+            self._ending.cancel()
+        self._ending = asyncio.get_running_loop().call_later(seconds, self._interrupt)
+
+    def _interrupt(self) -> None:
+        """End what the session waits for: the server, or a handler that had its grace."""
+        self._inbox.drain()
+        self._inbox.end()
+        self._cancel()
+        self._end_in(self.connection.limits.handler_grace or CLOSE_WAIT)  # if it is swallowed
+
+    def _cancel(self) -> None:
+        assert self._task is not None
+        self._cancels += 1
+        self._task.cancel()
+
+    def _end_with_server(self) -> None:
+        """The server has cancelled its call: it will not wait for much longer."""
+        outbox = self.connection._outbox
+        if outbox.stage in (OPEN, CONNECTING):
+            outbox.close(1012, "")
+
+    # Leaving.
+
+    async def _leave(self, outcome: Outcome) -> BaseException | None:
+        """Forget the connection everywhere, then let the resources say goodbye."""
+        connection, inbox = self.connection, self._inbox
+        outbox, counters = connection._outbox, connection.manager._counters
+        while self._cancels:
+            self._cancels -= 1
+            self._task.uncancel()  # type: ignore[union-attr]  # it runs
+        self._drop_turns()
+        error = await self._answer(outcome)
+        if outbox.close_code is None:
+            outbox.close_code = inbox.code if outbox.accepted else ABNORMAL
+            outbox.close_reason = inbox.reason
+        connection.manager._forget(connection)
+        if outbox.accepted:
+            counters.count_closed(outbox.close_code)
+        await inbox.stop()
+        connection._forget(now=self._server_ended or inbox.code in _GOING_AWAY)
+        if self._ending is not None:
+            self._ending.cancel()
+            self._ending = None
+        if self._tasks:
+            await self._end_tasks()
+        connection._muted = None
+        await self._say_goodbye()
+        # Whoever keeps the connection keeps no more than that, and nothing here refers to itself.
+        connection._session = connection.resource = None
+        self._ended.clear()
+        return error
+
+    async def _answer(self, outcome: Outcome) -> BaseException | None:
+        """Deny the handshake, unless it is accepted; return what Falcon is to answer."""
+        connection, outbox = self.connection, self.connection._outbox
+        if outbox.accepted:
+            self._gate.answered()
+            return None
+        if type(outcome) is Gone and outbox.close_code is not None and not self._inbox.gone:
+            outcome = Denied(close=(outbox.close_code, outbox.close_reason))
+        connection.manager._forget(connection)  # the client has its answer in a moment
+        if type(outcome) is not Denied:
+            self._gate.gone()
+            return None
+        error = outcome.error
+        if error is None or (
+            isinstance(error, (falcon.HTTPError, falcon.HTTPStatus)) and error.status_code >= 300
+        ):
+            await self._inbox.stop()
+            await self._gate.deny(error, outcome.close, readable=outcome.readable)
+            return None
+        return error
+
+    async def _end_tasks(self) -> None:
+        """Let concurrent handlers finish for a while, unless we have ended them; then cancel."""
+        patient = self.connection._muted is None and not self._server_ended
+        grace = self.connection.limits.handler_grace if patient else CLOSE_WAIT
+        deadline = None if grace is None else asyncio.get_running_loop().time() + grace
+        while self._tasks:
+            left = None
+            if deadline is not None:
+                left = deadline - asyncio.get_running_loop().time()
+                if left <= 0:
+                    break
+            await asyncio.wait(tuple(self._tasks), timeout=left)
+        self._end_beside(set(self._tasks))
+        if self._tasks:
+            await asyncio.wait(tuple(self._tasks), timeout=CLOSE_WAIT)
+
+    async def _say_goodbye(self) -> None:
+        """Run ``on_disconnect`` of all who let the client in, innermost first."""
+        connection = self.connection
+        code = (connection.close_code or ABNORMAL) if connection.accepted else ABNORMAL
+        if connection.accepted:
+            for hook in self._hooks.before_disconnect:
+                await self._clean_up(hook, "before_disconnect", code)
+        for resource in reversed(self._handshake.welcomed):
+            if resource.__pachinko_says_goodbye__:
+                await self._clean_up(resource.on_disconnect, "on_disconnect", code)
+
+    async def _clean_up(self, step: Callable[..., Any], what: str, code: int) -> None:
+        """Run one step of the end; the others follow, whatever it raises."""
+        connection = self.connection
+        seconds, name = connection.limits.shutdown_timeout, type(connection.resource).__name__
+        try:
+            async with asyncio.timeout(seconds) as limit:
+                await step(connection, code)
+        except (Exception, asyncio.CancelledError):
+            late = f": it took over {seconds:g} s (shutdown_timeout)" if limit.expired() else ""
+            log.exception("%s failed for %s%s", what, name, late, extra=connection._outbox.where())
+
+
+def _take_cancellation_back() -> bool:
+    """Take back that the current task was cancelled; False if CancelledError was only raised."""
     task = asyncio.current_task()
-    return task is not None and task.cancelling() > 0
+    assert task is not None
+    was_cancelled = task.cancelling() > 0
+    while task.cancelling():
+        task.uncancel()
+    return was_cancelled
 
 
-_ON_DISCONNECT = WebSocketResource.on_disconnect
+async def _within(
+    hooks: HookChain, connection: Connection, message: ReceivedMessage, handling: Any
+) -> Any:
+    """Run a handler within the hooks around messages."""
+    try:
+        return await hooks.around(connection, message, lambda: handling)
+    finally:
+        handling.close()  # a hook that refused the message has left it unstarted
 
 
-def _from_http(error: falcon.HTTPError) -> MessageError:
-    """Turn an HTTP error into a message's error, with the status beside its name."""
+async def _call_on_message(resource: Any, ws: Connection, frame: Frame) -> Any:
+    return await resource.on_message(ws, frame)
+
+
+_ON_MESSAGE = Handler("on_message", _call_on_message, Any)
+"""Stands for ``on_message``, which takes what no handler claims."""
+
+
+def from_http(error: falcon.HTTPError | falcon.HTTPStatus) -> MessageError | None:
+    """Turn an HTTP error or redirect into a message's error, with the status beside its name.
+
+    A status of success that was raised is not an answer: None.
+
+    >>> from_http(falcon.HTTPForbidden()).code
+    'forbidden'
+    """
+    if error.status_code < 300:
+        return None
     try:
         code = HTTPStatus(error.status_code).name.lower()
     except ValueError:
         code = f"http_{error.status_code}"
-    sentence = error.description or error.title or ""
+    sentence = getattr(error, "description", None) or getattr(error, "title", None) or ""
     return MessageError(code, sentence, status=error.status_code)

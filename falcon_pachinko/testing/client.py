@@ -14,7 +14,8 @@ from typing import Any, Self
 import falcon
 import msgspec
 
-from falcon_pachinko.connection.connection import ABNORMAL, check_close_code, fit_reason
+from falcon_pachinko.connection.connection import check_close_code
+from falcon_pachinko.connection.outbox import ABNORMAL, fit_reason
 from falcon_pachinko.messages.codec import CODECS, DECODE_ERRORS, JSON, Codec
 from falcon_pachinko.typing import Frame
 

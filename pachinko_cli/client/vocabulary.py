@@ -81,7 +81,7 @@ class Vocabulary:
     subprotocols: tuple[str, ...] = ()
     _table: HandlerTable | None = field(default=None, repr=False)
     _takes_anything: bool = False
-    _most_bytes: int = 0
+    _most_bytes: int | None = None
 
     @classmethod
     def of(cls, app: Any, path: str) -> Vocabulary:
@@ -117,7 +117,7 @@ class Vocabulary:
         if self._table is None:
             return
         size = len(frame.encode(errors="replace"))
-        if size > self._most_bytes:
+        if self._most_bytes is not None and size > self._most_bytes:
             raise MessageRefusedError(
                 f"the message has {size} bytes, and this route takes {self._most_bytes}",
                 hint="see Limits.message_bytes; --no-check sends it anyway",

@@ -2,7 +2,7 @@
 
 import asyncio
 import contextlib
-import time
+from datetime import UTC, datetime
 
 import falcon
 import pytest
@@ -153,7 +153,7 @@ async def expired(serve):
     """Be let in for a time that is over already."""
 
     async def let_in(_req):
-        return Principal(user_id="ann", expires_at=time.time())
+        return Principal(user_id="ann", expires_at=datetime.now(UTC))
 
     app = serve(Watched, authenticate=let_in)
     async with simulate(app) as client, client.connect("/") as ann:

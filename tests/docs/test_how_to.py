@@ -72,15 +72,17 @@ async def test_authenticate_returns_one_of_three(serve, answer, seen):
 
     app = serve(WebSocketResource, authenticate=authenticate)
     async with simulate(app) as client, client.connect("/"):
-        (ws,) = client.manager.all()
+        (ws,) = client.manager._registry.all()
 
         assert (ws.user_id, ws.tags) == seen
 
 
-@pytest.mark.parametrize("form", [datetime.timestamp, lambda ends: ends], ids=["number", "date"])
+@pytest.mark.parametrize(
+    "form", [lambda exp: datetime.fromtimestamp(exp, tz=UTC), lambda _: datetime.now(UTC)]
+)
 async def test_a_principal_that_expires_closes_its_connection(serve, form):
-    """At ``expires_at``, in either form, the client gets 4401."""
-    ends = form(datetime.now(UTC) + timedelta(seconds=0.05))
+    """At ``expires_at``, be it a token's ``exp`` or a time of one's own, the client gets 4401."""
+    ends = form(time.time() + 0.05)
 
     async def authenticate(_req):
         return Principal(user_id="kim", expires_at=ends)
@@ -93,10 +95,23 @@ async def test_a_principal_that_expires_closes_its_connection(serve, form):
 async def test_a_session_that_is_over_does_not_let_anybody_in(load):
     """The example looks at the end of a session, too."""
     module = load("how_to/authenticate.py")
-    module.SESSIONS["0001"] = module.Session("kim", [], ends=time.time() - 1)
+    module.SESSIONS["0001"] = module.Session("kim", [], ends=datetime.now(UTC) - timedelta(1))
     async with simulate(module.app) as client:
         with pytest.raises(HandshakeDenied, match="401"):
             await client.connect("/desk", headers={"Cookie": "session=0001"}).__aenter__()
+
+
+async def test_an_empty_user_id_is_denied(serve, log):
+    """With 403, and a warning."""
+
+    async def authenticate(req):
+        return req.get_header("X-User") or ""
+
+    async with simulate(serve(WebSocketResource, authenticate=authenticate)) as client:
+        with pytest.raises(HandshakeDenied, match="403"):
+            await client.connect("/").__aenter__()
+
+    assert re.match(r"WARNING .*no usable identity.*'' cannot be a user_id", log.getvalue())
 
 
 async def test_who_logs_in_later_is_reached_as_a_user(load):
@@ -116,7 +131,10 @@ async def test_a_refused_origin_is_one_line_in_the_log(load, log):
                 await client.connect("/desk", headers=headers).__aenter__()
 
     first, second = log.getvalue().splitlines()
-    assert re.match(r"WARNING .*'https://evil.example' is not in origins", first)
+    assert re.match(
+        r"WARNING .*'https://evil.example' is neither that of Host 'localhost' nor in origins",
+        first,
+    )
     assert re.match(r"WARNING .*'x' is not in allowed_hosts", second)
 
 
@@ -437,7 +455,7 @@ async def test_the_table_has_every_key_of_the_status(load, pages):
 async def test_a_draining_app_is_not_healthy(load):
     """A load balancer sees 503 from the beginning of the shutdown on."""
     async with simulate(load("how_to/observe.py").app) as client:
-        client.manager.draining = True
+        client.manager._draining = True
         answer = await client.http.simulate_get("/health")
 
     assert (answer.status_code, answer.json["state"]) == (503, "draining")
@@ -477,7 +495,7 @@ async def test_a_failure_is_logged_as_the_page_shows(load, pages, log):
         client.connect("/counters/1") as ann,
     ):
         await ann.request("split_bill", 0)
-        (ws,) = client.manager.all()
+        (ws,) = client.manager._registry.all()
     line, *traceback = log.getvalue().splitlines()
 
     assert line == re.sub(r"\b[0-9a-f]{24}\b", ws.id, shown.text.strip())

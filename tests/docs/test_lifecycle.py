@@ -51,7 +51,7 @@ async def denial(options):
     async with simulate(app) as client, contextlib.AsyncExitStack() as stack:
         try:
             await stack.enter_async_context(client.connect("/", headers=origin))
-            client.manager.draining = not options  # the row without a setting
+            client.manager._draining = not options  # the row without a setting
             await stack.enter_async_context(client.connect("/"))
         except HandshakeDenied as denied:
             return denied

@@ -44,6 +44,10 @@ class Patient(WebSocketResource):
     async def join(self, ws, payload: str):
         await self.join_room(payload)
 
+    @handles_message("tag")
+    async def tag(self, ws, payload: str):
+        await ws.add_tag(payload)
+
     @handles_message("echo")
     async def echo(self, ws, payload: str):
         return payload
@@ -69,7 +73,7 @@ async def patient(serve, resource=Patient, **limits):
     """Connect to a resource with these limits, through a wire that holds next to nothing."""
     app = serve(resource, limits=Limits(**limits))
     async with simulate(app, write_buffer=1) as client, client.connect("/") as ann:
-        (ws,) = client.manager.all()
+        (ws,) = client.manager._registry.all()
         yield ann, ws.resource
 
 
@@ -128,6 +132,26 @@ async def everywhere(serve):
         answer = await ann.request("join", "b")
         with pytest.raises(RoomLimitError):
             await resource.join_room("b")
+    return f"`{answer['payload']['code']}`"
+
+
+async def in_bytes(serve):
+    """Send more bytes than may wait behind a busy handler, then let it go on."""
+    async with patient(serve, message_bytes=64, inbox_bytes=64) as (ann, resource):
+        await ann.send_json({"type": "wait", "ref": 0})
+        for ref in range(1, 4):
+            await ann.send_json({"type": "echo", "payload": "x" * 20, "ref": ref})
+        resource.go.set()
+        assert [(await ann.receive_json())["ref"] for _ in range(4)] == [0, 1, 2, 3]
+    return "a later answer"
+
+
+async def labelled(serve):
+    """Get one tag more than one may have."""
+    async with patient(serve, tags=1) as (ann, _):
+        await ann.send_json({"type": "tag", "payload": "a"})
+        await ann.send_json({"type": "tag", "payload": "b"})
+        answer = await ann.receive_json()
     return f"`{answer['payload']['code']}`"
 
 
@@ -222,8 +246,10 @@ REACHED = {
     "messages_per_second": fast,
     "burst": fast,
     "inbox_messages": impatient,
+    "inbox_bytes": in_bytes,
     "concurrency": busy,
     "rooms": everywhere,
+    "tags": labelled,
     "outbox_bytes": outbox,
     "on_overflow": slow,
     "send_timeout": deaf,
@@ -243,8 +269,8 @@ async def test_a_client_sees_what_the_table_says(serve, pages, field):
     assert await REACHED[field](serve) == promised[field]
 
 
-def test_the_limits_of_a_route_replace_the_whole_set():
-    """What a route's own set does not name has the default, below it as well."""
+def test_the_limits_of_a_route_override_what_they_name():
+    """What a route's own set does not name is the app's, below it as well."""
     app = falcon.asgi.App()
     handle = install(app, limits=Limits(rooms=1))
     route = app.add_websocket_route("/a", Patient, limits=Limits(burst=1))
@@ -252,8 +278,8 @@ def test_the_limits_of_a_route_replace_the_whole_set():
     app.add_websocket_route("/c", Patient)
 
     assert [route.limits for route in handle.routes] == [
-        Limits(burst=1),
-        Limits(burst=1),
+        Limits(rooms=1, burst=1),
+        Limits(rooms=1, burst=1),
         Limits(rooms=1),
     ]
 

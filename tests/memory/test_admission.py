@@ -1,7 +1,6 @@
 """Who may come in at all: hosts, origins, identity, and how many."""
 
 import asyncio
-import time
 from datetime import UTC, datetime, timedelta
 
 import falcon
@@ -129,7 +128,7 @@ async def by_token(req):
     if token is None:
         raise falcon.HTTPUnauthorized(description="Bring a token.")
     if token == "soon":
-        return Principal(user_id="eve", expires_at=time.time() + 0.1)
+        return Principal(user_id="eve", expires_at=datetime.now(UTC) + timedelta(seconds=0.1))
     if token == "dated":
         return Principal(user_id="eve", expires_at=datetime.now(UTC) - timedelta(seconds=1))
     if token == "odd":

@@ -82,7 +82,7 @@ async def test_other_rooms_hear_nothing(nodes):
         await ann.request({"type": "say", "payload": {"text": "hi"}})
 
         await bob.expect_nothing()
-    assert "room:tea" not in app.ws_connection_manager.cluster._wanted
+    assert "room:tea" not in app.ws_connection_manager._cluster._wanted
 
 
 @pytest.mark.parametrize(
@@ -165,7 +165,7 @@ async def test_each_codec_gets_its_own_form(nodes):
 async def test_subscriptions_follow_members(nodes):
     """When everybody has left, nothing but the process's own channels is subscribed to."""
     (app, here), _ = nodes
-    cluster = app.ws_connection_manager.cluster
+    cluster = app.ws_connection_manager._cluster
     async with here.connect("/tea?user=ann") as ann:
         await ann.request({"type": "wear", "payload": {"text": "pro"}})
         during = set(cluster.backend._channels)
@@ -179,7 +179,7 @@ async def test_subscriptions_follow_members(nodes):
 async def test_foreign_bytes_are_counted_and_dropped(nodes):
     """What is no parcel, or is one of another version, harms nobody."""
     (app, _), (_, there) = nodes
-    other = app.ws_connection_manager.cluster.backend
+    other = app.ws_connection_manager._cluster.backend
     async with there.connect("/tea") as bob:
         for junk in (b"", b"\x01", b"\xff" * 40, b"\x02" + b"0" * 30, b'{"type":"said"}'):
             await other.publish([("room:tea", junk)])
@@ -203,9 +203,9 @@ async def test_a_parcel_that_never_came_is_a_gap(nodes):
         first = app.ws_connection_manager
         await first.broadcast_to_room("tea", {"type": "one"})
         assert await bob.receive_json() == {"type": "one"}
-        first.cluster.backend.state = "degraded"
+        first._cluster.backend.state = "degraded"
         lost = await first.broadcast_to_room("tea", {"type": "two"})
-        first.cluster.backend.state = "up"
+        first._cluster.backend.state = "up"
         await first.broadcast_to_room("tea", {"type": "three"})
 
         assert not lost.published
@@ -228,7 +228,7 @@ async def test_without_a_backend_nothing_is_published():
 async def test_a_close_code_that_may_not_be_sent_is_counted_and_dropped(nodes, caplog):
     """An absurd one from elsewhere closes nobody, and is no traceback."""
     (app, _), (second, there) = nodes
-    cluster = app.ws_connection_manager.cluster
+    cluster = app.ws_connection_manager._cluster
     async with there.connect("/tea") as bob:
         for code in (0, -1, 1005, 1006, 2**60):
             cluster.publish("room:tea", Disconnect(0, 0, code, "", to.room("tea")))
@@ -246,7 +246,7 @@ async def test_a_number_that_one_codec_has_no_form_of_reaches_the_others(nodes):
         there.connect("/tea", subprotocols=["pachinko.msgpack"]) as ann,
         there.connect("/tea") as bob,
     ):
-        app.ws_connection_manager.cluster.subprotocols.clear()
+        app.ws_connection_manager._cluster.subprotocols.clear()
         await app.ws_connection_manager.broadcast_to_room("tea", {"type": "n", "n": 10**30})
 
         assert await bob.receive_json() == {"type": "n", "n": 10**30}

@@ -217,15 +217,20 @@ def test_routes_of_two_routers_may_not_clash():
         app.add_websocket_route("/x", two)
 
 
-def test_limits_are_those_of_the_nearest_declaration():
-    """A child has its parent's, unless it has its own."""
-    app, handle = app_with()
-    small, tiny = Limits(message_bytes=100), Limits(message_bytes=10)
-    room = app.add_websocket_route("/room", Echo, limits=small)
+def test_a_routes_limits_override_what_they_name_and_nothing_else():
+    """The app's come first, then the parent's, then the route's own."""
+    app, handle = app_with(limits=Limits(rooms=7))
+    room = app.add_websocket_route("/room", Echo, limits=Limits(message_bytes=100, tags=2))
     room.add_route("/a", Echo)
-    room.add_route("/b", Echo, limits=tiny)
+    room.add_route("/b", Echo, limits=Limits(message_bytes=None, rooms=128))
+    app.add_websocket_route("/c", Echo)
 
-    assert [route.limits for route in handle.routes] == [small, small, tiny]
+    assert [route.limits for route in handle.routes] == [
+        Limits(rooms=7, message_bytes=100, tags=2),
+        Limits(rooms=7, message_bytes=100, tags=2),
+        Limits(rooms=128, message_bytes=None, tags=2),
+        Limits(rooms=7),
+    ]
 
 
 async def test_a_resource_factory_makes_every_resource():

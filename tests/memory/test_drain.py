@@ -65,13 +65,14 @@ async def test_messages_that_were_read_ahead_are_not_handled(guests, closing, un
     async with simulate(app) as client, client.connect("/") as ann:
         await ann.send_json({"type": "work", "payload": 1, "ref": 1})
         await ann.receive_json()
-        (connection,) = client.manager.all()
-        connection.inbox.read_ahead()
+        (connection,) = client.manager._registry.all()
+        inbox = connection._session._inbox
+        inbox.read_ahead()
         for number in (2, 3):
             await ann.send_json({"type": "work", "payload": number, "ref": number})
-        await until(lambda: len(connection.inbox._events) == 2)
+        await until(lambda: len(inbox._frames) == 2)
         draining = asyncio.create_task(client.manager.drain(60))
-        await until(lambda: not connection.inbox._events)
+        await until(lambda: not inbox._frames)
         resource.go.set()
 
         assert (await ann.receive_json())["ref"] == 1

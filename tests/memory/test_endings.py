@@ -46,7 +46,7 @@ def seen():
 
 @pytest.fixture
 def app(serve, seen, monkeypatch):
-    monkeypatch.setattr("falcon_pachinko.session.session.BUSY", 0.001)
+    monkeypatch.setattr("falcon_pachinko.session.session.READ_AHEAD_AFTER", 0.001)
     return serve(Room, seen=seen, limits=Limits(handler_grace=0.05))
 
 
@@ -110,7 +110,7 @@ async def test_a_busy_handler_may_finish_after_its_client_went(app, seen, until)
         await ann.send_json({"type": "think", "payload": "a"})
         await until(lambda: client.manager.status()["received"])
         await ann.drop()
-        (session,) = client.manager.all()
+        (session,) = client.manager._registry.all()
         await until(lambda: session.closed)
         seen["gates"]["a"].set()
 
@@ -142,7 +142,7 @@ async def test_a_busy_handler_is_cancelled_when_the_app_shuts_down(app, seen):
 
 async def test_a_session_ends_though_its_server_reports_nothing(app, by_hand, seen, monkeypatch):
     """Some servers never say that a connection which we closed is over."""
-    monkeypatch.setattr("falcon_pachinko.session.session.LINGER", 0.01)
+    monkeypatch.setattr("falcon_pachinko.session.session.CLOSE_WAIT", 0.01)
     async with simulate(app):
         server = by_hand(app)
         server.start()
@@ -232,7 +232,7 @@ async def test_nobody_comes_in_while_the_app_goes_down(app, knock, seen, closing
     """503, so that a client tries elsewhere; the next life takes clients again."""
     async with simulate(app) as client:
         async with client.connect("/") as ann:
-            await client.manager.shut_down()
+            await client.manager.stop()
             code = await closing(ann)
         late = await knock(client.connect("/"))
     async with simulate(app) as client:
@@ -248,6 +248,6 @@ async def test_a_resource_without_on_disconnect_ends_as_well(serve):
         pass
 
     async with simulate(serve(Silent)) as client, client.connect("/"):
-        assert len(client.manager) == 1
+        assert client.manager.status()["connections"] == 1
 
     assert client.manager.status()["connections"] == 0

@@ -134,7 +134,7 @@ async def test_an_ordinary_websocket_can_be_in_rooms(app, closing):
             heard = [await each.receive_json() for each in (own, ann)]
             await client.manager.disconnect("own", 4000)
             code = await closing(own)
-        left = len(client.manager)
+        left = client.manager.status()["connections"]
 
     assert heard == ["to all", "to all"]
     assert (code, left) == (4000, 0)

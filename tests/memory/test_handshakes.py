@@ -94,7 +94,6 @@ async def test_a_handshake_is_accepted(serve, knock, on_connect):
     [
         (returns_false, 403),
         (closes, 403),
-        (closes_and_returns_true, 403),
         (forbids, 403),
         (asks_for_a_login, 401),
         (is_gone, 410),
@@ -271,8 +270,8 @@ async def test_a_broadcast_waits_with_those_who_are_not_accepted_yet(serve):
     assert (delivery.sent, heard) == (1, "news")
 
 
-async def test_a_client_that_goes_while_it_waits_was_never_there(serve, by_hand, caplog):
-    """No goodbye, no error in the log, and its room is left."""
+async def test_a_client_that_goes_while_it_waits_is_never_accepted(serve, by_hand, caplog):
+    """Its room is left, what it took is given back with 1006, and the log has no error."""
     asked, went = asyncio.Event(), asyncio.Event()
 
     async def takes_its_time(self, req, ws):
@@ -293,17 +292,27 @@ async def test_a_client_that_goes_while_it_waits_was_never_there(serve, by_hand,
         await server.ended()
         status = client.manager.status()
 
-    assert resource.goodbyes == []
+    assert resource.goodbyes == [1006]
     assert server.task.exception() is None
     assert (status["connections"], status["rooms"], status["denied"]) == (0, 0, 1)
     assert caplog.records == []
+
+
+async def test_who_returned_true_after_closing_gives_back_what_it_took(serve, knock):
+    """The first answer counts, so the client is denied; ``on_disconnect`` runs all the same."""
+    resource = door(closes_and_returns_true)
+    async with simulate(serve(resource)) as client:
+        outcome = await knock(client.connect("/"))
+
+    assert outcome == 403
+    assert resource.goodbyes == [1006]
 
 
 async def test_a_client_that_goes_is_noticed_while_on_connect_is_busy(
     serve, by_hand, monkeypatch, until
 ):
     """The reading ahead notices; the handler has its grace, then it is cancelled."""
-    monkeypatch.setattr("falcon_pachinko.session.session.BUSY", 0.001)
+    monkeypatch.setattr("falcon_pachinko.session.session.READ_AHEAD_AFTER", 0.001)
     cancelled = asyncio.Event()
 
     async def never_decides(self, req, ws):
@@ -318,7 +327,7 @@ async def test_a_client_that_goes_is_noticed_while_on_connect_is_busy(
     async with simulate(app) as client:
         server = by_hand(app)
         server.start()
-        await until(lambda: len(client.manager))
+        await until(lambda: client.manager.status()["connections"])
         server.go(code=1001)
         await server.ended()
         status = client.manager.status()

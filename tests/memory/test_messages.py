@@ -314,10 +314,11 @@ async def test_a_resource_may_choose_the_codec_in_its_accept(serve):
     async with simulate(serve(Chooses)) as client:
         async with client.connect("/", subprotocols=[*BIN, "mine"]) as ann:
             answer = await ann.request("echo", 1)
-        with pytest.raises(falcon.WebSocketDisconnected, match="500"):
-            await client.connect("/?early=1", subprotocols=[*BIN, "mine"]).__aenter__()
+        async with client.connect("/?early=1", subprotocols=[*BIN, "mine"]) as early:
+            code = await early.expect_close()
 
     assert (ann.subprotocol, answer["payload"]) == ("mine", 1)
+    assert code == 3500
 
 
 # Order and concurrency.

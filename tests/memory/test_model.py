@@ -183,7 +183,7 @@ class Clients(RuleBasedStateMachine):
     def rooms_are_those_of_the_model(self):
         manager = self.simulator.manager
         known = {}
-        for each in manager.all():
+        for each in manager._registry.all():
             known[each.state.name] = set(each.rooms)
 
         assert known == self.rooms

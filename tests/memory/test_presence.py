@@ -181,7 +181,7 @@ async def test_a_process_that_dies_takes_its_people_along():
         async with there.connect("/?user=bob"):
             await ann.receive_json()
             manager = dying.ws_connection_manager
-            for task in (*manager._presence._tasks, *manager.cluster._tasks):
+            for task in (*manager._exchange.presence._tasks, *manager._cluster._tasks):
                 task.cancel()  # as kill -9 would: no goodbye
             assert await ann.receive_json() == diff(leaves={"bob": HOME})
             await ann.expect_nothing()
@@ -196,13 +196,13 @@ async def test_a_diff_that_was_missed_is_made_up_for():
     ):
         await ann.expect("presence.state")
         await ann.expect("presence.diff")
-        backend = first.ws_connection_manager.cluster.backend
+        backend = first.ws_connection_manager._cluster.backend
         backend._channels.discard("room:lobby")
         async with there.connect("/?user=cid") as cid:
             await cid.receive_json()
             await ann.expect_nothing()
             backend._channels.add("room:lobby")
-            await first.ws_connection_manager._missed(
+            await first.ws_connection_manager._exchange._missed(
                 type("Gap", (), {"channel": None, "node": None, "why": "a test"})()
             )
 
@@ -215,7 +215,7 @@ async def test_a_server_that_starts_anew_and_empty_makes_nobody_leave():
         async with here.connect("/?user=ann") as ann, there.connect("/?user=bob"):
             await ann.expect("presence.state")
             await ann.expect("presence.diff")
-            backends = [each.ws_connection_manager.cluster.backend for each in (first, second)]
+            backends = [each.ws_connection_manager._cluster.backend for each in (first, second)]
             backends[0].hub.tables.clear()
             backends[0].hub.beats.clear()
             backends[0]._put(Lost("it was started again"))
@@ -238,9 +238,9 @@ async def test_who_does_not_come_back_after_an_outage_has_left():
         await ann.expect("presence.state")
         await ann.expect("presence.diff")
         manager = dying.ws_connection_manager
-        for task in (*manager._presence._tasks, *manager.cluster._tasks):
+        for task in (*manager._exchange.presence._tasks, *manager._cluster._tasks):
             task.cancel()
-        backend = first.ws_connection_manager.cluster.backend
+        backend = first.ws_connection_manager._cluster.backend
         backend.hub.tables.clear()
         backend.hub.beats.clear()
         backend._put(Lost("it was started again"))

@@ -141,7 +141,7 @@ async def test_a_worker_says_itself_that_it_is_one(decorated):
     marked = worker(singleton=True)(tick) if decorated else tick
     added = app.add_websocket_worker(marked, **({} if decorated else {"singleton": True}))
 
-    assert added._backend is app.ws_connection_manager.cluster.backend
+    assert added._backend is app.ws_connection_manager._cluster.backend
 
 
 @pytest.mark.parametrize("call", ["acquire", "renew", "release"])

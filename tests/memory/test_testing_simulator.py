@@ -153,7 +153,7 @@ async def test_http_is_falcons_own(serve):
 
     class Health:
         async def on_get(self, req, resp):
-            resp.media = {"connections": len(req.context.manager)}
+            resp.media = {"connections": req.context.manager.status()["connections"]}
 
     class Context:
         async def process_request(self, req, resp):

@@ -11,7 +11,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from falcon_pachinko import ConnectionStateError, EncodeError
-from falcon_pachinko.connection.connection import ABNORMAL, check_close_code, fit_reason, resume
+from falcon_pachinko.connection.connection import check_close_code
+from falcon_pachinko.connection.outbox import ABNORMAL, fit_reason, resume
 from falcon_pachinko.messages.codec import pack_text
 
 # Close codes and reasons.

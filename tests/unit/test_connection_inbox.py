@@ -8,8 +8,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from falcon_pachinko import Connection, Limits, WebSocketConnectionManager
-from falcon_pachinko.connection.connection import ABNORMAL
 from falcon_pachinko.connection.inbox import Inbox
+from falcon_pachinko.connection.outbox import ABNORMAL
 
 
 class Client:

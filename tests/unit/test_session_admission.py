@@ -1,12 +1,14 @@
 """Hosts and origins: read like a browser writes them, compared without surprises."""
 
+import datetime as dt
+
 import falcon
 import falcon.testing
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from falcon_pachinko import Principal, SetupError
+from falcon_pachinko import InvalidNameError, Principal, SetupError
 from falcon_pachinko.session.admission import Admission
 
 LABEL = st.from_regex(r"[a-z]([a-z0-9-]{0,6}[a-z0-9])?", fullmatch=True)
@@ -14,10 +16,18 @@ HOST = st.lists(LABEL, min_size=1, max_size=4).map(".".join)
 PORT = st.integers(1, 65_535)
 
 
+def handshake(*more, scheme="ws", **headers):
+    """Make a handshake's scope with exactly these headers."""
+    scope = falcon.testing.create_scope_ws(spec_version="2.3", scheme=scheme)
+    scope["headers"] = [
+        (name.lower().encode(), value.encode()) for name, value in (*headers.items(), *more)
+    ]
+    return scope
+
+
 def request(**headers):
     """Make a handshake's request with exactly these headers."""
-    scope = falcon.testing.create_scope_ws(headers=headers, spec_version="2.3")
-    scope["headers"] = [(k.lower().encode(), v.encode("latin-1")) for k, v in headers.items()]
+    scope = handshake(**headers)
 
     async def receive():
         return {"type": "websocket.connect"}
@@ -25,16 +35,13 @@ def request(**headers):
     return falcon.asgi.Request(scope, receive)
 
 
-def is_let_in(admission, **headers):
-    """Step the question by hand: without ``authenticate`` it never waits."""
-    asking = admission.ask(request(**headers))
+def is_let_in(admission, *more, scheme="ws", **headers):
+    """Ask with these headers."""
     try:
-        asking.send(None)
-    except StopIteration:
-        return True
+        admission.check(handshake(*more, scheme=scheme, **headers))
     except falcon.HTTPForbidden:
         return False
-    raise AssertionError("it waits for something")
+    return True
 
 
 @given(HOST, st.none() | PORT, st.sampled_from(["http", "https"]))
@@ -96,6 +103,17 @@ def test_what_only_looks_like_an_allowed_origin_is_refused(origin):
         ("http://[::1]:8000", "http://[::1]:8000", True),
         ("*", "https://anybody.example", True),
         ("*", "null", True),
+        ("https://bücher.example", "https://xn--bcher-kva.example", True),
+        ("https://xn--bcher-kva.example", "https://bücher.example", True),
+        ("https://*.BÜCHER.example", "https://a.xn--bcher-kva.example", True),
+        ("https://straße.example", "https://xn--strae-oqa.example", True),
+        ("https://straße.example", "https://strasse.example", False),
+        ("https://例え。テスト", "https://xn--r8jz45g.xn--zckzah", True),
+        ("https://bücher.example", "https://bucher.example", False),
+        ("chrome-extension://abcdef", "chrome-extension://abcdef", True),
+        ("ws://app.example", "ws://app.example", True),
+        ("http://[::1]:8000", "http://[0:0:0:0:0:0:0:1]:8000", True),
+        ("https://app.example", "https://app.example:0", False),
     ],
 )
 def test_origins_are_patterns_of_whole_names(pattern, origin, let_in):
@@ -115,6 +133,17 @@ def test_origins_are_patterns_of_whole_names(pattern, origin, let_in):
         ("*.example", "a.b.example", True),
         ("*.example", "example", False),
         ("[::1]", "[::1]:8000", True),
+        ("::1", "[::1]:8000", True),
+        ("::1", "[::1]", True),
+        ("0:0:0::1", "[::1]", True),
+        ("::1", "[::2]", False),
+        ("2001:DB8::7", "[2001:db8:0::7]:443", True),
+        ("bücher.example", "xn--bcher-kva.example:8000", True),
+        ("xn--bcher-kva.example", "BÜCHER.example", True),
+        ("*.münchen.example", "shop.xn--mnchen-3ya.example", True),
+        ("app.example", "app.example.", True),
+        ("app.example", "app\t.example", False),
+        ("app.example", "app.example?", False),
         ("localhost", "127.0.0.1", False),
     ],
 )
@@ -128,7 +157,7 @@ def test_hosts_are_patterns_of_whole_names(pattern, host, let_in):
 )  # fmt: skip
 def test_an_origin_that_is_none_is_refused_when_the_app_is_built(origin):
     """With the way to write it."""
-    with pytest.raises(SetupError, match=r"is no origin; write it as https://app.example"):
+    with pytest.raises(SetupError, match=r"is not an origin; write it as https://app.example"):
         Admission(origins=[origin])
 
 
@@ -137,7 +166,7 @@ def test_an_origin_that_is_none_is_refused_when_the_app_is_built(origin):
 )
 def test_a_host_that_is_none_is_refused_when_the_app_is_built(host):
     """With the way to write it."""
-    with pytest.raises(SetupError, match=r"is no host name; write it as app.example, without"):
+    with pytest.raises(SetupError, match=r"is not a host name; write it as app.example, without"):
         Admission(allowed_hosts=[host])
 
 
@@ -173,6 +202,232 @@ async def test_authenticate_tells_nothing_else(returned):
 
     with pytest.raises(SetupError, match="return a user id, a Principal, or None"):
         await Admission(authenticate=authenticate).ask(request(Host="a"))
+
+
+# The server's own pages.
+
+
+@pytest.mark.parametrize(
+    ("scheme", "origin", "let_in"),
+    [
+        ("ws", "http://app.example", True),
+        ("ws", "https://app.example", True),
+        ("wss", "https://app.example", True),
+        ("wss", "https://app.example:443", True),
+        ("wss", "http://app.example", False),
+        ("wss", "http://app.example:443", False),
+        ("ws", "ws://app.example", False),
+        ("ws", "wss://app.example", False),
+        ("ws", "foo://app.example", False),
+        ("ws", "ftp://app.example:21", False),
+        ("ws", "chrome-extension://app.example", False),
+    ],
+)
+def test_a_page_of_the_same_host_came_over_http_or_https(scheme, origin, let_in):
+    """And over https where the connection has TLS; a proxy may end TLS without saying so."""
+    admission = Admission()
+
+    assert is_let_in(admission, scheme=scheme, Host="app.example", Origin=origin) == let_in
+
+
+def test_an_origin_that_is_named_may_come_over_http():
+    """The setting is what the owner wants."""
+    admission = Admission(origins=["http://app.example"])
+
+    assert is_let_in(admission, scheme="wss", Host="app.example", Origin="http://app.example")
+
+
+def test_an_idn_host_is_the_same_page_in_either_spelling():
+    """Browsers send punycode; other clients may send UTF-8."""
+    admission = Admission()
+
+    assert is_let_in(admission, Host="bücher.example", Origin="https://xn--bcher-kva.example")
+    assert is_let_in(admission, Host="xn--bcher-kva.example", Origin="https://bücher.example")
+
+
+@pytest.mark.parametrize(
+    ("more", "let_in"),
+    [
+        ([], False),
+        ([("Host", "app.example")], True),
+        ([("Host", "app.example"), ("Host", "app.example")], False),
+        ([("Host", "app.example"), ("Host", "evil.example")], False),
+        ([("Host", "evil.example"), ("Host", "app.example")], False),
+    ],
+)
+def test_a_request_names_one_host(more, let_in):
+    """None, or two of which a proxy may believe the other, are not on any list."""
+    assert is_let_in(Admission(allowed_hosts="app.example"), *more) == let_in
+    origin = ("Origin", "https://app.example")
+    assert is_let_in(Admission(), *more, origin) == let_in
+
+
+def test_a_client_without_host_and_origin_is_not_a_browser():
+    """Where no hosts are set, it may connect."""
+    assert is_let_in(Admission())
+
+
+def test_two_origins_are_refused():
+    """No browser sends two."""
+    two = [("Origin", "https://app.example"), ("Origin", "https://app.example")]
+
+    assert not is_let_in(Admission(), *two, Host="app.example")
+    assert is_let_in(Admission(origins="*"), *two, Host="app.example")
+
+
+@pytest.mark.parametrize(
+    ("options", "headers", "told"),
+    [
+        (
+            {},
+            {"Host": "127.0.0.1:8000", "Origin": "https://chat.example"},
+            (
+                "denied a handshake over ws: Origin 'https://chat.example' is neither that of "
+                "Host '127.0.0.1:8000' nor in origins="
+            ),
+        ),
+        (
+            {"allowed_hosts": "app.example"},
+            {"Host": "evil.example", "Origin": "https://evil.example"},
+            (
+                "denied a handshake over ws: Host 'evil.example' is not in allowed_hosts= "
+                "(Origin 'https://evil.example')"
+            ),
+        ),
+        (
+            {"allowed_hosts": "app.example"},
+            {},
+            "denied a handshake over ws: Host None is not in allowed_hosts= (Origin None)",
+        ),
+    ],
+)
+def test_a_refusal_names_both_headers_and_the_setting(caplog, options, headers, told):
+    """Behind a proxy that rewrites the Host, the line shows why no page matches."""
+    assert not is_let_in(Admission(**options), **headers)
+
+    assert [record.getMessage() for record in caplog.records] == [told]
+
+
+@pytest.mark.parametrize("origin", ["null", "file://", "file:///home/ann/index.html"])
+def test_an_opaque_origin_cannot_be_named(origin):
+    """Any site could use it; the error says what to do instead."""
+    with pytest.raises(SetupError, match=r"any site can .*over http or https .* or give \"\*\""):
+        Admission(origins=[origin])
+
+
+# HTTP.
+
+
+@pytest.mark.parametrize(
+    ("host", "status"),
+    [("app.example:8000", None), ("APP.example", None), ("evil.example", 400), ("", 400)],
+)
+def test_hosts_are_checked_for_http_too(host, status):
+    """With 400, as Django and Starlette answer."""
+    refusal = Admission(allowed_hosts="app.example").check_http(handshake(Host=host))
+
+    assert (refusal and refusal.status_code) == status
+
+
+def test_http_without_a_list_of_hosts_is_not_looked_at():
+    """Falcon serves it, whatever its headers."""
+    assert Admission(origins=["https://app.example"]).check_http({"type": "http"}) is None
+
+
+# Who it is.
+
+
+NOW = dt.datetime.now(dt.UTC)
+
+
+@pytest.mark.parametrize(
+    ("expires_at", "error", "why"),
+    [
+        (NOW.replace(tzinfo=None), ValueError, r"no time zone; write datetime.now\(UTC\) \+"),
+        (dt.datetime(2030, 1, 1), ValueError, "no time zone"),  # noqa: DTZ001  # the mistake
+        (NOW.timestamp(), TypeError, r"datetime.fromtimestamp\(seconds, tz=UTC\)"),
+        (int(NOW.timestamp() * 1000), TypeError, "divide milliseconds by 1000 first"),
+        (float("nan"), TypeError, "not a datetime; write datetime.fromtimestamp"),
+        (float("inf"), TypeError, "not a datetime"),
+        (0, TypeError, "not a datetime"),
+        (True, TypeError, r"not a datetime; write datetime.now\(UTC\)"),
+        (NOW.isoformat(), TypeError, "not a datetime; write datetime.fromisoformat"),
+        (NOW.date(), TypeError, "not a datetime"),
+        (dt.timedelta(hours=1), TypeError, r"write datetime.now\(UTC\) \+ timedelta\(hours=1\)"),
+    ],
+)
+def test_an_expiry_is_a_datetime_with_a_time_zone(expires_at, error, why):
+    """Anything else would be hours too late, or at once; the error shows the right call."""
+    with pytest.raises(error, match=why):
+        Principal(user_id="ann", expires_at=expires_at)
+
+
+@pytest.mark.parametrize("zone", [dt.UTC, dt.timezone(dt.timedelta(hours=9))])
+def test_a_principal_may_stay_until_it_expires(zone):
+    """In seconds from now, whatever its time zone."""
+    ends = (dt.datetime.now(dt.UTC) + dt.timedelta(minutes=1)).astimezone(zone)
+
+    assert 50 < Principal(user_id="ann", expires_at=ends).seconds_left() <= 60
+    assert Principal(user_id="ann").seconds_left() is None
+
+
+@pytest.mark.parametrize(
+    ("tags", "meant"),
+    [("pro", r"tags=\['pro'\]"), (b"pro", r"tags=\['pro'\]"), (7, "a list of tags")],
+)
+def test_tags_are_a_collection(tags, meant):
+    """A text would fall apart into letters."""
+    with pytest.raises(TypeError, match=meant):
+        Principal(user_id="ann", tags=tags)
+
+
+@pytest.mark.parametrize(
+    "wrong", [{"user_id": 42}, {"user_id": None}, {"user_id": "ann", "tags": [1]}]
+)
+def test_user_ids_and_tags_are_texts(wrong):
+    """A number reaches nobody by ``to.user("42")``."""
+    with pytest.raises(TypeError, match=r"is a str, not .*; write .*str\("):
+        Principal(**wrong)
+
+
+@pytest.mark.parametrize("name", ["", " ", "a\0b", "\n", "\u200b", "x" * 201, "é" * 101])
+def test_user_ids_and_tags_can_be_seen_and_told_apart(name):
+    """All clients with an empty one would be one user."""
+    with pytest.raises(InvalidNameError):
+        Principal(user_id=name)
+    with pytest.raises(InvalidNameError):
+        Principal(user_id="ann", tags=["pro", name])
+
+
+@pytest.mark.parametrize("name", ["", "   ", "ann\x1b[2J", "x" * 1_000_000, "\ud800"])
+@pytest.mark.parametrize(
+    "make", [str, lambda name: Principal(user_id=name)], ids=["id", "principal"]
+)
+async def test_an_identity_that_is_none_is_refused(caplog, name, make):
+    """With 403, and one warning that has none of its control characters, nor all of its length."""
+
+    async def authenticate(req):
+        return make(name)
+
+    with pytest.raises(falcon.HTTPForbidden):
+        await Admission(authenticate=authenticate).identify(request(Host="a"))
+
+    [record] = caplog.records
+    assert record.levelname == "WARNING"
+    assert record.getMessage().isprintable()
+    assert len(record.getMessage()) < 300
+
+
+class Asks:
+    """An object that is called like a coroutine function."""
+
+    async def __call__(self, req):
+        return "ann"
+
+
+async def test_authenticate_may_be_an_object():
+    """With a connection pool of its own, say."""
+    assert await Admission(authenticate=Asks()).identify(request()) == Principal(user_id="ann")
 
 
 async def test_the_host_and_the_origin_come_before_authenticate():

@@ -10,7 +10,7 @@ from falcon_pachinko.testing import simulate
 
 async def test_a_handler_that_swallows_its_cancellation_once_is_cancelled_quietly(monkeypatch):
     """The second one ends it, and the server sees no cancellation at all."""
-    monkeypatch.setattr("falcon_pachinko.session.session.BUSY", 0.001)
+    monkeypatch.setattr("falcon_pachinko.session.session.READ_AHEAD_AFTER", 0.001)
 
     class Stubborn(WebSocketResource):
         @handles_message("wait")

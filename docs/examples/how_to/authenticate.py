@@ -1,4 +1,4 @@
-import time
+from datetime import UTC, datetime, timedelta
 
 import falcon
 import falcon.asgi
@@ -11,15 +11,15 @@ from falcon_pachinko import Principal, WebSocketResource, handles_message, insta
 class Session(msgspec.Struct):
     user_id: str
     roles: list[str]
-    ends: float  # seconds since the epoch
+    ends: datetime
 
 
-SESSIONS = {"5f2a": Session("ann", ["staff"], ends=time.time() + 3600)}
+SESSIONS = {"5f2a": Session("ann", ["staff"], ends=datetime.now(UTC) + timedelta(hours=1))}
 
 
 async def authenticate(req):
     session = SESSIONS.get(req.cookies.get("session"))
-    if session is None or session.ends <= time.time():
+    if session is None or session.ends <= datetime.now(UTC):
         raise falcon.HTTPUnauthorized(description="Log in first.")
     return Principal(user_id=session.user_id, tags=session.roles, expires_at=session.ends)
 

@@ -91,11 +91,11 @@ class _Link:
         else:
             self._waiting.append((future, replies, []))
             # redis-py's own way to write waits, and to read awaits five times for each message.
-            self._connection._writer.write(data)  # noqa: SLF001  # there since redis-py 4.2
+            self._connection._writer.write(data)  # there since redis-py 4.2
         return future
 
     async def _read(self) -> None:
-        stream, replies = self._connection._reader, Replies()  # noqa: SLF001  # as above
+        stream, replies = self._connection._reader, Replies()  # as above
         why = "the server closed the connection"
         try:
             while data := await stream.read(READ_BYTES):

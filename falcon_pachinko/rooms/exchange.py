@@ -1,0 +1,228 @@
+"""What this process asks of the others, and does for them: parcels out, parcels in, gaps."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Awaitable, Callable, Collection, Coroutine
+from typing import Any
+
+from falcon_pachinko.backends.base import Backend, HistoryPosition
+from falcon_pachinko.cluster.history import History
+from falcon_pachinko.cluster.node import Cluster, Gap
+from falcon_pachinko.cluster.parcels import (
+    ALL,
+    Broadcast,
+    Disconnect,
+    Parcel,
+    ParcelPackets,
+    PresenceDiff,
+    channel_of,
+    implied_by,
+)
+from falcon_pachinko.cluster.presence import Presence
+from falcon_pachinko.connection.connection import Connection, check_close_code
+from falcon_pachinko.counters import Counters, type_of
+from falcon_pachinko.errors import EncodeError
+from falcon_pachinko.messages.codec import JSON, MSGPACK
+from falcon_pachinko.rooms.fanout import MEMBERS_PER_TURN, Fanout, Packets
+from falcon_pachinko.rooms.options import OptionsByPrefix
+from falcon_pachinko.rooms.registry import Registry
+from falcon_pachinko.rooms.revocations import Revocations
+from falcon_pachinko.targets import ConnectionId, Everyone, Target
+
+__all__ = ["Exchange"]
+
+log = logging.getLogger("falcon_pachinko")
+
+
+class Exchange:
+    """Between this process's connections and the other processes; the manager has one.
+
+    It is also what the registry tells of names that come into use here: so this process
+    listens to the channels of its rooms, users and tags, and to no others.
+    """
+
+    def __init__(self, backend: Backend, options: OptionsByPrefix, counters: Counters) -> None:
+        self.options, self.counters = options, counters
+        self.cluster = Cluster(backend, self._arrived, self._missed, self._is_back)
+        self.registry = Registry(self)
+        self.revocations = Revocations(self.registry)
+        self.fanout = Fanout(self.registry, self.spawn)
+        self.presence = Presence(
+            self.cluster, self.send_to, lambda room: options.of(room).presence_grace
+        )
+        self.history = History(
+            self.cluster,
+            self.registry.in_room,
+            self._deliver_parcel,
+            lambda room: options.of(room).history,
+            self.spawn,
+        )
+        self.on_gap: list[Callable[[Gap], Awaitable[None]]] = []
+        self.endings: set[asyncio.Task[Any]] = set()
+        """What a shutdown waits for besides the sessions."""
+
+    def spawn(self, job: Coroutine[Any, Any, Any]) -> None:
+        """Run a coroutine in a task of its own; a shutdown waits for its end."""
+        task = asyncio.get_running_loop().create_task(job)
+        self.endings.add(task)
+        task.add_done_callback(self.endings.discard)
+
+    # What the registry tells.
+
+    def came(self, kind: str, name: str) -> None:
+        """Listen to what other processes send to the first connection of a name."""
+        if self.cluster.backend.shared:
+            self.cluster.want(f"{kind}:{name}")
+
+    def went(self, kind: str, name: str) -> None:
+        """Stop listening."""
+        if self.cluster.backend.shared:
+            self.cluster.unwant(f"{kind}:{name}")
+
+    def left(self, connection: Connection, room: str, *, last: bool) -> None:
+        """Leave a connection out of what is underway to a room that it has left."""
+        if self.fanout.underway:
+            self.fanout.left(connection)
+        self.history.left(connection, room, last=last)
+
+    def speaks(self, subprotocol: str) -> None:
+        """Tell the others of a codec that they are to send, too."""
+        self.cluster.speaks(subprotocol)
+
+    async def live(self, kind: str, name: str) -> None:
+        """Wait until what other processes send to a name arrives, or their backend is away."""
+        if not self.cluster.alone:
+            await self.cluster.settled()
+
+    # Out.
+
+    def publish(
+        self,
+        message: Any,
+        packets: Packets,
+        target: Target,
+        exclude: tuple[str, ...],
+        *,
+        volatile: bool,
+        latest: str | None,
+    ) -> bool:
+        """Let the other processes send a message to the connections that a target names there."""
+        if self.is_here(target):
+            return False
+        channel = channel_of(target)
+        parcel = self.parcel(message, packets, exclude, self.cluster.subprotocols)
+        if implied_by(channel) != target:
+            parcel.target = target
+        parcel.volatile, parcel.latest = volatile, latest
+        return self.cluster.publish(channel, parcel)
+
+    def parcel(
+        self, message: Any, packets: Packets, exclude: tuple[str, ...], spoken: Collection[str]
+    ) -> Broadcast:
+        """Write a message for other processes, in the codecs that their clients speak."""
+        data = packets[MSGPACK].event["bytes"] if spoken else None
+        return Broadcast(0, 0, type_of(message), packets[JSON].event["text"], data, exclude)
+
+    def is_here(self, target: Target) -> bool:
+        """Whether a target is one connection, of this process: no other need hear of it."""
+        return isinstance(target, ConnectionId) and target.name in self.registry.connections
+
+    async def send_kept(
+        self, message: Any, room: str, exclude: tuple[str, ...]
+    ) -> tuple[int, int, bool]:
+        """Send a message to a room that keeps a history; return sent, dropped, published."""
+        spoken = self.cluster.subprotocols | self.cluster.own_subprotocols
+        parcel = self.parcel(message, Packets(message), exclude, spoken)
+        return await self.history.send(room, parcel)
+
+    async def disconnect(self, target: Target, code: int, reason: str) -> int:
+        """Close the connections that a target names on this process; return how many."""
+        self.revocations.note(target, code, reason)
+        closing = [each for each in self.registry.select(target) if not each.closed]
+        for count, connection in enumerate(closing, 1):
+            connection._outbox.close(code, reason)
+            if not count % MEMBERS_PER_TURN:
+                await asyncio.sleep(0)
+        return len(closing)
+
+    async def send_to(self, connections: Collection[Connection], message: Any) -> None:
+        """Send a message of the library's own to connections of this process."""
+        sent, _ = await self.fanout.deliver(list(connections), Packets(message))
+        self.counters.count_sent(message, sent)
+
+    # In.
+
+    async def _arrived(
+        self, node: str, parcel: Parcel, channel: str, position: HistoryPosition | None
+    ) -> None:
+        """Do here what another process asked for."""
+        kind, _, name = channel.partition(":")
+        match parcel:
+            case Broadcast() if position is not None:
+                if kind == "room":
+                    await self.history.deliver(node, name, parcel, position)
+            case PresenceDiff() if kind == "room":
+                self.presence.take(node, name, parcel)
+            case Broadcast():
+                target = parcel.target or implied_by(channel) or Everyone()
+                chosen = self.registry.select(target, parcel.exclude)
+                await self._deliver_parcel(chosen, ParcelPackets(parcel), target)
+            case Disconnect(code=code, reason=reason, target=target):
+                try:
+                    check_close_code(code)
+                except ValueError as error:
+                    self.cluster.reject(str(error))
+                else:
+                    await self.disconnect(target, code, reason)
+
+    async def _deliver_parcel(
+        self, chosen: list[Connection], packets: ParcelPackets, target: Target | None = None
+    ) -> int:
+        """Deliver what came encoded; connections whose codec has no form of it are left out."""
+        for codec in tuple(self.registry.codecs):
+            try:
+                packets[codec]
+            except EncodeError as error:
+                self.cluster.reject(str(error))
+                chosen = [each for each in chosen if each._codec is not codec]
+        parcel = packets.parcel
+        key = None if parcel.latest is None else (target, parcel.latest)
+        sent, _ = await self.fanout.deliver(
+            chosen, packets, target, volatile=parcel.volatile, key=key
+        )
+        self.counters.count_sent_type(parcel.type, sent)
+        return sent
+
+    # Gaps.
+
+    async def _missed(self, gap: Gap) -> None:
+        """Make up for a gap, and tell the hooks, and the clients of rooms that asked for it."""
+        for hook in self.on_gap:
+            self.spawn(self._tell(hook, gap))  # one that waits for a message gets it
+        kind, _, name = (gap.channel or "").partition(":")
+        everywhere = gap.channel is None or gap.channel == ALL
+        rooms = self.registry.rooms.names() if everywhere else [name] if kind == "room" else []
+        if gap.channel is None:
+            self.presence.be_patient()
+        self.presence.refresh(rooms)
+        for count, room in enumerate(rooms if self.options else (), 1):
+            await self.history.catch_up(room)
+            if self.options.of(room).resync:
+                resync = {"type": "resync", "payload": {"room": room}}
+                await self.send_to(self.registry.in_room(room), resync)
+            if not count % MEMBERS_PER_TURN:
+                await asyncio.sleep(0)
+
+    async def _tell(self, hook: Callable[[Gap], Awaitable[None]], gap: Gap) -> None:
+        try:
+            await hook(gap)
+        except Exception:
+            log.exception("a hook on gaps failed")
+
+    def _is_back(self) -> None:
+        """The backend is up: tell it what it may have forgotten, or never heard."""
+        self.presence.be_patient()
+        self.presence.write_again()
+        self.spawn(self.history.mend())
