@@ -36,14 +36,14 @@ test: $(VENV)/.dev
 
 # The rest of what CI runs; property tests come again, with more examples.
 test-slow: $(VENV)/.dev
-	$(PYTEST) -n $(JOBS) --dist loadgroup -m '(slow or hypothesis) and not exhaustive' \
+	$(PYTEST) -n $(JOBS) --dist loadscope -m '(slow or hypothesis) and not exhaustive' \
 		--hypothesis-profile=slow $(ARGS)
 
 # All there is, before a large change lands: an hour or so.
 test-all: test-everything test-pythons
 
 test-everything: $(VENV)/.dev
-	$(PYTEST) -n $(JOBS) --dist loadgroup --hypothesis-profile=exhaustive $(ARGS)
+	$(PYTEST) -n $(JOBS) --dist loadscope --hypothesis-profile=exhaustive $(ARGS)
 
 test-pythons:
 	@for python in $(PYTHONS); do \

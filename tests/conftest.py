@@ -6,11 +6,12 @@ from pathlib import Path
 
 import pytest
 from hypothesis import settings
+from xdist.scheduler import LoadScopeScheduling
 
 # `make test` takes the first, `make test-slow` the second, `make test-all` the third.  No
 # deadline for one example: it would depend on how fast the machine is.
 settings.register_profile("quick", max_examples=25, deadline=None)
-settings.register_profile("slow", max_examples=150, deadline=None)
+settings.register_profile("slow", max_examples=100, deadline=None)
 settings.register_profile("exhaustive", max_examples=1000, deadline=None)
 settings.load_profile("quick")
 
@@ -49,6 +50,27 @@ def pytest_collection_modifyitems(items):
     for item in items:
         if item.path.parent in SLOW_RINGS and not item.get_closest_marker("quick"):
             item.add_marker("slow")
+
+
+SHARING = (
+    "tests/packaging/test_matrix.py",
+    "tests/packaging/test_wheel.py",
+    "tests/cli/test_add_checks.py",
+)
+"""Files whose tests share what takes long to make: one worker runs them all."""
+
+
+class KeepingTogether(LoadScopeScheduling):
+    """Gives workers one test at a time, but the files of `SHARING` as a whole, and those first."""
+
+    def _split_scope(self, nodeid):
+        path, _, _ = nodeid.partition("::")
+        return path if path in SHARING else nodeid
+
+
+def pytest_xdist_make_scheduler(config, log):
+    together = config.getoption("dist") == "loadscope"
+    return KeepingTogether(config, log) if together else None
 
 
 class OtherLoop:

@@ -817,7 +817,7 @@ def test_the_library_comes_from_where_it_came_from(made, update, before, after):
     assert f"falcon-pachinko{after}" in needed
 
 
-@pytest.mark.timeout(180)
+@pytest.mark.timeout(600)
 def test_a_kill_at_any_time_leaves_all_or_nothing(
     update, project, newer, tmp_path, contents, begin, until
 ):

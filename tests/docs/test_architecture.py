@@ -1,61 +1,78 @@
 """The explanation of the architecture: its pictures and its names are those of the code."""
 
 import importlib
+import pkgutil
 import re
 
 import pytest
 
+import falcon_pachinko
+
 PAGE = "docs/explanation/architecture.md"
+MODULES = [
+    module.name.removeprefix("falcon_pachinko.")
+    for module in pkgutil.walk_packages(falcon_pachinko.__path__, "falcon_pachinko.")
+    if not module.name.startswith("falcon_pachinko.testing")
+]
+"""The library's modules, below `falcon_pachinko`, but for what tests use."""
 
 
 @pytest.mark.parametrize("contract_id", ["library-floors", "cli-floors"])
 def test_the_floors_are_those_that_imports_are_held_to(contract_id, pages, settings):
     """The picture has the modules of the contract, floor by floor, from the top."""
-    contract = next(
-        each for each in settings["tool"]["importlinter"]["contracts"] if each["id"] == contract_id
-    )
-    floors = [set(re.findall(r"\w+", layer)) for layer in contract["layers"]]
+    (picture,) = (b for b in pages[PAGE].blocks if (b.marker, b.source) == ("floors", contract_id))
+    drawn = [set(line.split()) for line in picture.text.splitlines()]
 
-    assert [set(floor) for _, floor in drawn(pages[PAGE], contract_id)] == floors
+    assert drawn == floors(settings, contract_id)
 
 
-def test_the_floors_have_the_names_of_the_contract(pages, settings):
-    """Tools, doors and so on are called the same in both places."""
-    contract = settings["tool"]["importlinter"]["contracts"][0]
-    names = [name for name, _ in drawn(pages[PAGE], "library-floors")]
-
-    assert contract["name"] == f"falcon_pachinko: {', '.join(names)}"
-
-
-def drawn(page, contract_id):
-    """Read a picture of floors: each one's name, where it has one, and its modules."""
-    (block,) = (b for b in page.blocks if (b.marker, b.source) == ("floors", contract_id))
-    for line in block.text.splitlines():
-        words = line.split()
-        named = contract_id == "library-floors"
-        yield (words[0], words[1:]) if named else ("", words)
+def floors(settings, contract_id):
+    """Read a contract of pyproject.toml: the modules of each floor, from the top."""
+    contracts = settings["tool"]["importlinter"]["contracts"]
+    (contract,) = (each for each in contracts if each["id"] == contract_id)
+    return [set(re.findall(r"\w+", layer)) for layer in contract["layers"]]
 
 
-def test_every_name_of_the_code_is_there(pages, root):
-    """What the page calls `session.Session.serve` and the like can be imported."""
-    modules = {path.stem for path in (root / "falcon_pachinko").glob("*.py")}
-    names = re.findall(r"`(\w+)((?:\.\w+)+)`", pages[PAGE].prose)
-    ours = [(module, path[1:].split(".")) for module, path in names if module in modules]
+def test_the_tree_has_every_folder_and_every_module_beside_them(pages, root):
+    """A newcomer finds the place for a question; what a folder holds is in the folder."""
+    (tree,) = (block for block in pages[PAGE].blocks if block.marker == "tree")
+    drawn = re.findall(r"^[├└]── (\S+)", tree.text, re.MULTILINE)
+    package = root / tree.source
+    there = [path.name for path in package.glob("[a-z]*.py")]
+    there += [f"{path.parent.name}/" for path in package.glob("*/__init__.py")]
+
+    assert sorted(drawn) == sorted(there)
+
+
+def test_the_stages_of_a_connection_are_those_of_the_code(pages):
+    """Which stage may follow which is drawn once, and written once in the code."""
+    (picture,) = (block for block in pages[PAGE].blocks if block.marker == "stages")
+    outbox = pkgutil.resolve_name(f"falcon_pachinko.{picture.source}")
+    drawn = {stage: set() for stage in outbox.Stage}
+    for line in picture.text.splitlines():
+        first, _, after = line.partition("──▶")
+        drawn[outbox.Stage(first.strip())] = set(map(outbox.Stage, after.split()))
+
+    assert drawn == outbox.NEXT
+
+
+def test_every_name_of_the_code_is_there(pages):
+    """What the page calls `session.session.Session.serve` and the like can be imported."""
+    packages = {path.partition(".")[0] for path in MODULES}
+    names = re.findall(r"`(\w+(?:\.\w+)+)`", pages[PAGE].prose)
+    ours = [name for name in names if name.partition(".")[0] in packages]
 
     assert ours
-    for module, path in ours:
-        found = importlib.import_module(f"falcon_pachinko.{module}")
-        for name in path:
-            found = getattr(found, name)
+    for name in ours:
+        assert pkgutil.resolve_name(f"falcon_pachinko.{name}")
 
 
-def test_every_name_of_the_journey_is_there(pages, root):
+def test_every_name_of_the_journey_is_there(pages):
     """What the pictures call `Session._run` and the like is a class of ours that has it."""
     pictures = [b.text for b in pages[PAGE].blocks if b.language == "text" and not b.marker]
-    modules = [path.stem for path in (root / "falcon_pachinko").glob("[a-z]*.py")]
     classes = {
         name: member
-        for module in modules
+        for module in MODULES
         for name, member in vars(importlib.import_module(f"falcon_pachinko.{module}")).items()
         if isinstance(member, type)
     }

@@ -221,7 +221,7 @@ async def cancelled(client, ann):
 
 ENDS = {
     "the client closed, with a code": (closed_by_the_client, 4321),
-    "the client vanished": (vanished, 1006),
+    "the client disconnected without a close frame": (vanished, 1006),
     "the client did not read for `send_timeout` seconds": (deaf, 1006),
     "`ws.close(4001)`, or `manager.disconnect(..., 4001)`": (closed_by_the_manager, 4001),
     "the server shuts down": (shut_down, 1012),

@@ -231,7 +231,7 @@ async def gone(serve):
         await ann.send_json({"type": "wait"})
         await ann.drop()
         assert await resource.how.get() == "cancelled"
-    return "nothing: it is gone"
+    return "nothing: it has disconnected"
 
 
 async def clingy(serve):
@@ -239,7 +239,7 @@ async def clingy(serve):
     async with patient(serve, Clingy, shutdown_timeout=0.02) as (ann, resource):
         await ann.drop()
         assert await resource.how.get() == "cancelled"
-    return "nothing: it is gone"
+    return "nothing: it has disconnected"
 
 
 REACHED = {

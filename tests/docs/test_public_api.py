@@ -6,6 +6,7 @@ import re
 import pytest
 
 import falcon_pachinko
+from falcon_pachinko import to
 
 PAGE = "docs/reference/public-api.md"
 
@@ -21,8 +22,8 @@ NOT_CALLED = (
 def signature_of(name):
     """Write a public name as its signature, over several lines if it is long."""
     found = getattr(falcon_pachinko, name)
-    if not callable(found):
-        return f"{name}: {type(found).__mro__[1].__name__}\n"
+    if inspect.ismodule(found):
+        return f"from falcon_pachinko import {name}\n"
     if name in NOT_CALLED:
         return f"class {name}\n"
     signature = inspect.signature(found)
@@ -105,7 +106,19 @@ def test_every_name_has_its_signature_and_its_line(pages):
         found = getattr(falcon_pachinko, name)
         line = below.partition("```\n\n")[2].partition("\n\n")[0].replace("\n", " ")
 
-        assert line.startswith(first_line(found) if callable(found) else "Every connection"), name
+        assert inspect.ismodule(found) or line.startswith(first_line(found)), name
+
+
+def test_a_target_is_called_as_its_row_says(pages):
+    """A row of the table has the function's parameters and its docstring's first line."""
+    named = {
+        f"`to.{name}({', '.join(inspect.signature(found).parameters)})`": first_line(found)
+        for name, found in vars(to).items()
+        if name in to.__all__ and inspect.isfunction(found) and found is not to.check_target
+    }
+
+    rows = dict(pages[PAGE].table("to"))
+    assert rows == named | {"`to.everyone`": "Every connection."}
 
 
 @pytest.mark.parametrize(

@@ -8,8 +8,6 @@ import pytest
 from asgi_servers import UVICORN, on
 from websockets.exceptions import ConnectionClosed
 
-pytestmark = pytest.mark.timeout(60)
-
 LIMIT = 65_536  # message_bytes
 POLICY = {1003, 1007, 1008, 1009}
 BLOCKED = 50  # milliseconds

@@ -153,12 +153,12 @@ async def test_a_killed_process_is_buried_once(server, processes, enter):
 @pytest.mark.slow
 async def test_a_process_that_ends_is_not_waited_for(server, processes, enter):
     """A clean end is known long before the ttl is over: with the next sign of life."""
-    one, two = await processes.start(*[f"{server.url}?ttl=30"] * 2)
+    one, two = await processes.start(*[f"{server.url}?ttl=60"] * 2)
     ann = await enter(one, "ann")
     await enter(two, "bob")
     await all_see({"ann": AWAKE, "bob": AWAKE}, (ann,), (one, two))
     await two.stop()
-    await all_see({"ann": AWAKE}, (ann,), (one,), seconds=18)  # a lease would last for 20 more
+    await all_see({"ann": AWAKE}, (ann,), (one,), seconds=38)  # a lease would last for 40 more
 
     assert ann.told == [("joins", "bob"), ("leaves", "bob")]
 

@@ -15,8 +15,6 @@ from nats_server import NatsServer
 
 from falcon_pachinko.testing import LifespanError, serve
 
-pytestmark = pytest.mark.timeout(120)
-
 APPS = Path(__file__).parent / "apps"
 QUICK = "?probe=0.5&timeout=1.5"
 BACK_WITHIN = 10  # seconds; 5 are promised, the rest is for a machine that is busy

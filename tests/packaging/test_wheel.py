@@ -15,8 +15,7 @@ import pytest
 CHECKOUT = Path(__file__).parents[2]
 DEADLINE = 240  # seconds for one step; most of them wait for the package index
 
-# One worker for all of them: what they wait for is made once a module.
-pytestmark = [pytest.mark.timeout(DEADLINE * 2), pytest.mark.xdist_group("wheel")]
+pytestmark = pytest.mark.timeout(DEADLINE * 2)
 
 
 def run(*command, cwd, code=0):

@@ -10,8 +10,8 @@ from .workers import add_workers
 def create_app(config: Config | None = None) -> App:
     """Make the app: its routes, then its workers.
 
-    Every call makes a new app that shares nothing with the one before, which is
-    what the tests do.  Without a config, the environment is asked.
+    Every call makes a new app that shares nothing with the others, as the tests need.
+    Without a config, it is read from the environment.
     """
     config = config or Config.from_environment()
     app = App(allowed_hosts=config.allowed_hosts{% if cookiecutter.backend != 'memory' %}, backend=config.backend{% endif %})

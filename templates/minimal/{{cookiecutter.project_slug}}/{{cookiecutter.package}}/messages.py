@@ -1,4 +1,4 @@
-"""The words on the wire, as structs: what does not fit them never reaches a handler."""
+"""The messages, as structs; one that does not fit them does not reach a handler."""
 
 from datetime import datetime
 
@@ -12,6 +12,6 @@ class Words(Struct):
 
 
 class Tick(Struct):
-    """The payload of `tick`: what time it is here."""
+    """The payload of `tick`: the time on the server."""
 
     time: datetime

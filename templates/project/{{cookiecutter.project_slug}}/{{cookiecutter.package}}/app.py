@@ -8,14 +8,14 @@ from .workers import add_workers
 
 
 def create_app(config: Config | None = None) -> App:
-    """Make the app: what its rooms keep, its routes, then its workers.
+    """Make the app: its rooms' history, its routes, then its workers.
 
-    Every call makes a new app that shares nothing with the one before, which is
-    what the tests do.  Without a config, the environment is asked.
+    Every call makes a new app that shares nothing with the others, as the tests need.
+    Without a config, it is read from the environment.
     """
     config = config or Config.from_environment()
     app = App(allowed_hosts=config.allowed_hosts{% if cookiecutter.backend != 'memory' %}, backend=config.backend{% endif %})
-    # What a chat room keeps, for those who come back to it.
+    # Chat rooms keep their last messages, for clients that reconnect.
     app.ws_connection_manager.configure_rooms("chat:", history=HistoryLimits(count=100))
     add_routes(app)
     add_workers(app, config)

@@ -10,20 +10,20 @@ PREFIX = "{{ cookiecutter.package | upper }}_"
 
 @dataclass(frozen=True)
 class Config:
-    """What the app can be told from outside.
+    """The settings of the app.
 
-    Each field has an environment variable: its name in capitals, behind `PREFIX`.
+    Each field has an environment variable: `PREFIX` and its name in capitals.
 
     Attributes:
         announce_every: Seconds between two announcements.
-        allowed_hosts: The names this server goes by, `*.` for sub-domains; only
-            handshakes for these are answered.  In the environment, separated by commas.
+        allowed_hosts: This server's host names, `*.` for sub-domains; handshakes
+            for others are denied.  In the environment, separated by commas.
 {%- if cookiecutter.backend == 'redis' %}
         backend: The Redis that connects all processes of the app, such as
-            `redis://127.0.0.1:6379`.  Without one, a room ends at the process.
+            `redis://127.0.0.1:6379`.  Without one, each process is separate.
 {%- elif cookiecutter.backend == 'nats' %}
         backend: The NATS server that connects all processes of the app, such as
-            `nats://127.0.0.1:4222`.  Without one, a room ends at the process.
+            `nats://127.0.0.1:4222`.  Without one, each process is separate.
 {%- endif %}
     """
 
@@ -35,10 +35,10 @@ class Config:
 
     @classmethod
     def from_environment(cls, environment: Mapping[str, str] = os.environ) -> Self:
-        """Read what is set, and keep the default of what is not.
+        """Read the variables that are set; the other fields keep their defaults.
 
         Raises:
-            ValueError: A variable is set to something that it cannot be.
+            ValueError: The value of a variable is not valid.
         """
         seconds = environment.get(f"{PREFIX}ANNOUNCE_EVERY")
         hosts = environment.get(f"{PREFIX}ALLOWED_HOSTS")

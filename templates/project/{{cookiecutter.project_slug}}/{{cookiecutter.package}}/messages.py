@@ -1,9 +1,9 @@
-"""The words of the chat: what may cross the wire, in both directions.
+"""The messages of the chat, in both directions.
 
 Every frame is an envelope, `{"type": "say", "payload": {"text": "Hello"}}`. The
 type selects the handler; the structs below are the payloads. What a client sends
-is decoded straight into them: what does not fit is answered with one error frame
-and never reaches a handler.
+is decoded into them: a message that does not fit is answered with one error frame,
+and does not reach a handler.
 """
 
 from datetime import datetime
@@ -15,28 +15,28 @@ from msgspec import Meta, Struct
 
 
 class Say(Struct):
-    """`say`: a few words to everybody in the room."""
+    """`say`: a text for everybody in the room."""
 
     text: Annotated[str, Meta(min_length=1, max_length=2000)]
 
 
 class Typing(Struct):
-    """`typing`: whether this person is writing just now."""
+    """`typing`: whether this person is writing."""
 
     active: bool
 
 
 # ---------------------------------------------------------------- server to client
 #
-# Besides these, the library itself tells who is in a room, with `presence.state` and
-# `presence.diff`, and with `history.state` whether what follows is all that was missed.
+# Besides these, the library sends `presence.state` and `presence.diff` (who is in the
+# room), and `history.state` (whether a client that reconnects gets all it has missed).
 
 
 class Member(Struct, frozen=True):
-    """Somebody in the room.
+    """A person in the room.
 
-    The id is the connection's: two tabs of one person are two members.  It is their
-    key in `presence.state` and `presence.diff` too.
+    The id is the connection's, so two tabs of one person are two members.  It is also
+    their key in `presence.state` and `presence.diff`.
     """
 
     id: str
@@ -51,7 +51,7 @@ class Welcome(Struct):
 
 
 class Said(Struct):
-    """`said`: what somebody said, to everybody in the room, the speaker included."""
+    """`said`: a text, sent to everybody in the room, the speaker included."""
 
     id: str
     name: str
@@ -60,7 +60,7 @@ class Said(Struct):
 
 
 class MemberTyping(Struct):
-    """`typing`: somebody began to write, or stopped; to all the others."""
+    """`typing`: a person started to write, or stopped; sent to all the others."""
 
     id: str
     name: str
@@ -68,6 +68,6 @@ class MemberTyping(Struct):
 
 
 class Announcement(Struct):
-    """`announcement`: a word from the house, to every room."""
+    """`announcement`: a text from the server, sent to every room."""
 
     text: str

@@ -1,4 +1,4 @@
-"""Where everything is: the paths of the app, and what answers them."""
+"""The paths of the app, and the resources that serve them."""
 
 from pathlib import Path
 
@@ -8,14 +8,14 @@ from .resources.chat import ChatRoom
 from .resources.health import Health
 from .resources.page import Page
 
-# WebSocket paths.  Every connection gets a resource of its own.
+# WebSocket paths.  Every connection gets its own instance of the resource.
 ROUTES: list[tuple[str, type[WebSocketResource]]] = [
     ("/ws/chat/{room_name}", ChatRoom),
 ]
 
 
 def add_routes(app: App) -> None:
-    """Give the app its paths: HTTP first, then WebSockets from the table."""
+    """Add the paths: HTTP first, then WebSockets from the table."""
     static = Path(__file__).parent / "static"
     app.add_route("/", Page(static / "index.html"))
     app.add_route("/health", Health())

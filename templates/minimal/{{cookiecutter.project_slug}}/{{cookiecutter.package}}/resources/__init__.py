@@ -1,1 +1,1 @@
-"""What answers a path: one file a resource."""
+"""The resources: what serves a path, one file each."""

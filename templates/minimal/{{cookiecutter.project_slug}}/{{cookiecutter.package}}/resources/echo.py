@@ -6,7 +6,7 @@ from ..messages import Words
 
 
 class Echo(WebSocketResource):
-    """One connection: every client has an instance of its own."""
+    """One connection: every client has its own instance."""
 
     @handles_message("echo")
     async def echo(self, ws: Connection, payload: Words) -> Words:

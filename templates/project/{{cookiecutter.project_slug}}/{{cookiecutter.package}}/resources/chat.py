@@ -1,4 +1,4 @@
-"""The chat: people in a room, who see what the others say and who is there."""
+"""The chat: people in a room see what the others write and who is there."""
 
 from datetime import UTC, datetime
 
@@ -22,16 +22,16 @@ def clean_name(wish: str) -> str:
 
 
 class ChatRoom(WebSocketResource):
-    """One person in one room: every connection has an instance of its own."""
+    """One person in one room: every connection has its own instance."""
 
     room: str
     member: Member
 
     async def on_connect(self, req: Request, ws: Connection, room_name: str) -> bool:
-        """Greet the newcomer, show what was said, be present for the others; then accept.
+        """Send a welcome and what was said before, be present for the others; then accept.
 
-        What is sent here leaves right after the accept, in this order. A page that
-        comes back names the position of the last message it has, and gets the later ones.
+        What is sent here is transmitted right after the accept, in this order. A page that
+        reconnects sends the position of its last message, and gets the later ones.
         """
         if not 1 <= len(room_name) <= ROOM_NAME_LENGTH:
             return False
@@ -56,7 +56,7 @@ class ChatRoom(WebSocketResource):
     async def typing(self, ws: Connection, payload: Typing) -> None:
         """Tell the others whether this person is writing.
 
-        Who comes back has no use for it, so the room does not keep it.
+        Clients that reconnect do not need it, so the room does not keep it.
         """
         typing = MemberTyping(id=self.member.id, name=self.member.name, active=payload.active)
         await self.broadcast_to_room(

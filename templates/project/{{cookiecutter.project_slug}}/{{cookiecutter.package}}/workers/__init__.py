@@ -1,4 +1,4 @@
-"""What runs beside the connections: one file a worker, started and stopped with the app."""
+"""The workers: what runs beside the connections, from the start of the app to its end."""
 
 from collections.abc import Awaitable, Callable
 
@@ -16,6 +16,6 @@ WORKERS: list[Worker] = [
 
 
 def add_workers(app: App, config: Config) -> None:
-    """Register every worker; the app starts them, and awaits their end when it stops."""
+    """Register every worker; the app starts them, and waits for their end when it stops."""
     for worker in WORKERS:
         app.add_websocket_worker(worker, app.ws_connection_manager, config)

@@ -1,4 +1,4 @@
-"""A word from the house, now and then, to every room that has somebody in it."""
+"""Announcements: a text now and then, to every room that has members."""
 
 import asyncio
 from itertools import cycle
@@ -16,10 +16,10 @@ WORDS = (
 
 
 async def announce(manager: WebSocketConnectionManager, config: Config) -> None:
-    """Greet the chat rooms every `config.announce_every` seconds, for as long as the app runs.
+    """Send an announcement to the chat rooms every `config.announce_every` seconds.
 
-    A room that is made later is greeted from then on; an empty one is gone.  No room
-    keeps an announcement: who comes later has not missed it.
+    This goes on as long as the app runs.  The rooms do not keep announcements, so a
+    client that connects later does not get old ones.
     """
     words = cycle(WORDS)
     while True:
