@@ -245,7 +245,7 @@ class WebSocketConnectionManager:
         if latest is not None or volatile or local or store:
             _check_options(store=store, local=local, volatile=volatile, latest=latest)
         chosen = self._registry.select(to, exclude)
-        ids = tuple(each if isinstance(each, str) else each.id for each in _several(exclude))
+        ids = _ids(exclude) if exclude else ()
         kept_in: tuple[str, ...] = ()
         kept = 0, 0, True
         if self._options and store is not False and not (local or volatile or latest is not None):
@@ -634,8 +634,9 @@ class WebSocketConnectionManager:
         self._loop = loop
 
 
-def _several(exclude: Any) -> Iterable[Any]:
-    return (exclude,) if isinstance(exclude, (str, Connection)) else exclude
+def _ids(exclude: Any) -> tuple[str, ...]:
+    several = (exclude,) if isinstance(exclude, (str, Connection)) else exclude
+    return tuple(each if isinstance(each, str) else each.id for each in several)
 
 
 def _key_of(to: Target, latest: str) -> object:

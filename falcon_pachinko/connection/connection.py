@@ -342,11 +342,11 @@ class Connection:
         outbox = self._outbox
         if self.manager._fanout.underway:
             self.manager._fanout.serve_first(self)
-        if volatile or latest is not None or not outbox._direct:  # its other half
+        if outbox._direct and latest is None and not volatile:
+            sent = outbox.push(packet)
+        else:
             check_sending(latest, volatile=volatile)
             sent = await self._send(packet, volatile=volatile, latest=latest)
-        else:
-            sent = outbox.push(packet)
         if sent:
             self.manager._counters.count_sent(message)
 
@@ -356,7 +356,7 @@ class Connection:
         own = self._outbox.stage is CONNECTING or SENDER.get() is self
         if own and self._session is not None:
             return await self._outbox.send(packet, volatile=volatile, key=key)
-        return self._outbox.push(packet, volatile=volatile, key=key)
+        return self._outbox.put(packet, volatile=volatile, key=key)
 
     async def send_text(
         self, text: str, *, volatile: bool = False, latest: str | None = None

@@ -75,7 +75,7 @@ class Gate:
         self._counters, self._readable = counters, readable
         self._turn = Turn.FALCON
         self.receive = receive
-        self.error: falcon.HTTPError | None = None
+        self.error: falcon.HTTPError | falcon.HTTPStatus | None = None
         """What a middleware or a responder raised to deny, noted by the app's error handler."""
         scope[_KEY] = self
 

@@ -137,13 +137,19 @@ class Session:
             Exception: What an ``on_connect`` raised that has no answer of its own: for
                 Falcon's error handlers, which close; the gate makes that a status.
         """
-        task = asyncio.get_running_loop().create_task(self._live())
+        loop = asyncio.get_running_loop()
+        task = loop.create_task(self._live())
         while not task.done():
+            # Not the task itself, which would be cancelled with this call; and asyncio.wait and
+            # shield cost ten times as much.
+            over = loop.create_future()
+            task.add_done_callback(over.cancel)
             try:
-                await asyncio.wait((task,))
-            except asyncio.CancelledError:  # the server goes: end, and be waited for
-                self._server_ended = True
-                self._end_with_server()
+                await over
+            except asyncio.CancelledError:
+                if not task.done():  # the server goes: end, and be waited for
+                    self._server_ended = True
+                    self._end_with_server()
         error = task.result()
         if error is not None:
             raise error
@@ -289,7 +295,7 @@ class Session:
     async def _fail(self, error: BaseException, what: str, ref: Ref) -> None:
         """Log what a handler raised, once, and tell the client no more than that it happened."""
         connection = self.connection
-        connection.manager._counters.errors[what] += 1
+        connection.manager._counters.count_error(what)
         log.error(
             "%s failed on %.200r", type(connection.resource).__name__, what,
             exc_info=error, extra=connection._outbox.where(),
@@ -310,7 +316,9 @@ class Session:
         except StopIteration as done:
             return done.value
         loop = asyncio.get_running_loop()
-        timer = loop.call_later(READ_AHEAD_AFTER, self._inbox.read_ahead)
+        inbox = self._inbox
+        inbox.leave_unread()
+        timer = loop.call_later(READ_AHEAD_AFTER, inbox.read_ahead)
         self._in_handler = True
         try:
             return (yield from resume(handling, waiting_for))
@@ -418,12 +426,13 @@ class Session:
             self._task.uncancel()  # type: ignore[union-attr]  # it runs
         self._drop_turns()
         error = await self._answer(outcome)
+        by_client = outbox.close_code is None
         if outbox.close_code is None:
             outbox.close_code = inbox.code if outbox.accepted else ABNORMAL
             outbox.close_reason = inbox.reason
         connection.manager._forget(connection)
         if outbox.accepted:
-            counters.count_closed(outbox.close_code)
+            counters.count_closed(outbox.close_code, by_client=by_client)
         await inbox.stop()
         connection._forget(now=self._server_ended or inbox.code in _GOING_AWAY)
         if self._ending is not None:

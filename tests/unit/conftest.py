@@ -6,6 +6,7 @@ from collections import deque
 import pytest
 
 from falcon_pachinko import Connection, Limits, WebSocketConnectionManager
+from falcon_pachinko.testing import RequestError
 
 DEADLINE = 30
 """Seconds that anything a test waits for may take."""
@@ -156,3 +157,16 @@ def play_with_connection():
         return wire, await play(wire, ann)
 
     return lambda play, **limits: asyncio.run(play_anew(play, limits))
+
+
+@pytest.fixture
+def answered():
+    """Await a request; give the whole answer, an ``error`` too."""
+
+    async def wait(request):
+        try:
+            return await request
+        except RequestError as refused:
+            return refused.answer
+
+    return wait
