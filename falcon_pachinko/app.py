@@ -134,6 +134,7 @@ def _keep_denials_whole(app: falcon.asgi.App[Any, Any]) -> None:
             error: Any,
             params: dict[str, Any],
             ws: falcon.asgi.WebSocket | None = None,
+            *,
             falcons: Any = falcons,
         ) -> None:
             gate = None if ws is None else Gate.of(req.scope)

@@ -124,7 +124,7 @@ class Resumed:
 
 
 @functools.lru_cache(maxsize=64)
-def _is_server(owner: Any) -> bool:
+def _is_server(owner: type) -> bool:
     return any(each.__module__.partition(".")[0] in _SERVERS for each in owner.__mro__)
 
 
@@ -136,7 +136,7 @@ def is_bare(send: AsgiSend) -> bool:
     return (
         inspect.ismethod(send)
         and inspect.iscoroutinefunction(send)
-        and _is_server(send.__self__.__class__)
+        and _is_server(type(send.__self__))  # type: ignore[arg-type]  # a class is hashable
     )
 
 

@@ -164,6 +164,7 @@ def direct(request):
     """Whether the server's own ``send`` is stepped by hand, or a middleware's is awaited."""
     return request.param
 
+
 @pytest.fixture
 def answered():
     """Await a request; give the whole answer, an ``error`` too."""
