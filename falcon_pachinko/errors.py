@@ -6,6 +6,7 @@
     ├── SetupError                 the application is put together wrongly; raised while it is built
     │   ├── AlreadyInstalledError    install() again, with other options
     │   ├── RouteConflictError       two resources claim one path
+    │   ├── RouteTemplateError       no path could match a template
     │   ├── UnknownRouteError        no WebSocket route has that path
     │   ├── ResourceTypeError        not a WebSocketResource, nor a factory of one
     │   ├── HandlerDefinitionError             a handler or hook that could never be called
@@ -48,6 +49,7 @@ __all__ = [
     "ResourceTypeError",
     "RoomLimitError",
     "RouteConflictError",
+    "RouteTemplateError",
     "SetupError",
     "UnknownConnectionError",
     "UnknownRouteError",
@@ -85,6 +87,14 @@ class RouteConflictError(SetupError, ValueError):
         )
 
 
+class RouteTemplateError(SetupError, ValueError):
+    """No path could match this template."""
+
+    def __init__(self, template: object, why: str) -> None:
+        self.template = template
+        super().__init__(f"no path can match the template {template!r:.200}: {why}")
+
+
 class UnknownRouteError(SetupError, LookupError):
     """No WebSocket route has this path."""
 
@@ -95,7 +105,7 @@ class UnknownRouteError(SetupError, LookupError):
 
 
 class ResourceTypeError(SetupError, TypeError):
-    """What was routed is no `WebSocketResource`, nor a factory of one."""
+    """What was routed is not a `WebSocketResource`, nor a factory of one."""
 
     def __init__(self, template: str, got: object, why: str) -> None:
         self.template, self.got = template, got
@@ -174,12 +184,13 @@ class MessageError(PachinkoError):
 
 
 class EncodeError(PachinkoError, ValueError):
-    """A message cannot be put on the wire; it was sent to nobody."""
+    """A message cannot be encoded, and was not sent to anyone."""
 
     def __init__(self, why: str) -> None:
         super().__init__(
-            f"the message cannot be encoded, so nobody gets it: {why}. Send msgspec structs, "
-            "dataclasses, dicts, lists, str, numbers, bool, None, datetime, UUID or bytes"
+            f"the message cannot be encoded, so it was not sent: {why}. Send msgspec structs, "
+            "dataclasses, dicts, lists, str, numbers, bool, None, datetime, UUID or bytes; "
+            "teach other types with install(app, enc_hook=...)"
         )
 
 

@@ -144,7 +144,8 @@ class HistoryLimits:
     """How many messages."""
 
     bytes: int = 262_144
-    """How many bytes they have together."""
+    """How many bytes they have together, as MessagePack and some 40 bytes for each; a message
+    that has more by itself is an `EncodeError`."""
 
     seconds: float = 3600.0
     """How old one may become. A history that gets none for so long ends, and the next is new."""

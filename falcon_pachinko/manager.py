@@ -11,8 +11,14 @@ from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 from falcon_pachinko.backends import open_backend
 from falcon_pachinko.backends.base import Backend, HistoryPosition
 from falcon_pachinko.cluster.node import Gap
-from falcon_pachinko.cluster.parcels import ALL, Disconnect, channel_of
-from falcon_pachinko.cluster.presence import GRACE, Present
+from falcon_pachinko.cluster.parcels import (
+    ALL,
+    Disconnect,
+    channel_of,
+    is_within,
+    rooms_named,
+)
+from falcon_pachinko.cluster.presence_shell import GRACE, Present
 from falcon_pachinko.connection.connection import (
     SENDER,
     Connection,
@@ -29,7 +35,7 @@ from falcon_pachinko.errors import (
 )
 from falcon_pachinko.leases import check_lease
 from falcon_pachinko.limits import HistoryLimits, Limits
-from falcon_pachinko.messages.codec import JSON
+from falcon_pachinko.messages.codec import DEFAULT_CODECS, Codecs
 from falcon_pachinko.names import check_name
 from falcon_pachinko.rooms.drain import Drained, drain
 from falcon_pachinko.rooms.exchange import Exchange
@@ -80,17 +86,24 @@ class WebSocketConnectionManager:
     Args:
         limits: What one client may cost, where its route does not say otherwise.
         backend: What connects this process with others: a URL, or a `Backend`.
+        codecs: How messages are written, where the app has hooks for its own types.
 
     Example::
 
         await manager.broadcast({"type": "notice"}, to=to.rooms("chat:"), local=True)
     """
 
-    def __init__(self, limits: Limits | None = None, backend: Backend | str | None = None) -> None:
+    def __init__(
+        self,
+        limits: Limits | None = None,
+        backend: Backend | str | None = None,
+        codecs: Codecs = DEFAULT_CODECS,
+    ) -> None:
         self._limits = limits or Limits()
+        self._codecs = codecs
         self._counters = Counters()
         self._options = OptionsByPrefix()
-        self._exchange = Exchange(open_backend(backend), self._options, self._counters)
+        self._exchange = Exchange(open_backend(backend), self._options, self._counters, codecs)
         # Shortcuts to what the exchange has, for the paths that every message takes.
         self._registry, self._fanout = self._exchange.registry, self._exchange.fanout
         self._cluster, self._revocations = self._exchange.cluster, self._exchange.revocations
@@ -245,27 +258,39 @@ class WebSocketConnectionManager:
             ids = tuple(each if isinstance(each, str) else each.id for each in exclude)
         else:
             chosen = self._registry.select(to)
+        kept_in: tuple[str, ...] = ()
+        kept = 0, 0, True
         if self._options and store is not False and not (local or volatile or latest is not None):
-            kept = [room for room in self._rooms_of(to) if self._options.of(room).history]
-            if kept:
-                return await self._broadcast_kept(message, to, ids, kept)
+            named = rooms_named(to, self._registry.rooms.names)
+            kept_in = tuple(room for room in named if self._options.of(room).history)
+            if kept_in:
+                kept = await self._exchange.send_kept(message, to, kept_in, ids)
+                if is_within(to, kept_in):
+                    return Delivery(*kept)
+                # The others whom it names, who are in none of these rooms.
+                members = set[Connection]().union(*map(self._registry.in_room, kept_in))
+                selected = self._registry.select(to, exclude)
+                chosen = [each for each in selected if each not in members]
         codecs = self._registry.codecs
         packets = Packets(message)
-        for codec in (codecs if len(codecs) == 1 else {each._codec for each in chosen}) or (JSON,):
+        spoken = codecs if len(codecs) == 1 else {each._codec for each in chosen}
+        for codec in spoken or (self._codecs.json,):
             packets[codec] = codec.encode(message)
+        if len(packets) > 1 or self._cluster.subprotocols:
+            self._exchange.check_raw(message)
         key = None if latest is None else _key_of(to, latest)
         if sender is not None and sender._outbox.stage is CONNECTING and sender in chosen:
             sender._outbox.check_room(packets[sender._codec].size, key)
         published = False
-        if not (local or self._cluster.alone):
+        if not local and self._cluster.reaches_others():
             published = self._exchange.publish(
-                message, packets, to, ids, volatile=volatile, latest=latest
+                message, packets, to, ids, volatile=volatile, latest=latest, kept_in=kept_in
             )
         sent, dropped = await self._fanout.deliver(chosen, packets, to, volatile=volatile, key=key)
         self._counters.count_sent(message, sent)
         if sender is not None and sender._outbox.is_behind and sender in chosen and not volatile:
             await _keep_pace(sender)
-        return Delivery(sent, dropped, published)
+        return Delivery(kept[0] + sent, kept[1] + dropped, published and kept[2])
 
     async def broadcast_to_room(
         self,
@@ -357,26 +382,11 @@ class WebSocketConnectionManager:
         target = ConnectionId(to) if isinstance(to, str) else to
         check_target(target)
         self._check_loop()
-        if not self._cluster.alone and not self._exchange.is_here(target):
+        if self._cluster.reaches_others() and not self._exchange.is_here(target):
             # A handshake elsewhere may belong to the target, and not know it yet: so all hear it.
             channel = channel_of(target) if isinstance(target, ConnectionId) else ALL
             self._cluster.publish(channel, Disconnect(0, 0, code, reason, target))
         return await self._exchange.disconnect(target, code, reason)
-
-    async def _broadcast_kept(
-        self, message: Any, to: Target, exclude: tuple[str, ...], kept: list[str]
-    ) -> Delivery:
-        """Send a message that rooms keep: to each of them, and to those in none of them."""
-        sent = dropped = 0
-        published = False
-        for room in kept:
-            outcome = await self._exchange.send_kept(message, room, exclude)
-            sent, dropped, published = sent + outcome[0], dropped + outcome[1], outcome[2]
-        return Delivery(sent, dropped, published)
-
-    def _rooms_of(self, to: Target) -> list[str]:
-        """Return the rooms that a target names."""
-        return [to.name] if type(to) is Room else []
 
     # Presence and history.
 

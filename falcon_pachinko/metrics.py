@@ -16,26 +16,26 @@ if TYPE_CHECKING:
 __all__ = ["MetricsResource"]
 
 _GAUGES = {
-    "connections": "Connections that are open.",
-    "rooms": "Rooms that have members.",
-    "users": "Users that are connected.",
-    "outbox_bytes": "Bytes that wait for clients to read.",
+    "connections": "Open connections.",
+    "rooms": "Rooms with at least one member.",
+    "users": "Users with at least one connection.",
+    "outbox_bytes": "Bytes waiting to be sent to clients.",
 }
 _COUNTERS = {
-    "received": ("type", "Messages from clients."),
-    "sent": ("type", "Messages to clients, one per client."),
-    "dropped": ("reason", "Frames that did not reach their client."),
-    "errors": ("type", "Handlers that failed."),
-    "closed": ("code", "Connections that ended."),
+    "received": ("type", "Messages from clients that a handler took, by message type."),
+    "sent": ("type", "Messages sent to clients, counted once per client, by message type."),
+    "dropped": ("reason", "Frames that did not reach their client, by reason."),
+    "errors": ("type", "Handlers that raised an unexpected exception, by message type."),
+    "closed": ("code", "Connections that ended, by close code."),
 }
 
 
 _PLAIN_COUNTERS = {
-    "accepted": "Connections accepted.",
-    "denied": "Handshakes denied.",
-    "gaps": "Times that messages of other processes may have been missed.",
-    "rejected": "Parcels of other processes that were none.",
-    "unpublished": "Parcels that did not leave for other processes.",
+    "accepted": "Accepted connections.",
+    "denied": "Denied handshakes.",
+    "gaps": "Interruptions in which messages from other processes may have been lost.",
+    "rejected": "Messages from the backend that could not be decoded.",
+    "unpublished": "Messages that could not be sent to other processes.",
 }
 
 
@@ -89,7 +89,7 @@ class MetricsResource:
             yield CounterMetricFamily(f"pachinko_{name}", text, value=status[name])
         up = GaugeMetricFamily(
             "pachinko_backend",
-            "The state of the backend: 1 for the one it is in.",
+            "State of the backend: 1 for the current state, 0 for the others.",
             labels=["state"],
         )
         for state in get_args(State) if status["backend"] is not None else ():
@@ -101,13 +101,15 @@ class MetricsResource:
                 counter.add_metric([value], count)
             yield counter
         seconds = SummaryMetricFamily(
-            "pachinko_handler_seconds", "How long handlers took, waiting included.", labels=["type"]
+            "pachinko_handler_seconds",
+            "Time spent in handlers, waiting included, by message type.",
+            labels=["type"],
         )
         for message_type, total in status["handler_seconds"].items():
             seconds.add_metric([message_type], status["received"][message_type], total)
         yield seconds
         restarts = CounterMetricFamily(
-            "pachinko_worker_restarts", "Workers that crashed and began again.", labels=["worker"]
+            "pachinko_worker_restarts", "Restarts of a worker after a crash.", labels=["worker"]
         )
         for name, each in status["workers"].items():
             restarts.add_metric([name], each["restarts"])

@@ -10,13 +10,12 @@ import falcon.asgi
 
 from falcon_pachinko.backends.base import HistoryPosition
 from falcon_pachinko.connection.connection import Connection
-from falcon_pachinko.errors import SetupError
+from falcon_pachinko.errors import MessageError, SetupError
 from falcon_pachinko.manager import Delivery, WebSocketConnectionManager
-from falcon_pachinko.messages.handlers import HandlerTable, require_coroutine
+from falcon_pachinko.messages.definition import check_class
+from falcon_pachinko.messages.handlers import HandlerTable
 
 __all__ = ["WebSocketResource"]
-
-_OVERRIDABLE = ("on_connect", "on_disconnect", "on_message")
 
 
 class WebSocketResource:
@@ -60,19 +59,21 @@ class WebSocketResource:
     __pachinko_table__: ClassVar[HandlerTable] = HandlerTable("WebSocketResource", ())
     __pachinko_falls_back__: ClassVar[bool] = False  # whether on_message is overridden
     __pachinko_says_goodbye__: ClassVar[bool] = False  # whether on_disconnect is
+    __pachinko_refuses__: ClassVar[bool] = False  # whether on_refused is
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
-        for name in _OVERRIDABLE:
-            require_coroutine(getattr(cls, name), "is awaited by the library")
-        cls.__pachinko_table__ = HandlerTable.of(cls, cls.schema)
-        cls.__pachinko_falls_back__ = cls.on_message is not WebSocketResource.on_message
+        check_class(cls, WebSocketResource)
+        falls_back = cls.on_message is not WebSocketResource.on_message
+        cls.__pachinko_table__ = HandlerTable.of(cls, cls.schema, falls_back=falls_back)
+        cls.__pachinko_falls_back__ = falls_back
         cls.__pachinko_says_goodbye__ = cls.on_disconnect is not WebSocketResource.on_disconnect
+        cls.__pachinko_refuses__ = cls.on_refused is not WebSocketResource.on_refused
 
     @property
     def state(self) -> falcon.Context:
         """The connection's bag of values: attributes or items, shared with the parent."""
-        return self._connected().state
+        return self.__pachinko_connection__().state
 
     async def on_connect(
         self, req: falcon.asgi.Request, ws: Connection, *args: Any, **params: Any
@@ -107,6 +108,25 @@ class WebSocketResource:
         As long as it is not overridden, such a frame is answered with an error.
         """
 
+    async def on_refused(
+        self, ws: Connection, refusal: MessageError, frame: str | bytes
+    ) -> MessageError | None:
+        """See a message that the library turned away before any hook or handler; override it.
+
+        It is asked after the hooks of that name, unless one of them has answered. The
+        answer that a ``ref`` is owed, and the close that follows a message that is too
+        large or one too many, come all the same.
+
+        Args:
+            ws: The connection.
+            refusal: The error that is about to be sent.
+            frame: The message as it came.
+
+        Returns:
+            Another `MessageError` to send instead, or None.
+        """
+        return None
+
     async def join_room(self, room: str, *, since: HistoryPosition | None = None) -> None:
         """Put this connection into a room; one that has gone joins nothing, quietly.
 
@@ -124,7 +144,7 @@ class WebSocketResource:
             NoHistoryError: ``since`` is given, and the room has no history.
             ConnectionStateError: ``since`` is given, and the connection is in it already.
         """
-        connection = self._connected()
+        connection = self.__pachinko_connection__()
         await connection.manager._join(connection, room, since)
 
     async def track(self, room: str, meta: Mapping[str, Any] | None = None) -> None:
@@ -142,12 +162,12 @@ class WebSocketResource:
             InvalidNameError: The name cannot name a room.
             RoomLimitError: It is in as many rooms as it may be.
         """
-        connection = self._connected()
+        connection = self.__pachinko_connection__()
         await connection.manager._track(connection, room, meta)
 
     async def leave_room(self, room: str) -> None:
         """Take this connection from a room; one it is not in is no error."""
-        connection = self._connected()
+        connection = self.__pachinko_connection__()
         connection.manager._leave(connection, room)
 
     async def broadcast_to_room(
@@ -176,7 +196,7 @@ class WebSocketResource:
             EncodeError: The message cannot be encoded; nobody got it.
             ValueError: The options contradict each other.
         """
-        connection = self._connected()
+        connection = self.__pachinko_connection__()
         manager: WebSocketConnectionManager = connection.manager
         return await manager.broadcast_to_room(
             room,
@@ -196,9 +216,9 @@ class WebSocketResource:
         Raises:
             EncodeError: The message cannot be encoded.
         """
-        await self._connected().send_media(message, volatile=volatile, latest=latest)
+        await self.__pachinko_connection__().send_media(message, volatile=volatile, latest=latest)
 
-    def _connected(self) -> Connection:
+    def __pachinko_connection__(self) -> Connection:
         try:
             return self.ws
         except AttributeError:

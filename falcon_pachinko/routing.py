@@ -3,29 +3,39 @@
 from __future__ import annotations
 
 import inspect
-import re
 import secrets
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 import falcon.asgi
-import falcon.uri
 
 from falcon_pachinko.connection.connection import Connection
 from falcon_pachinko.errors import (
     HandlerDefinitionError,
     ResourceTypeError,
+    RouteTemplateError,
     SetupError,
     UnknownRouteError,
 )
+from falcon_pachinko.factories import (
+    ResourceFactory,
+    check_arguments,
+    class_and_arguments,
+    resource_class,
+    route_option_error,
+)
 from falcon_pachinko.limits import Limits
 from falcon_pachinko.manager import WebSocketConnectionManager
+from falcon_pachinko.messages.definition import require_concrete
 from falcon_pachinko.messages.hooks import HookChain
+from falcon_pachinko.messages.query import QueryReader, query_type
+from falcon_pachinko.paths import PathTemplate
 from falcon_pachinko.resource import WebSocketResource
 from falcon_pachinko.session.admission import Admission
 from falcon_pachinko.session.gate import Gate
-from falcon_pachinko.session.handshake import Handshake
+from falcon_pachinko.session.handshake import Arguments, Handshake
 from falcon_pachinko.session.session import Session
+from falcon_pachinko.standins import ResourceStandIn
 
 __all__ = [
     "Declaration",
@@ -37,11 +47,7 @@ __all__ = [
     "find_named",
 ]
 
-ResourceFactory = Callable[..., WebSocketResource]
-"""What makes a resource for each connection: a `WebSocketResource` subclass, or a function."""
-
 _RESERVED = frozenset({"req", "ws", "self"})
-_FIELD = re.compile(r"{([A-Za-z_][A-Za-z0-9_]*)(:[^}]*)?}")
 
 
 class Site:
@@ -55,10 +61,15 @@ class Site:
         *,
         hooks: Iterable[object] = (),
         resource_factory: Callable[..., Any] | None = None,
+        dec_hook: Callable[[type, Any], Any] | None = None,
+        converters: Mapping[str, Any] | None = None,
     ) -> None:
         self.manager, self.limits, self.admission = manager, limits, admission
         self.hooks = tuple(hooks)
         self.resource_factory = resource_factory
+        self.dec_hook = dec_hook
+        self.codecs = manager._codecs
+        self.converters = converters  # of the app's router; None if that is not Falcon's
         HookChain(self.hooks)  # refuses what could never be a hook, before there is a route
 
 
@@ -80,9 +91,16 @@ class Declaration:
         name: str | None = None,
         limits: Limits | None = None,
     ) -> None:
+        if not (limits is None or isinstance(limits, Limits)):
+            raise route_option_error(template, factory, "limits", limits, "Limits(...)")
+        if not (name is None or isinstance(name, str)):
+            raise route_option_error(template, factory, "name", name, "a str")
         self.template, self.factory, self.init_kwargs = template, factory, init_kwargs
         self.limits = limits
-        self.resource = _resource_class(template, factory)
+        self.resource = resource_class(template, factory)
+        if isinstance(factory, type):
+            require_concrete(self.resource)
+        self.made_from = class_and_arguments(factory)
         self.name = name or self.resource.__name__
         self.children = WebSocketRouter()
 
@@ -157,7 +175,7 @@ class WebSocketRouter:
             SetupError: What is routed is nothing to route, or its path is taken.
         """
         if not isinstance(template, str) or not template.startswith("/") or "//" in template:
-            raise SetupError(f"the template {template!r} must start with '/' and not have '//'")
+            raise RouteTemplateError(template, "it must start with '/' and not have '//'")
         entry: Declaration | WebSocketRouter
         if isinstance(resource, WebSocketRouter):
             if init_kwargs or name or limits:
@@ -217,11 +235,19 @@ class Route:
             if each.limits is not None:
                 self.limits = self.limits.overridden_by(each.limits)
         self.hooks = HookChain(hooks)
+        self.resource.__pachinko_table__.compiled(site.codecs)  # refuses what it cannot decode
+        self.stand_in = ResourceStandIn(self.resource)
+        """What middleware gets as the resource."""
+        self._path = PathTemplate(self.template, site.converters)
         self._line = tuple(each for _, each in line)
-        self._arguments = _arguments(line)
+        self._arguments = _arguments(line, site.dec_hook)
         self._site = site
-        if site.resource_factory is None or not isinstance(declaration.factory, type):
-            _check_arguments(self.template, declaration.factory, declaration.init_kwargs)
+        if site.resource_factory is None or declaration.made_from is None:
+            check_arguments(self.template, declaration.factory, declaration.init_kwargs)
+            if inspect.isabstract(declaration.resource):
+                missing = ", ".join(getattr(declaration.resource, "__abstractmethods__", ()))
+                why = f"it is abstract; define {missing} in a subclass, and route that"
+                raise ResourceTypeError(self.template, declaration.factory, why)
 
     def __repr__(self) -> str:
         return f"<Route {self.template} to {self.resource.__name__}>"
@@ -240,41 +266,27 @@ class Route:
         resource: WebSocketResource | None = None
         for declaration in self._line:
             parent, make = resource, declaration.factory
-            if self._site.resource_factory is not None and isinstance(make, type):
-                resource = self._site.resource_factory(make, **declaration.init_kwargs)
+            if self._site.resource_factory is not None and declaration.made_from is not None:
+                cls, args, given = declaration.made_from
+                resource = self._site.resource_factory(
+                    cls, *args, **{**given, **declaration.init_kwargs}
+                )
             else:
                 resource = make(**declaration.init_kwargs)
             if not isinstance(resource, WebSocketResource):
-                why = f"it returned {resource!r}, no WebSocketResource"
+                why = f"it returned {resource!r:.200}, which is not a WebSocketResource"
                 raise ResourceTypeError(self.template, self._site.resource_factory or make, why)
             if resource.hooks != declaration.resource.hooks:
                 name = type(resource).__name__
-                why = (
-                    f"it makes a {name}, whose hooks nobody could know of; write `-> {name}` on it"
-                )
+                why = f"it makes a {name}, whose hooks were not known; write `-> {name}` on it"
                 raise ResourceTypeError(self.template, make, why)
             resource.parent = parent
         assert resource is not None
         return resource
 
     def path(self, **params: object) -> str:
-        """Fill the template in; the values are quoted for a URL.
-
-        Raises:
-            TypeError: A field of the template is missing, or one is given that it has not.
-        """
-        fields = [match.group(1) for match in _FIELD.finditer(self.template)]
-        if set(fields) != set(params):
-            wants = ", ".join(fields) or "nothing"
-            raise TypeError(f"the path of {self.name!r} needs {wants}; given: {sorted(params)}")
-
-        def fill(match: re.Match[str]) -> str:
-            text = str(params[match.group(1)])
-            if match.group(2) == ":path":
-                return "/".join(map(falcon.uri.encode_value, text.split("/")))
-            return falcon.uri.encode_value(text)
-
-        return _FIELD.sub(fill, self.template)
+        """Fill the template in; see `Pachinko.url_for`."""
+        return self._path.fill(params, self.name)
 
     async def on_websocket(
         self, req: falcon.asgi.Request, ws: falcon.asgi.WebSocket, **params: Any
@@ -288,7 +300,7 @@ class Route:
             )
         manager, send = self._site.manager, gate.take_over()
         connection = Connection(
-            manager._cluster.node + secrets.token_hex(12),
+            manager._cluster.name + secrets.token_hex(12),
             send,
             manager,
             limits=self.limits,
@@ -308,64 +320,38 @@ class Route:
         await Session(connection, gate, self.hooks, handshake).serve()
 
 
-def _resource_class(template: str, factory: object) -> type[WebSocketResource]:
-    """Return the class that a route serves; a factory may tell by its return annotation."""
-    if isinstance(factory, type):
-        if issubclass(factory, WebSocketResource):
-            return factory
-        raise ResourceTypeError(
-            template, factory, f"derive {factory.__name__} from WebSocketResource"
-        )
-    if isinstance(factory, WebSocketResource):
-        name = type(factory).__name__
-        raise ResourceTypeError(
-            template,
-            factory,
-            f"pass the class {name}: every connection gets an instance of its own",
-        )
-    if not callable(factory) or inspect.iscoroutinefunction(factory):
-        raise ResourceTypeError(
-            template, factory, "pass a WebSocketResource subclass, or a function that returns one"
-        )
-    try:
-        returns = inspect.signature(factory, eval_str=True).return_annotation
-    except (NameError, TypeError, ValueError):
-        returns = None
-    if isinstance(returns, type) and issubclass(returns, WebSocketResource):
-        return returns
-    return WebSocketResource
+def _arguments(line: Line, dec_hook: Callable[[type, Any], Any] | None) -> tuple[Arguments, ...]:
+    """Tell for each resource of a line what its ``on_connect`` gets besides ``req`` and ``ws``.
 
-
-def _check_arguments(template: str, factory: ResourceFactory, given: dict[str, Any]) -> None:
-    """Refuse arguments that the resource's ``__init__`` could not take."""
-    try:
-        inspect.signature(factory).bind(**given)
-    except TypeError as error:
-        raise ResourceTypeError(
-            template, factory, f"it cannot be made with {sorted(given)}: {error}"
-        ) from None
-    except ValueError:
-        return  # no signature to compare with
-
-
-def _arguments(line: Line) -> tuple[frozenset[str], ...]:
-    """Tell for each resource of a line which of the path's fields its ``on_connect`` gets.
-
-    Those of its own part of the path it must take; those of its parents', it may.
+    Those fields of its own part of the path it must take; those of its parents', it may.
 
     Raises:
-        HandlerDefinitionError: It does not take a field, or needs one that the path has not.
+        HandlerDefinitionError: It does not take a field, or needs one that the path has not,
+            or its ``query`` cannot be read from a query string.
     """
     chosen, before = [], frozenset[str]()
     for path, declaration in line:
-        fields = frozenset(match.group(1) for match in _FIELD.finditer(path))
-        chosen.append(_fields_for(declaration.resource, path, fields - before, before))
+        resource = declaration.resource
+        fields = frozenset(PathTemplate(path).fields)
+        query = query_type(resource.on_connect, dec_hook)
+        if query is not None and "query" in fields:
+            raise HandlerDefinitionError(
+                f"{resource.__name__}.on_connect",
+                f"takes a `query`, which {path!r} has as a field too: rename the field",
+            )
+        takes = _fields_for(resource, path, fields - before, before, has_query=query is not None)
+        chosen.append((takes, None if query is None else QueryReader(query, dec_hook)))
         before = fields
     return tuple(chosen)
 
 
 def _fields_for(
-    resource: type[WebSocketResource], path: str, own: frozenset[str], parents: frozenset[str]
+    resource: type[WebSocketResource],
+    path: str,
+    own: frozenset[str],
+    parents: frozenset[str],
+    *,
+    has_query: bool,
 ) -> frozenset[str]:
     name = f"{resource.__name__}.on_connect"
     for field in own & _RESERVED:
@@ -376,7 +362,8 @@ def _fields_for(
     takes_all = any(each.kind is each.VAR_KEYWORD for each in signature.parameters.values())
     given = own | (parents if takes_all else parents & signature.parameters.keys())
     try:
-        signature.bind("self", "req", "ws", **dict.fromkeys(given))
+        more = {"query"} if has_query else set[str]()
+        signature.bind("self", "req", "ws", **dict.fromkeys(given | more))
     except TypeError as error:
         takes = ", ".join(["self", "req", "ws", *sorted(own)])
         raise HandlerDefinitionError(

@@ -11,7 +11,7 @@ import random
 import signal
 import time
 from collections.abc import Awaitable, Callable, Coroutine
-from typing import Any, Literal, TypeVar
+from typing import Any, Literal, TypeVar, overload
 
 from falcon_pachinko.backends import Backend, MemoryBackend
 from falcon_pachinko.errors import (
@@ -41,6 +41,11 @@ _DEFAULTS = "__pachinko_worker__"
 F = TypeVar("F", bound=Callable[..., Coroutine[Any, Any, Any]])
 
 
+@overload
+def worker(function: F, /) -> F: ...
+
+
+@overload
 def worker(
     *,
     name: str | None = None,
@@ -48,8 +53,26 @@ def worker(
     critical: bool | None = None,
     backoff: tuple[float, float] | None = None,
     singleton: bool | None = None,
-) -> Callable[[F], F]:
+) -> Callable[[F], F]: ...
+
+
+def worker(
+    function: F | None = None,
+    /,
+    *,
+    name: str | None = None,
+    restart: Restart | None = None,
+    critical: bool | None = None,
+    backoff: tuple[float, float] | None = None,
+    singleton: bool | None = None,
+) -> F | Callable[[F], F]:
     """Write a worker's options beside its function; what `WorkerController.add` is given wins.
+
+    Without options, ``@worker`` works too: it marks the function for readers.
+
+    Raises:
+        WorkerDefinitionError: It is given something that is not a function, such as a name
+            that should be ``name=...``.
 
     Example::
 
@@ -69,14 +92,27 @@ def worker(
     options = {key: value for key, value in given.items() if value is not None}
 
     def mark(function: F) -> F:
+        if not callable(function):
+            raise WorkerDefinitionError(
+                repr(function), "is not a function; write @worker, or @worker(name=...)"
+            )
         setattr(function, _DEFAULTS, options)
         return function
 
-    return mark
+    return mark if function is None else mark(function)
+
+
+OnCritical = Callable[["Worker", BaseException], None]
+
+
+def stop_server(worker: Worker, error: BaseException) -> None:
+    """Have the server shut down, as SIGTERM does: what a critical worker's crash ends in."""
+    log.critical("worker %s is critical: the server stops", worker.name)
+    signal.raise_signal(signal.SIGTERM)
 
 
 class Worker:
-    """One supervised coroutine function, and what has become of it."""
+    """One supervised coroutine function, and its state."""
 
     def __init__(
         self,
@@ -87,6 +123,7 @@ class Worker:
         critical: bool = False,
         backoff: tuple[float, float] = (0.5, 30.0),
         backend: Backend | None = None,
+        on_critical: OnCritical = stop_server,
     ) -> None:
         self.name = name
         self.restart = restart
@@ -97,13 +134,14 @@ class Worker:
         )
         self.restarts = 0
         self._run = run
+        self._on_critical = on_critical
         self._backend = backend  # whose lease says which process runs it, if only one may
 
     def __repr__(self) -> str:
         return f"<Worker {self.name} {self.state}>"
 
     async def supervise(self) -> None:
-        """Run it until it returns, is cancelled, or has failed for good."""
+        """Run it until it returns, is cancelled, or has failed and is not restarted."""
         loop = asyncio.get_running_loop()
         first, largest = self.backoff
         delay = first
@@ -170,7 +208,7 @@ class Worker:
         await self._run()
 
     async def _take_lease(self, backend: Backend) -> Lease:
-        """Wait for this process's turn."""
+        """Wait until this process has the lease."""
         seconds = backend.ttl * _LEASE
         while True:
             asked = time.monotonic()
@@ -217,8 +255,7 @@ class Worker:
     def _crashed(self, error: BaseException) -> None:
         log.error("worker %s crashed", self.name, exc_info=error)
         if self.critical:
-            log.critical("worker %s is critical: the server stops", self.name)
-            signal.raise_signal(signal.SIGTERM)
+            self._on_critical(self, error)
 
     @property
     def _given_up(self) -> bool:
@@ -242,10 +279,13 @@ class WorkerController:
     ) -> None:
         self.workers: dict[str, Worker] = {}
         self.started = False
+        self.on_critical: OnCritical = stop_server
+        """What is called when a critical worker has crashed; tests put something else here."""
         self._defaults = defaults
         self._stop_timeout = stop_timeout
         self._backend = backend or MemoryBackend()
         self._tasks: dict[str, asyncio.Task[None]] = {}
+        self._loop: asyncio.AbstractEventLoop | None = None  # where they run, while started
 
     def add(
         self,
@@ -261,27 +301,31 @@ class WorkerController:
         """Register a coroutine function; it starts with the others, or at once after `start`.
 
         It is called with the arguments given here; with none, with the controller's
-        own (an app's manager). One that returns is done. A crash is logged at once
+        own (an app's manager). A worker that returns is done. A crash is logged at once
         with its traceback, and the worker starts again after a pause.
 
         Args:
             function: The coroutine function.
             args: What it is called with.
             name: How logs and `status` call it; by default the function's name.
-            restart: ``"never"`` leaves it at the first crash; the default is ``"on-failure"``.
+            restart: ``"never"`` does not start it again after a crash; the default is
+                ``"on-failure"``.
             critical: A crash ends the process, through the server's own shutdown.
             backoff: The first and the largest pause in seconds, by default 0.5 and 30; it
-                doubles in between, gives or takes a fifth, and starts over after a healthy minute.
-            singleton: Run it on one process of all that share a backend: the one that has
-                the lease of its name. If that one dies, another has it within
+                doubles in between, varies by a fifth, and starts over after a healthy minute.
+            singleton: Run it on one process of all that share a backend: the one that holds
+                the lease of its name. If that process dies, another one takes over within
                 ``Backend.ttl``. See `current_lease`.
             kwargs: What it is called with, by name.
 
         Raises:
             WorkerDefinitionError: It is not a coroutine function, or cannot take these arguments.
             DuplicateWorkerError: The name is taken.
+            RuntimeError: The workers run already, in an event loop that is not this one's.
         """
-        own: dict[str, Any] = getattr(_callee(function), _DEFAULTS, {})
+        own: dict[str, Any] = getattr(function, _DEFAULTS, None) or getattr(
+            _callee(function), _DEFAULTS, {}
+        )
         called = name or own.get("name") or _name_of(function)
         restart = restart or own.get("restart", "on-failure")
         critical = own.get("critical", False) if critical is None else critical
@@ -301,6 +345,8 @@ class WorkerController:
             )
         if called in self.workers:
             raise DuplicateWorkerError(called)
+        if self.started:
+            self._check_loop(f"to add the worker {called}")
         given = args if args or kwargs else self._defaults
         try:
             inspect.signature(function).bind(*given, **kwargs)
@@ -316,6 +362,7 @@ class WorkerController:
             critical=critical,
             backoff=backoff,
             backend=self._backend if singleton and self._backend.shared else None,
+            on_critical=self._critical_crashed,
         )
         self.workers[called] = worker
         if self.started:
@@ -324,15 +371,19 @@ class WorkerController:
 
     async def start(self) -> None:
         """Start every worker; once more changes nothing."""
-        if self.started:
+        if self.started and self._loop is not None and not self._loop.is_closed():
             return
-        self.started = True
+        self.started, self._loop = True, asyncio.get_running_loop()
         for worker in self.workers.values():
             self._launch(worker)
 
     async def stop(self) -> None:
         """Cancel every worker and wait for their ends, ``stop_timeout`` seconds at most, if any."""
-        self.started = False
+        if self._loop is not None and self._loop.is_closed():
+            self._tasks.clear()  # they ended with their loop, which was never told to stop them
+        elif self.started:
+            self._check_loop("to stop the workers")
+        self.started, self._loop = False, None
         tasks, self._tasks = self._tasks, {}
         for task in tasks.values():
             task.cancel()
@@ -350,6 +401,22 @@ class WorkerController:
             name: {"state": worker.state, "restarts": worker.restarts}
             for name, worker in self.workers.items()
         }
+
+    def _check_loop(self, what: str) -> None:
+        """Refuse what another thread wants: its loop is not the one that the workers run in."""
+        try:
+            here: asyncio.AbstractEventLoop | None = asyncio.get_running_loop()
+        except RuntimeError:
+            here = None
+        if here is not self._loop:
+            raise RuntimeError(
+                f"the workers run in another event loop; {what} from another thread, have that "
+                "loop do it: loop.call_soon_threadsafe(...) for a function, "
+                "asyncio.run_coroutine_threadsafe(..., loop) for a coroutine"
+            )
+
+    def _critical_crashed(self, worker: Worker, error: BaseException) -> None:
+        self.on_critical(worker, error)  # as it is now, not as it was when the worker was added
 
     def _launch(self, worker: Worker) -> None:
         loop = asyncio.get_running_loop()

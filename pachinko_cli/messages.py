@@ -48,11 +48,12 @@ IMPORTED = frozenset(
     WebSocketRouter datetime handles_message
     """.split()  # noqa: SIM905 - as a list literal it takes a dozen lines
 )
-# What a resource has already; tests/unit/test_cli_messages.py compares it with the class.
+# What a resource has already, or may not have; tests/unit/test_cli_messages.py compares it.
 ATTRIBUTES = frozenset(
     """
-    broadcast_to_room close_on_error hooks join_room leave_room on_connect on_disconnect on_message
-    parent room schema send state subprotocols track ws
+    around_message asks broadcast_to_room close_on_error emits hooks join_room leave_room
+    on_connect on_disconnect on_message on_refused parent room schema send spawn state
+    subprotocols topics track untrack ws
     """.split()  # noqa: SIM905 - see above
 )
 KEYWORDS = frozenset(keyword.kwlist)

@@ -33,13 +33,16 @@ class Replaced:
         """Look at every route that is added to any app from now on."""
         from falcon.routing import CompiledRouter  # noqa: PLC0415 - not for `--help`
 
+        from falcon_pachinko.standins import SharedPath  # noqa: PLC0415 - see above
+
         taken: dict[tuple[CompiledRouter, str], Any] = {}
         add_route = CompiledRouter.add_route
 
         def noted(router: Any, template: str, resource: Any, **options: Any) -> None:
             add_route(router, template, resource, **options)
             before = taken.get((router, template))
-            if before is not None:
+            shares = isinstance(resource, SharedPath) and before in (resource.http, resource.route)
+            if before is not None and not shares:
                 names = (type(before).__name__, type(resource).__name__)
                 self.paths.append((template, *names))
             taken[router, template] = resource
@@ -211,14 +214,14 @@ def _takes_payload(method: Any) -> bool:
 
 
 def _doors(options: Any) -> Iterator[Finding]:
-    if options.allowed_hosts is None:
+    if options["allowed_hosts"] is None:
         yield Finding(
             "allowed-hosts",
             Mark.WARNING,
             "the app answers to every Host name, which lets other sites in by DNS rebinding",
             'name yours: install(app, allowed_hosts=["localhost", "app.example"])',
         )
-    if "*" in (options.origins or ()):
+    if "*" in (options["origins"] or ()):
         yield Finding(
             "origins",
             Mark.WARNING,
@@ -229,7 +232,7 @@ def _doors(options: Any) -> Iterator[Finding]:
 
 def _backend(options: Any) -> Iterator[Finding]:
     """What connects the processes; one whose package is missing has refused to be imported."""
-    backend = getattr(options, "backend", None)
+    backend = options["backend"]
     if backend is not None:
         scheme = backend.partition("://")[0] if isinstance(backend, str) else ""
         name = f"{scheme}://..." if scheme else f"a {type(backend).__name__}"

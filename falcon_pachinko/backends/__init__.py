@@ -23,7 +23,7 @@ def open_backend(given: Backend | str | None) -> Backend:
             the same), a `Backend`, or None for one of its own.
 
     Raises:
-        SetupError: It names none, or one whose package is not installed.
+        SetupError: It is not one of these, or its package is not installed.
 
     Example::
 
@@ -46,6 +46,6 @@ def open_backend(given: Backend | str | None) -> Backend:
         return NatsBackend(given)
     shown = repr(given) if not scheme else f"{scheme}://..."  # the rest may hold a password
     raise SetupError(
-        f"backend={shown} names no backend; use redis://host:6379/0, nats://host:4222, "
+        f"backend={shown} is not a backend; use redis://host:6379/0, nats://host:4222, "
         "memory://name, a Backend, or None"
     )

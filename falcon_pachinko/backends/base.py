@@ -49,7 +49,7 @@ class HistoryPosition(msgspec.Struct, frozen=True):
         Without one it is ``HistoryPosition()``.
 
         Raises:
-            falcon.HTTPInvalidParam: The offset is no whole number.
+            falcon.HTTPInvalidParam: The offset is not a whole number.
         """
         return cls(req.get_param("epoch") or "", req.get_param_as_int("offset") or 0)
 
@@ -126,7 +126,7 @@ class Backend(ABC):
     async def start(self, node: str) -> None:
         """Try to connect, as the process that ``node`` names, and go on trying afterwards.
 
-        A server that is not there yet is no error: the state is ``degraded``, and
+        A server that is not there yet is not an error: the state is ``degraded``, and
         the backend goes on trying, unless it was told that it is required.
 
         Raises:
@@ -146,7 +146,7 @@ class Backend(ABC):
         room for that; what it has none for is `Lost`, never left out silently.
         """
 
-    # Channels: bytes to whoever listens now.
+    # Channels: bytes to those who listen now.
 
     @abstractmethod
     async def publish(self, parcels: Sequence[tuple[str, bytes]]) -> None:
@@ -162,7 +162,7 @@ class Backend(ABC):
 
         Returns when the subscription is live: what anybody publishes from then on
         arrives. While the state is not ``up`` it returns at once, and is live when
-        the state is ``up`` again.
+        the state is ``up`` again. Calls for different channels may overlap.
         """
 
     @abstractmethod
@@ -177,7 +177,7 @@ class Backend(ABC):
 
     @abstractmethod
     async def leave(self, table: str, keys: Collection[str]) -> None:
-        """Take entries of this node out of a table; one that is not there is no error."""
+        """Take entries of this node out of a table; a key that is not there is ignored."""
 
     @abstractmethod
     async def entries(self, table: str) -> Mapping[str, Mapping[str, bytes]]:
@@ -194,7 +194,7 @@ class Backend(ABC):
 
     @abstractmethod
     async def acquire(self, name: str, ttl: float) -> int | None:
-        """Take a lease that nobody has, for ``ttl`` seconds; None if somebody has it.
+        """Take a free lease for ``ttl`` seconds; None if another node holds it.
 
         Returns:
             The fencing token: larger than that of every earlier holder.
@@ -206,7 +206,7 @@ class Backend(ABC):
 
     @abstractmethod
     async def release(self, name: str, token: int) -> None:
-        """Give a lease back; one that is lost already is no error."""
+        """Give a lease back; one that is lost already is ignored."""
 
     # History: channels that remember.
 

@@ -1,10 +1,12 @@
-"""The backend within one process: what an app has that names no other, and a model of the rest."""
+"""The backend within one process: the default of an app, and a model of the other backends."""
 
 from __future__ import annotations
 
 import asyncio
+import heapq
 import secrets
 import time
+import weakref
 from collections import deque
 from collections.abc import AsyncIterator, Callable, Collection, Mapping, Sequence
 from typing import ClassVar
@@ -24,32 +26,54 @@ from falcon_pachinko.limits import HistoryLimits
 __all__ = ["MemoryBackend", "MemoryHub"]
 
 
-SWEEP = 256
-"""How many histories there may be before those that ended are forgotten."""
+SWEEP_SECONDS = 0.25
+"""How often one history is looked at, at most, for what is too old: so long that may stay."""
 
 MOST_EVENTS = 100_000
 """How many events may wait for a slow reader; then they are lost, and that is told."""
 
 
+_CLEANED = float("-inf")  # the end of the lease of a node whose entries were dropped with it
+
+
 class _History:
     """What one channel remembers."""
 
-    def __init__(self) -> None:
+    def __init__(self, now: float) -> None:
         self.epoch = secrets.token_hex(8)
         self.offset = 0
         self.forgotten = 0  # the largest offset that is not kept any more
         self.size = 0
-        self.entries: deque[tuple[Kept, float]] = deque()
-        self.ends_at = float("inf")
+        self.entries: deque[tuple[Kept, float]] = deque()  # each with the time it was kept
+        self.seconds = 0.0  # of the limits that were used last
+        self.used_at = now  # when the last message was kept, or it began
+        self.next_look = float("inf")  # when the hub looks at it for what is too old
+
+    @property
+    def ends_at(self) -> float:
+        """When it ends, unless another message comes."""
+        return self.used_at + self.seconds
+
+    @property
+    def due_at(self) -> float:
+        """When it has something to forget next: its oldest message, or all of it."""
+        return self.entries[0][1] + self.seconds if self.entries else self.ends_at
 
     def trim(self, limits: HistoryLimits, now: float) -> None:
-        while self.entries and (
-            len(self.entries) > limits.count
-            or self.size > limits.bytes
-            or self.entries[0][1] + limits.seconds <= now
-        ):
-            (offset, data), _ = self.entries.popleft()
-            self.forgotten, self.size = offset, self.size - len(data)
+        """Forget what exceeds the limits."""
+        self.seconds = limits.seconds
+        while self.entries and (len(self.entries) > limits.count or self.size > limits.bytes):
+            self._forget_oldest()
+        self.trim_by_age(now)
+
+    def trim_by_age(self, now: float) -> None:
+        """Forget what is too old."""
+        while self.entries and self.entries[0][1] + self.seconds <= now:
+            self._forget_oldest()
+
+    def _forget_oldest(self) -> None:
+        (offset, data), _ = self.entries.popleft()
+        self.forgotten, self.size = offset, self.size - len(data)
 
 
 class MemoryHub:
@@ -66,10 +90,15 @@ class MemoryHub:
         self.nodes: dict[str, MemoryBackend] = {}
         self.beats: dict[str, float] = {}
         self.tables: dict[str, dict[str, dict[str, bytes]]] = {}
+        # By table, node and key; neither a table nor a node's part of one is empty.
         self.leases: dict[str, tuple[int, float]] = {}
         self.tokens = 0
         self.histories: dict[str, _History] = {}
-        self._sweep_at = SWEEP
+        self._due: list[tuple[float, str]] = []
+        # A heap: when each history is looked at next. Exactly one entry of each is its
+        # `next_look`; others are void, and go when their time comes.
+        self._timer: asyncio.TimerHandle | None = None  # looks at the first of them
+        self._loop: asyncio.AbstractEventLoop | None = None  # the one that the timer is of
 
     @classmethod
     def of(cls, name: str) -> MemoryHub:
@@ -79,24 +108,66 @@ class MemoryHub:
     def history(self, channel: str, limits: HistoryLimits) -> _History:
         """Return a channel's history, trimmed; a new one where it ended."""
         now = self.clock()
+        self.sweep()
         found = self.histories.get(channel)
         if found is None or found.ends_at <= now:
-            self._sweep(now)
-            found = self.histories[channel] = _History()
-            found.ends_at = now + limits.seconds
+            found = self.histories[channel] = _History(now)
         found.trim(limits, now)
+        if found.due_at < found.next_look:
+            self._look_at(channel, found, found.due_at)
+        self._sweep_in_time()
         return found
 
-    def _sweep(self, now: float) -> None:
-        """Forget the histories that ended, whenever there are twice as many as there were then."""
-        if len(self.histories) >= self._sweep_at:
-            going = ((name, each) for name, each in self.histories.items() if each.ends_at > now)
-            self.histories = dict(going)
-            self._sweep_at = max(SWEEP, 2 * len(self.histories))
+    def _look_at(self, channel: str, history: _History, when: float) -> None:
+        history.next_look = when
+        heapq.heappush(self._due, (when, channel))
+
+    def sweep(self) -> None:
+        """Forget what is over: messages by their age, histories that ended, idle ones too."""
+        now = self.clock()
+        while self._due and self._due[0][0] <= now:
+            when, channel = heapq.heappop(self._due)
+            history = self.histories.get(channel)
+            if history is None or history.next_look != when:
+                continue
+            history.trim_by_age(now)
+            if history.ends_at <= now:
+                del self.histories[channel]
+            else:
+                self._look_at(channel, history, max(history.due_at, now + SWEEP_SECONDS))
+
+    def _sweep_in_time(self) -> None:
+        """Have it swept when something is due, even if nothing happens until then."""
+        loop = asyncio.get_running_loop()
+        if not self._due:
+            return
+        delay = max(self._due[0][0] - self.clock(), 0.0)
+        when = loop.time() + delay
+        if self._timer is not None and self._loop is loop and not self._timer.cancelled():
+            if self._timer.when() <= when:
+                return
+            self._timer.cancel()
+        # Weak, so that the timer keeps no hub of an app that has gone.
+        self._loop, self._timer = loop, loop.call_at(when, _swept, weakref.ref(self))
+
+    def drop_node(self, node: str) -> None:
+        """Forget what a node has in any table."""
+        for name, table in tuple(self.tables.items()):
+            table.pop(node, None)
+            if not table:
+                del self.tables[name]
+
+
+def _swept(hub: weakref.ref[MemoryHub]) -> None:
+    found = hub()
+    if found is not None:
+        found._timer = None  # its own timer
+        found.sweep()
+        found._sweep_in_time()  # see above
 
 
 class MemoryBackend(Backend):
-    """Shares with the other backends of its hub; with a hub of its own, with nobody.
+    """Connects the apps of one process that share a hub; without one, it connects nothing.
 
     Args:
         hub: What it shares; by default its own.
@@ -127,15 +198,14 @@ class MemoryBackend(Backend):
         self._events.clear()
         self._arrived = asyncio.Event()  # maybe in another loop than the last time
         self.hub.nodes[node] = self
-        self._put(StateChanged("up", "it is this very process"))
+        self._put(StateChanged("up", "it is in this process"))
 
     async def stop(self) -> None:
         if self.hub.nodes.get(self._node) is not self:
             return
         del self.hub.nodes[self._node]
         self.hub.beats.pop(self._node, None)
-        for table in self.hub.tables.values():
-            table.pop(self._node, None)
+        self.hub.drop_node(self._node)
         for name, token in tuple(self._held.items()):
             await self.release(name, token)
         self.state = "down"
@@ -160,7 +230,8 @@ class MemoryBackend(Backend):
         self._channels.difference_update(channels)
 
     async def enter(self, table: str, entries: Mapping[str, bytes]) -> None:
-        self.hub.tables.setdefault(table, {}).setdefault(self._node, {}).update(entries)
+        if entries:
+            self.hub.tables.setdefault(table, {}).setdefault(self._node, {}).update(entries)
 
     async def leave(self, table: str, keys: Collection[str]) -> None:
         own = self.hub.tables.get(table, {}).get(self._node, {})
@@ -179,8 +250,12 @@ class MemoryBackend(Backend):
     async def beat(self, ttl: float) -> Collection[str]:
         now = self.hub.clock()
         if self.hub.beats.get(self._node, now) < now:
-            self._put(Lost("this process was not heard of for longer than its lease"))
+            self._put(Lost("this process gave no sign of life for longer than its lease"))
         self.hub.beats[self._node] = now + ttl
+        for node, until in self.hub.beats.items():
+            if _CLEANED < until <= now:
+                self.hub.drop_node(node)  # whoever beats cleans up after the dead
+                self.hub.beats[node] = _CLEANED
         return self._alive()
 
     async def acquire(self, name: str, ttl: float) -> int | None:
@@ -209,7 +284,7 @@ class MemoryBackend(Backend):
         history.offset += 1
         history.entries.append((Kept(history.offset, data), now))
         history.size += len(data)
-        history.ends_at = now + limits.seconds
+        history.used_at = now
         history.trim(limits, now)
         position = HistoryPosition(history.epoch, history.offset)
         self._spread(Received(channel, data, position))

@@ -66,7 +66,7 @@ def read_settings(url: str, known: Collection[str] = ()) -> tuple[str, Settings,
         The URL without our settings, the settings, and the name for the log, without secrets.
 
     Raises:
-        SetupError: There is no such setting, or not with that value.
+        SetupError: A setting is unknown, or has a bad value.
     """
     parts = urlsplit(url)
     try:
@@ -178,6 +178,7 @@ async def in_time(work: asyncio.Future[T] | Coroutine[Any, Any, T], seconds: flo
         TimeoutError: It did not end in time.
     """
     task = asyncio.ensure_future(work)
+    task.add_done_callback(_seen)
     try:
         for _ in range(2):
             await asyncio.wait((task,), timeout=seconds / 2)
@@ -250,9 +251,7 @@ class SupervisedBackend(Backend):
             raise
         if failure and self.settings.required:
             await self._end()
-            raise BackendError(
-                self.name, f"{failure}; it is required, see ?required=true in the URL"
-            )
+            raise BackendError(self.name, f"{failure} (the URL says ?required=true)")
 
     async def stop(self) -> None:
         if self._supervisor is None:
@@ -295,7 +294,7 @@ class SupervisedBackend(Backend):
     def check_up(self) -> None:
         """Raise `BackendError` unless the state is ``up``."""
         if self.state != "up":
-            raise BackendError(self.name, f"it is {self.state}, so this cannot be done now")
+            raise BackendError(self.name, f"not connected now ({self.state})")
 
     def _become(self, state: State, why: str, *first: Event) -> None:
         changed, self.state = self.state != state, state
@@ -323,7 +322,7 @@ class SupervisedBackend(Backend):
                 why = await self._watch(self._cut)
             if loop.time() - began > HEALTHY + self.settings.timeout:
                 pause = PAUSES[0]
-            self._become("degraded", f"{why}; trying again, for ever")
+            self._become("degraded", f"{why}; retrying")
             if not tried.done():
                 tried.set_result(why)
             await self.disconnect()
@@ -345,6 +344,7 @@ class SupervisedBackend(Backend):
 async def _first(work: Awaitable[Any], cut: asyncio.Future[str]) -> None:
     """Await something, or that the connection is cut, whatever is first."""
     task = asyncio.ensure_future(work)
+    task.add_done_callback(_seen)
     try:
         await asyncio.wait((task, cut), return_when=asyncio.FIRST_COMPLETED)
         if task.done():
@@ -353,6 +353,12 @@ async def _first(work: Awaitable[Any], cut: asyncio.Future[str]) -> None:
         if not task.done():
             task.cancel()
             await asyncio.wait((task,))
+
+
+def _seen(task: asyncio.Future[Any]) -> None:
+    """Look at how a task ended: what is cancelled may raise, and that is not an error."""
+    if not task.cancelled():
+        task.exception()
 
 
 def _sentence(error: BaseException) -> str:

@@ -2,14 +2,15 @@
 
 A parcel is a few bytes of header (the version, the node that sent it) and a
 MessagePack array. A message travels encoded as its clients will get it, so that
-no process encodes it again. Parcels of another version, and bytes that are none,
-are told apart by `decode` alone: what it returns can be delivered.
+no process encodes it again; one that a history keeps travels as it is kept. Parcels
+of another version, and other bytes, are told apart by `decode` alone: what it returns
+can be delivered.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from typing import Any, TypeAlias
 
 import msgspec
@@ -17,8 +18,6 @@ import msgspec
 from falcon_pachinko.errors import EncodeError
 from falcon_pachinko.messages.codec import (
     DECODE_ERRORS,
-    JSON,
-    MSGPACK,
     Codec,
     Packet,
     pack_bytes,
@@ -30,6 +29,7 @@ from falcon_pachinko.targets import (
     ConnectionId,
     Except,
     Room,
+    Rooms,
     Tag,
     Target,
     Union,
@@ -49,9 +49,12 @@ __all__ = [
     "channel_of",
     "decode",
     "encode",
+    "for_history",
     "header",
     "implied_by",
     "is_object",
+    "is_within",
+    "rooms_named",
 ]
 
 VERSION = b"\x01"
@@ -83,14 +86,17 @@ class Broadcast(_Chained, tag="b", array_like=True, gc=False):
     """A message for whom a target names; without one, for those whom the channel names."""
 
     type: str
-    text: str
-    """The message as JSON."""
+    text: str | None
+    """The message as JSON; None to have it made from ``data``."""
     data: bytes | None = None
-    """The message as MessagePack, if some process has clients that speak it."""
+    """The message as MessagePack; None where it has none, or no client speaks it."""
     exclude: tuple[str, ...] = ()
+    """The ids of connections that do not get it."""
     target: AnyTarget | None = None
     volatile: bool = False
     latest: str | None = None
+    kept_in: tuple[str, ...] = ()
+    """Rooms whose members do not get it from this parcel: a history has it for them."""
 
 
 class Disconnect(_Chained, tag="d", array_like=True, gc=False):
@@ -131,7 +137,7 @@ _check_msgpack = msgspec.msgpack.Decoder(msgspec.Raw).decode
 
 
 class ParcelPackets(dict[Codec, Packet]):
-    """The message of a parcel by codec; a form that did not come with it is made of the JSON.
+    """The message of a parcel by codec; a form that did not come with it is made of the other.
 
     Args:
         parcel: What came.
@@ -155,21 +161,22 @@ class ParcelPackets(dict[Codec, Packet]):
         Raises:
             EncodeError: The codec has no form of it, such as for a number of 100 digits.
         """
-        parcel, more = self.parcel, self._more
-        if codec is JSON:
+        text, data, more = self.parcel.text, self.parcel.data, self._more
+        if codec.subprotocol is None and text is not None:
             if not more:
-                return pack_text(parcel.text)
-            comma = "" if parcel.text == "{}" else ","
-            return pack_text(parcel.text[:-1] + comma + msgspec.json.encode(more).decode()[1:])
-        if codec is not MSGPACK or parcel.data is None:
-            try:
-                message = msgspec.json.decode(parcel.text)
-            except DECODE_ERRORS as error:
-                raise EncodeError(str(error)) from error
-            return codec.encode({**message, **more} if more else message)
-        if not more:
-            return pack_bytes(parcel.data)
-        return pack_bytes(_encoder.encode({**_fields(parcel.data), **more}))
+                return pack_text(text)
+            comma = "" if text == "{}" else ","
+            return pack_text(text[:-1] + comma + msgspec.json.encode(more).decode()[1:])
+        if codec.subprotocol is not None and data is not None:
+            return pack_bytes(_encoder.encode({**_fields(data), **more}) if more else data)
+        try:
+            if data is not None:
+                message = msgspec.msgpack.decode(data)
+            else:
+                message = msgspec.json.decode(text or "")
+        except DECODE_ERRORS as error:
+            raise EncodeError(str(error)) from error
+        return codec.encode({**message, **more} if more else message)
 
 
 def header(node: str) -> bytes:
@@ -183,7 +190,7 @@ def encode(head: bytes, parcel: Parcel) -> bytes:
 
 
 def decode(data: bytes) -> tuple[str, Parcel] | None:
-    """Read a parcel, and who sent it; None for what is none, or of another version.
+    """Read a parcel, and who sent it; None for other bytes, and for those of another version.
 
     >>> head = header("0123456789ab")
     >>> decode(encode(head, Mark(seq=2, prev=1)))
@@ -197,7 +204,10 @@ def decode(data: bytes) -> tuple[str, Parcel] | None:
     try:
         parcel = _decoder.decode(data[_HEADER_BYTES:])
         if isinstance(parcel, Broadcast):
-            _check_json(parcel.text)
+            if parcel.text is None and parcel.data is None:
+                return None
+            if parcel.text is not None:
+                _check_json(parcel.text)
             if parcel.data is not None:
                 _check_msgpack(parcel.data)
     except DECODE_ERRORS:
@@ -211,7 +221,8 @@ def is_object(parcel: Broadcast) -> bool:
     >>> is_object(Broadcast(1, 0, "said", '{"type":"said"}'))
     True
     """
-    if not (parcel.text.startswith("{") and parcel.text.endswith("}")):
+    text = parcel.text
+    if text is not None and not (text.startswith("{") and text.endswith("}")):
         return False
     try:
         return parcel.data is None or _fields(parcel.data) is not None
@@ -219,14 +230,33 @@ def is_object(parcel: Broadcast) -> bool:
         return False
 
 
+def for_history(parcel: Broadcast) -> Broadcast:
+    """Return the form in which a history keeps a message: once, and without loss.
+
+    That is MessagePack, which has bytes and times; JSON is made from it. A message
+    that MessagePack has no form of (a number of 30 digits) is kept as JSON.
+
+    >>> said = Broadcast(1, 0, "said", '{"n":1}', msgspec.msgpack.encode({"n": 1}))
+    >>> kept = for_history(said)
+    >>> kept.text is None, ParcelPackets(kept)[JSON].event["text"]
+    (True, '{"n":1}')
+    """
+    if parcel.data is None:
+        return parcel
+    return msgspec.structs.replace(parcel, text=None)
+
+
 def channel_of(target: Target) -> str:
     """Name a channel that every process with somebody of the target listens to.
+
+    The narrowest one. There is none but `ALL` for rooms by their prefix, since a process
+    subscribes to its rooms one by one.
 
     >>> from falcon_pachinko import targets as to
     >>> channel_of(to.tag("pro") & to.room("tea") - to.user("bob"))
     'room:tea'
-    >>> channel_of(to.room("tea") | to.room("coffee"))
-    'all'
+    >>> channel_of(to.room("tea") | to.room("coffee")), channel_of(to.rooms("chat:"))
+    ('all', 'all')
     """
     match target:
         case Room(name):
@@ -245,6 +275,49 @@ def channel_of(target: Target) -> str:
             both = {channel_of(left), channel_of(right)}
             return both.pop() if len(both) == 1 else ALL
     return ALL
+
+
+def rooms_named(target: Target, with_prefix: Callable[[str], Iterable[str]]) -> list[str]:
+    """Return the rooms to which a target sends, each once; not those it takes away.
+
+    Args:
+        target: The target.
+        with_prefix: Returns the rooms of this process that begin with a plain string.
+
+    >>> from falcon_pachinko import targets as to
+    >>> rooms_named(to.room("tea") & to.tag("pro") - to.room("milk"), lambda prefix: ())
+    ['tea']
+    """
+    match target:
+        case Room(name):
+            return [name]
+        case Rooms(prefix):
+            return list(with_prefix(prefix))
+        case Both(left, right) | Union(left, right):
+            both = rooms_named(left, with_prefix) + rooms_named(right, with_prefix)
+            return list(dict.fromkeys(both))
+        case Except(left):
+            return rooms_named(left, with_prefix)
+    return []
+
+
+def is_within(target: Target, rooms: Collection[str]) -> bool:
+    """Whether a target is only about members of some rooms, wherever they are.
+
+    >>> from falcon_pachinko import targets as to
+    >>> is_within(to.room("tea") - to.user("bob"), ["tea"]), is_within(to.tag("pro"), ["tea"])
+    (True, False)
+    """
+    match target:
+        case Room(name):
+            return name in rooms
+        case Both(left, right):
+            return is_within(left, rooms) or is_within(right, rooms)
+        case Except(left):
+            return is_within(left, rooms)
+        case Union(left, right):
+            return is_within(left, rooms) and is_within(right, rooms)
+    return False
 
 
 def implied_by(channel: str) -> Target | None:

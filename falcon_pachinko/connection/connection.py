@@ -13,7 +13,7 @@ from falcon_pachinko.connection.outbox import CLOSED, CLOSING, CONNECTING, FORGO
 from falcon_pachinko.errors import ConnectionStateError
 from falcon_pachinko.leases import check_lease
 from falcon_pachinko.limits import Limits
-from falcon_pachinko.messages.codec import CODECS, JSON, MSGPACK, Codec, pack_bytes, pack_text
+from falcon_pachinko.messages.codec import SUBPROTOCOLS, Codec, pack_bytes, pack_text
 from falcon_pachinko.names import check_user_id
 from falcon_pachinko.typing import AsgiEvent, AsgiSend
 
@@ -133,7 +133,7 @@ class Connection:
         self.resource = None
         self.subprotocols = tuple(subprotocols)
         self.subprotocol = None
-        self._codec: Codec = JSON
+        self._codec: Codec = manager._codecs.json
         self._outbox = Outbox(
             send,
             self.limits,
@@ -288,7 +288,7 @@ class Connection:
                 f"the client did not offer the subprotocol {subprotocol!r:.200}; "
                 f"it offered: {offered:.200}"
             )
-        codec = CODECS.get(subprotocol, JSON)
+        codec = self.manager._codecs.of(subprotocol)
         if codec is not self._codec and self._outbox.bytes:
             raise ConnectionStateError(
                 f"what was sent before the accept is {self._codec.name} already, which "
@@ -299,10 +299,10 @@ class Connection:
     def _negotiate(self, understood: Iterable[str]) -> None:
         """Choose a subprotocol: the client's first of the resource's own, else one of ours."""
         own = frozenset(understood)
-        for known in (own, CODECS):
+        for known in (own, SUBPROTOCOLS):
             for offered in self.subprotocols:
                 if offered in known:
-                    self._speak(offered, CODECS.get(offered, JSON))
+                    self._speak(offered, self.manager._codecs.of(offered))
                     return
 
     def _speak(self, subprotocol: str, codec: Codec) -> None:
@@ -337,16 +337,17 @@ class Connection:
         check_lease()
         codec = self._codec
         if payload_type is not None:
-            codec = MSGPACK if payload_type.name == "BINARY" else JSON
+            codecs = self.manager._codecs
+            codec = codecs.msgpack if payload_type.name == "BINARY" else codecs.json
         packet = codec.encode(message)
         outbox = self._outbox
         if self.manager._fanout.underway:
             self.manager._fanout.serve_first(self)
-        if volatile or latest is not None or not outbox._direct or outbox._paced:
+        if outbox._direct and latest is None and not volatile and not outbox._paced:
+            sent = outbox.push(packet)
+        else:
             check_sending(latest, volatile=volatile)
             sent = await self._send(packet, volatile=volatile, latest=latest)
-        else:
-            sent = outbox.push(packet)
         if sent:
             self.manager._counters.count_sent(message)
 
@@ -356,7 +357,7 @@ class Connection:
         own = self._outbox.stage is CONNECTING or SENDER.get() is self
         if own and self._session is not None:
             return await self._outbox.send(packet, volatile=volatile, key=key)
-        return self._outbox.push(packet, volatile=volatile, key=key)
+        return self._outbox.put(packet, volatile=volatile, key=key)
 
     async def send_text(
         self, text: str, *, volatile: bool = False, latest: str | None = None

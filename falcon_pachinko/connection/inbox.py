@@ -12,12 +12,12 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import types
 from collections import deque
-from collections.abc import Generator
+from math import inf
+from time import monotonic
 from typing import Any, Protocol
 
-from falcon_pachinko.connection.outbox import ABNORMAL, CLOSE_WAIT, fit_reason, resume
+from falcon_pachinko.connection.outbox import ABNORMAL, CLOSE_WAIT, Resumed, fit_reason
 from falcon_pachinko.limits import Limits
 from falcon_pachinko.typing import AsgiEvent, AsgiReceive, Frame
 
@@ -31,6 +31,9 @@ disconnects are still seen."""
 
 FRAMES_PER_TURN = 32
 """How many frames a session takes without suspending before it lets other tasks run."""
+
+
+TWO_READERS = "receive() is called while it is pending: by the session and the read-ahead"
 
 
 class Excess(Exception):  # noqa: N818  # a finding about a frame, not a failure of ours
@@ -76,18 +79,22 @@ class Inbox:
     __slots__ = (
         "_ahead",
         "_bytes",
-        "_empty_at",
+        "_cost",
         "_frames",
         "_held_bytes",
         "_held_frames",
         "_left_in_turn",
         "_loop",
+        "_may_be_late",
+        "_most_bytes",
         "_over",
         "_paid_until",
         "_reader",
         "_receive",
         "_receiving",
         "_room",
+        "_tolerance",
+        "_unread_since",
         "_waiter",
         "code",
         "draining",
@@ -121,108 +128,128 @@ class Inbox:
         self._waiter: asyncio.Future[None] | None = None  # the session, while it waits for frames
         self._room: asyncio.Future[None] | None = None  # a reader, while the inbox is full
         self._left_in_turn = FRAMES_PER_TURN
-        # The rate, as a bucket.  Frames cost a share of a second each; what they have cost so far
-        # reaches until _paid_until.  A frame arrived no earlier than _empty_at, when the server
-        # had nothing for us: what was left unread for a while is not judged as if it came at once.
         self._loop = asyncio.get_running_loop()
-        self._paid_until = self._empty_at = self._loop.time()
+        # The rate, as a bucket.  Frames cost a share of a second each, and what they have cost so
+        # far reaches until _paid_until.  What was left unread for a while is not judged as if it
+        # came at once: while it may be late, a frame may have come as early as _unread_since.
+        self._paid_until = self._unread_since = 0.0
+        self._may_be_late = False
+        rate = limits.messages_per_second
+        self._cost = 0.0 if rate is None else 1 / rate
+        self._tolerance = inf if rate is None or limits.burst is None else (limits.burst - 1) / rate
+        self._most_bytes = inf if limits.message_bytes is None else limits.message_bytes
 
     def __aiter__(self) -> Inbox:
         return self
 
     async def __anext__(self) -> Frame:
-        while not self._over:
+        while True:
             if self._frames:
-                frame = self._frames.popleft()
-                self._bytes -= len(frame)
-                if self._room is not None:
-                    self._make_room()
-                self._left_in_turn -= 1
-                if not self._left_in_turn:
-                    self._left_in_turn = FRAMES_PER_TURN
-                    await asyncio.sleep(0)
-                    if self._over:
-                        break
-                return frame
-            if self.gone:
-                break
+                return await self._take()
+            if self._over or self.gone:
+                raise StopAsyncIteration
             self.waiting = True
             try:
                 if self._ahead is not None:
                     self._waiter = self._loop.create_future()
                     await self._waiter
-                else:
-                    await self._read()
+                    continue
+                if self._may_be_late or self._held_frames:
+                    event = await self._read()
+                else:  # `_read`, for nearly all frames: one coroutine less
+                    assert not self._receiving, TWO_READERS
+                    self._receiving = True
+                    event = await self._receive()
+                frame = self._judge(event)
+                if frame is not None:
+                    self._left_in_turn -= 1
+                    if not self._left_in_turn:  # there is frame after frame, without a pause
+                        await self._pause()
+                    return frame
+            except Exception as error:  # noqa: BLE001  # whatever a server raises
+                self._judge(self._failed(error))
             finally:
-                self.waiting = False
-        raise StopAsyncIteration
+                self.waiting = self._receiving = False
+
+    async def _pause(self) -> None:
+        """Let other tasks run, after so many frames."""
+        self._left_in_turn = FRAMES_PER_TURN
+        await asyncio.sleep(0)
+
+    def _failed(self, error: Exception) -> AsgiEvent:
+        """Make an end of what the server raised instead of an event."""
+        if not self._over:  # else it complains about its own end
+            log.error("the server failed to receive; the connection is lost", exc_info=error)
+        return {"type": "websocket.disconnect", "code": ABNORMAL}
+
+    async def _take(self) -> Frame:
+        """Take the frame that waits first."""
+        frame = self._frames.popleft()
+        self._bytes -= len(frame)
+        if self._room is not None:
+            self._make_room()
+        self._left_in_turn -= 1
+        if not self._left_in_turn:
+            await self._pause()
+        return frame
 
     # Reading: by the session, or by the read-ahead.
 
-    @types.coroutine
-    def _read(self) -> Generator[Any, Any, None]:
-        """Read one event and judge it; wait first while the inbox is full."""
+    async def _read(self) -> AsgiEvent:
+        """Wait for the server's next event; first for room, while the inbox is full."""
         while self.is_full and not self._over:
+            self.leave_unread()
             self._room = self._loop.create_future()
-            yield from self._room
-        if self._over:
-            return
-        assert not self._receiving, "two readers: the session and the read-ahead"
+            await self._room
+        assert not self._receiving, TWO_READERS
         self._receiving = True
         try:
-            step: Any = self._receive()
-            if hasattr(step, "send"):
-                try:
-                    waiting_for = step.send(None)
-                except StopIteration as done:
-                    event = done.value
-                else:
-                    self._left_in_turn = FRAMES_PER_TURN
-                    event = yield from resume(step, waiting_for)
-                    self._empty_at = self._loop.time()
-            else:  # ASGI asks for an awaitable only
-                event = yield from step.__await__()
-                self._empty_at = self._loop.time()
-        except Exception:
-            if not self._over:  # else the server complains about its own end
-                log.exception("the server failed to receive; the connection counts as lost")
-            event = {"type": "websocket.disconnect", "code": ABNORMAL}
+            return await (self._read_late() if self._may_be_late else self._receive())
         finally:
             self._receiving = False
-        self._judge(event)
 
-    def _judge(self, event: AsgiEvent) -> None:
-        """Take note of an end, refuse what exceeds a limit, and keep the rest."""
+    async def _read_late(self) -> AsgiEvent:
+        """Read an event that may have come while nobody was reading, and find out if it has."""
+        step: Any = self._receive()
+        if not hasattr(step, "send"):  # ASGI asks for an awaitable only
+            self._may_be_late = False
+            event: AsgiEvent = await step
+            return event
+        try:
+            waiting_for = step.send(None)
+        except StopIteration as done:
+            late: AsgiEvent = done.value
+            return late
+        self._may_be_late = False
+        event = await Resumed(step, waiting_for)
+        return event  # noqa: RET504  # it has its type from above
+
+    def _judge(self, event: AsgiEvent) -> Frame | None:
+        """Take note of an end, refuse what exceeds a limit; return what is to be handled."""
         if event["type"] != "websocket.receive":
             self._note_end(event)
-            return
+            return None
         frame: Frame | None = event.get("text")
         if frame is None:
             frame = event.get("bytes") or b""
-        limits, now = self.limits, self._loop.time()
-        if limits.messages_per_second is not None:
-            cost = 1 / limits.messages_per_second
-            start = max(self._paid_until, self._empty_at)
-            self._paid_until = start + cost
-            if limits.burst is not None and start - now > (limits.burst - 1) * cost:
-                rate = f"{limits.messages_per_second:g} messages a second (messages_per_second)"
-                self._exceed(Excess(1008, "rate_limited", f"No more than {rate}."), frame)
-                return
-        size, most = len(frame), limits.message_bytes
-        if most is not None and size * 4 > most:  # no character has more than four bytes
+        now = monotonic()
+        start = self._paid_until
+        earliest = self._unread_since if self._may_be_late else now
+        start = max(start, earliest)
+        self._paid_until = start + self._cost
+        if start - now > self._tolerance:
+            rate = f"{self.limits.messages_per_second:g} messages a second (messages_per_second)"
+            self._exceed(Excess(1008, "rate_limited", f"No more than {rate}."), frame)
+            return None
+        size, most = len(frame), self._most_bytes
+        if size * 4 > most:  # no character has more than four bytes
             if isinstance(frame, str) and not frame.isascii():
                 size = len(frame.encode("utf-8", "surrogatepass"))
             if size > most:
                 sentence = f"A message has at most {most} bytes (message_bytes)."
                 self._exceed(Excess(1009, "too_large", sentence), frame)
-                return
-        if self.draining:
-            return
-        # One that the session waits for is handled at once; a ping behind a handler is not to wait.
-        if not self.waiting and self._reader is not None and self._reader.intercept(frame):
-            return
-        self._frames.append(frame)
-        self._bytes += len(frame)
+                return None
+        return None if self.draining else frame
 
     def _exceed(self, excess: Excess, frame: Frame) -> None:
         """Drop what waits, stop reading, and have the session refuse and close."""
@@ -248,6 +275,11 @@ class Inbox:
 
     # The read-ahead.
 
+    def leave_unread(self) -> None:
+        """Note that nobody reads from now on, for a while: a handler is busy."""
+        if not self._may_be_late:
+            self._may_be_late, self._unread_since = True, monotonic()
+
     def read_ahead(self) -> None:
         """Read from here on, until the session waits for a frame itself."""
         if self._ahead is None and not (self.waiting or self._over or self.gone):
@@ -259,8 +291,19 @@ class Inbox:
         """Read until a frame arrives that the session waits for, or the client is gone."""
         try:
             while not (self._over or self.gone):
-                await self._read()
-                if self._waiter is not None:
+                try:
+                    event = await self._read()
+                except Exception as error:  # noqa: BLE001  # whatever a server raises
+                    event = self._failed(error)
+                frame = self._judge(event)
+                # One that the session waits for is handled at once; a ping behind a handler is
+                # not to wait.
+                waits = self._waiter is not None
+                reader = self._reader
+                if frame is not None and (waits or reader is None or not reader.intercept(frame)):
+                    self._frames.append(frame)
+                    self._bytes += len(frame)
+                if waits:
                     return
         finally:
             self._ahead = None

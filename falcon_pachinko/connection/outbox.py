@@ -30,7 +30,7 @@ from falcon_pachinko.limits import Limits
 from falcon_pachinko.messages.codec import Packet
 from falcon_pachinko.typing import AsgiEvent, AsgiSend
 
-__all__ = ["ABNORMAL", "CLOSE_WAIT", "NEXT", "Outbox", "Stage", "fit_reason", "resume"]
+__all__ = ["ABNORMAL", "CLOSE_WAIT", "NEXT", "Outbox", "Resumed", "Stage", "fit_reason", "resume"]
 
 log = logging.getLogger("falcon_pachinko")
 
@@ -46,18 +46,18 @@ _SERVERS = frozenset({"uvicorn", "hypercorn", "daphne", "granian", "falcon_pachi
 """Packages whose ``send`` may be stepped: servers, not middleware; and the testing kit."""
 
 
-class Stage(enum.Enum):
+class Stage(enum.IntEnum):
     """How far a connection is; the outbox alone moves it, and only as `NEXT` says."""
 
-    CONNECTING = "connecting"
+    CONNECTING = 0
     """The handshake is unanswered; what is sent waits for the accept."""
-    OPEN = "open"
+    OPEN = 1
     """Accepted: frames go both ways."""
-    CLOSING = "closing"
+    CLOSING = 2
     """A close frame is on its way, behind the frames that wait; no other frame is taken."""
-    CLOSED = "closed"
+    CLOSED = 3
     """Nothing is sent any more: the close frame is sent, or the client is gone."""
-    FORGOTTEN = "forgotten"
+    FORGOTTEN = 4
     """It has left its rooms, and its handlers have ended; ``on_disconnect`` runs, or ran."""
 
 
@@ -111,7 +111,7 @@ def resume(step: Any, waiting_for: Any) -> Generator[Any, Any, Any]:
         return done.value
 
 
-class _Resumed:
+class Resumed:
     """`resume` for an ``await``."""
 
     __slots__ = ("step", "waiting_for")
@@ -243,7 +243,7 @@ class Outbox:
         self._warned = False
 
     def __repr__(self) -> str:
-        return f"<Connection {self.name} {self.stage.value}>"
+        return f"<Connection {self.name} {self.stage.name.lower()}>"
 
     def where(self) -> dict[str, str]:
         """Return what a log record says beside its text: the connection and its route."""
@@ -256,20 +256,17 @@ class Outbox:
 
     # Sending.
 
-    def push(self, packet: Packet, *, volatile: bool = False, key: object = None) -> bool:
+    def push(self, packet: Packet) -> bool:
         """Send a frame, or let it wait if the client is behind; never waits itself.
-
-        Args:
-            packet: The frame.
-            volatile: Drop it if a frame is being written, or waits behind one.
-            key: Replace what still waits under the same key, in its place.
 
         Returns:
             Whether it was sent or waits; False if it was dropped: the client is gone,
-            the outbox is full, or the frame is volatile and the client behind.
+            or the outbox is full.
         """
+        # One argument, no defaults: Python calls such a function without building a frame for it,
+        # and a broadcast calls this for every member.
         if not self._direct:
-            return self._put(packet, volatile, key)
+            return self._put(packet, False, None)  # noqa: FBT003  # see `put`
         step: Any = self._send(packet.event)
         try:
             waiting_for = step.send(None)
@@ -283,7 +280,20 @@ class Outbox:
         self._start_writer(step, waiting_for)
         return True
 
-    def _put(self, packet: Packet, volatile: bool, key: object) -> bool:  # noqa: FBT001  # as `push` got it
+    def put(self, packet: Packet, *, volatile: bool = False, key: object = None) -> bool:
+        """`push` with the options of sending.
+
+        Args:
+            packet: The frame.
+            volatile: Drop it if a frame is being written, or waits behind one.
+            key: Replace what still waits under the same key, in its place.
+
+        Returns:
+            As `push`; False also if the frame is volatile and the client behind.
+        """
+        return self.push(packet) if self._direct else self._put(packet, volatile, key)
+
+    def _put(self, packet: Packet, volatile: bool, key: object) -> bool:  # noqa: FBT001  # as `put` got it
         """Let a frame wait behind others, for the accept, or for the writer's turn."""
         if self.stage is not OPEN and self.stage is not CONNECTING:
             return False
@@ -380,7 +390,7 @@ class Outbox:
             self.check_room(packet.size, key)
         elif not volatile and (self._paced or self.is_behind):
             await self.keep_pace()
-        return self.push(packet, volatile=volatile, key=key)
+        return self.put(packet, volatile=volatile, key=key)
 
     def check_room(self, size: int, key: object = None) -> None:
         """Refuse to let more wait for the accept than the outbox may hold.
@@ -458,7 +468,7 @@ class Outbox:
         """Finish one frame, then send what waits behind it: the connection's only writer."""
         try:
             if step is not None:
-                await _Resumed(step, waiting_for)
+                await Resumed(step, waiting_for)
                 self._written()
             while self._queue and self.stage in (OPEN, CLOSING):
                 packet = self._pop()
@@ -554,7 +564,7 @@ class Outbox:
         waiting, self._queue, self._keys, self.bytes = self._queue, None, None, 0
         while waiting:
             first = waiting.popleft()
-            self.push(first.packet, key=first.key)
+            self.put(first.packet, key=first.key)
 
     def close(self, code: int, reason: str = "", *, patient: bool = False) -> None:
         """Close after the frames that wait; the first code counts, and later calls do nothing.
@@ -619,7 +629,7 @@ class Outbox:
             self.watcher.closed()
 
     def _move(self, stage: Stage) -> None:
-        assert stage in NEXT[self.stage], f"{self.stage} -> {stage}"
+        assert stage in NEXT[self.stage], f"{self.stage!r} -> {stage!r}"
         self.stage = stage
 
     def abort(self) -> None:

@@ -1,47 +1,60 @@
 """Which method handles which message: a table made once per resource class.
 
 Clients reach what is in the table and nothing else: a method's name never
-matters to them.
+matters to them. A table is made in two steps: `HandlerTable.of` collects what the
+class's methods handle, and for each a `Shape` is made that its messages are
+decoded into. `HandlerTable.open` is what every message goes through.
 """
 
 from __future__ import annotations
 
 import dataclasses
+import functools
 import inspect
-import sys
 from collections.abc import Callable, Coroutine, Iterable, Iterator
-from types import FrameType
-from typing import Any, TypeAlias, TypeVar, Union, get_type_hints
+from typing import Any, NoReturn, TypeAlias, TypeVar, Union
 
 import msgspec
 
-from falcon_pachinko.errors import DuplicateHandlerError, HandlerDefinitionError
-from falcon_pachinko.messages.codec import CODECS, DECODE_ERRORS, JSON, Codec
+from falcon_pachinko.errors import DuplicateHandlerError, HandlerDefinitionError, MessageError
+from falcon_pachinko.messages.codec import DECODE_ERRORS, DEFAULT_CODECS, JSON, Codec, Codecs
 from falcon_pachinko.messages.envelopes import (
+    MISSING,
     SHOWN,
     NoPayload,
     Opener,
+    Ping,
     Ref,
     Refusal,
     Shape,
-    becoming,
-    derived,
+    careful_shape,
     envelope_shape,
-    field_names,
-    members_of,
-    names_in,
     read_header,
     refusal_of,
+    schema_shape,
 )
+from falcon_pachinko.messages.schema import schema_structs
+from falcon_pachinko.messages.signatures import (
+    UNANNOTATED,
+    arguments_of,
+    fill_in,
+    is_handler,
+    name_of,
+    refuse_falcon_hook,
+    substituted,
+    takes,
+)
+from falcon_pachinko.messages.strict import foreign_rule
 from falcon_pachinko.typing import Frame
 
-__all__ = ["Handler", "HandlerTable", "handles_message", "require_coroutine"]
+__all__ = ["PING", "Handler", "HandlerTable", "handles", "handles_message"]
 
 _MARK = "__pachinko_handles__"
 
 Struct: TypeAlias = type[msgspec.Struct]
+Method: TypeAlias = Callable[..., Coroutine[Any, Any, Any]]
 
-F = TypeVar("F", bound=Callable[..., Coroutine[Any, Any, Any]])
+F = TypeVar("F", bound="Method | functools.partialmethod[Any]")
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -50,6 +63,7 @@ class _Claim:
 
     message_type: str
     payload: Any
+    default: Any
     forbid_unknown_fields: bool
     concurrent: bool
 
@@ -58,19 +72,33 @@ class _Claim:
 class Handler:
     """One row of the table: a type, and the method that handles it."""
 
-    type: str  # the wire's own word
-    function: Callable[..., Coroutine[Any, Any, Any]]
+    type: str
+    """The message type, as on the wire."""
+    function: Method
+    """The attribute of the class, for what shows it; what is called is ``resource.<name>``."""
     payload: Any
     """The type that the message or its payload is decoded into; `NoPayload` for none."""
     forbid_unknown_fields: bool = True
     concurrent: bool = False
     struct: Struct | None = None
     """In schema style, the struct that the whole message is; None in envelope style."""
+    name: str = ""
+    """The attribute's name: ``getattr(resource, name)(ws, payload)`` handles a message."""
+    default: Any = MISSING
+    """What the payload's parameter says a missing payload is, or `MISSING`."""
     takes_payload: bool = dataclasses.field(init=False)
     """Whether the method has a parameter for the payload."""
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "takes_payload", self.payload is not NoPayload)
+
+
+async def _pong() -> None:
+    """Stand in the place of a method; the session answers a ping itself."""
+
+
+PING = Handler("ping", _pong, NoPayload, name="ping")
+"""What `HandlerTable.open` returns for a ``ping`` that the resource does not handle itself."""
 
 
 def handles_message(
@@ -84,21 +112,24 @@ def handles_message(
     The method is a coroutine that takes the connection and, if it wants it, the
     payload; the payload is decoded into the type it is annotated with, and the
     handler is not called if that fails. For a type of the resource's ``schema``
-    it takes the struct itself. What it returns answers the client, as
+    it takes the struct itself. A message without a payload gets the parameter's
+    default; without one it counts as ``{}`` for a struct or dict, and as None
+    otherwise. What the method returns answers the client, as
     ``{"type": "reply", "ref": ..., "payload": ...}``; None answers only a
     message that has a ``ref``.
 
     Args:
         message_type: The ``type`` of the messages, or a struct of the schema,
             whose tag it is; only these reach the method.
-        forbid_unknown_fields: Refuse fields that the type does not have.
+        forbid_unknown_fields: Refuse fields that the payload's type does not have,
+            however deep they are.
         concurrent: Do not let the next message wait for this one. At most
             ``Limits.concurrency`` of a connection's handlers run at once; their
             order, and that of their answers, is then open.
 
     Raises:
         HandlerDefinitionError: The method is not a coroutine, or has parameters that
-            nobody could fill.
+            the library cannot fill in.
 
     Example::
 
@@ -116,143 +147,186 @@ def handles_message(
             f"handles_message({message_type!r})",
             'needs the message type first, as text: @handles_message("say")',
         )
+    tag = str.__str__(tag)  # of a StrEnum's member, its value
     if not tag.isprintable():
         raise HandlerDefinitionError(
             f"handles_message({tag!a})", "has a type that cannot be printed"
         )
 
     def claim(function: F) -> F:
-        payload = _payload_type(function, tag)
+        payload, default = takes(function, tag)
         claims = getattr(function, _MARK, ())
-        setattr(function, _MARK, (*claims, _Claim(tag, payload, forbid_unknown_fields, concurrent)))
+        mine = _Claim(tag, payload, default, forbid_unknown_fields, concurrent)
+        setattr(function, _MARK, (*claims, mine))
         return function
 
     return claim
 
 
-def require_coroutine(function: object, what: str) -> None:
-    """Refuse a method that cannot be awaited.
-
-    Raises:
-        HandlerDefinitionError: It is no coroutine function; the text says how to make it one.
-    """
-    if inspect.iscoroutinefunction(function):
-        return
-    name = getattr(function, "__qualname__", repr(function))
-    if inspect.isasyncgenfunction(function):
-        raise HandlerDefinitionError(name, f"{what} but has a `yield`; return a value instead")
-    plain = getattr(function, "__name__", "handler")
-    raise HandlerDefinitionError(
-        name, f"{what} but is not a coroutine; write `async def {plain}(...)`"
-    )
+def handles(member: object) -> bool:
+    """Tell whether `handles_message` has been used on a class's attribute."""
+    return bool(getattr(member, _MARK, ()))
 
 
 def _tag_of(struct: type) -> object:
     return struct.__struct_config__.tag if issubclass(struct, msgspec.Struct) else None
 
 
-def _payload_type(function: Callable[..., Any], message_type: str) -> Any:
-    """Read from a handler's signature what it wants its payload to be."""
-    require_coroutine(function, f"handles {message_type!r}")
-    kinds = inspect.Parameter
-    takes, wants_more = [], False
-    for parameter in inspect.signature(function).parameters.values():
-        if parameter.kind in (kinds.POSITIONAL_ONLY, kinds.POSITIONAL_OR_KEYWORD):
-            takes.append(parameter)
-        elif parameter.kind is kinds.KEYWORD_ONLY and parameter.default is kinds.empty:
-            wants_more = True
-    wants_more = wants_more or any(p.default is kinds.empty for p in takes[3:])
-    just_payload = len(takes) == 2 and takes[1].name == "payload"
-    if len(takes) < 2 or wants_more or just_payload:
-        raise HandlerDefinitionError(
-            function.__qualname__,
-            f"handles {message_type!r} and is called with (self, ws) or (self, ws, payload); "
-            f"it is written as {function.__name__}{inspect.signature(function)}",
-        )
-    if len(takes) == 2:
-        return NoPayload
-    return _annotations(function).get(takes[2].name, Any)
-
-
-def _annotations(function: Callable[..., Any]) -> dict[str, Any]:
-    """Resolve annotations, also such that name what is local to the scope around the class."""
-    try:
-        return get_type_hints(function, include_extras=True)
-    except NameError:
-        pass
-    local: dict[str, Any] = {}
-    scope: FrameType | None = sys._getframe(1)  # inspect's way walks the whole stack
-    while scope is not None:
-        if scope.f_globals is function.__globals__:
-            local = {**scope.f_locals, **local}
-        scope = scope.f_back
-    try:
-        return get_type_hints(function, localns=local, include_extras=True)
-    except NameError as error:
-        raise HandlerDefinitionError(
-            function.__qualname__,
-            f"has an annotation that cannot be resolved: {error}; import the type at "
-            "run time (not under `if TYPE_CHECKING:`) and define it before the class",
-        ) from None
-
-
 class HandlerTable:
-    """The message types of one resource class, and what opens their frames."""
+    """The message types of one resource class, and what opens their frames.
 
-    __slots__ = ("_decode", "_lenient", "_shapes", "_structs", "handlers")
+    Args:
+        resource: The class's name.
+        handlers: Its handlers.
+        schema: Its schema, if any.
+        codecs: Those that frames are opened with.
+        answers_ping: Take a ``ping`` that it has no handler for as one.
+        unfilled: What is wrong if a type parameter of the class is still open.
+    """
 
-    def __init__(self, resource: str, handlers: Iterable[Handler], schema: Any = None) -> None:
-        structs = _schema_structs(resource, schema)
+    __slots__ = (
+        "_custom",
+        "_decode",
+        "_resource",
+        "_schema",
+        "_shapes",
+        "_unfilled",
+        "answers_ping",
+        "handlers",
+    )
+
+    def __init__(
+        self,
+        resource: str,
+        handlers: Iterable[Handler],
+        schema: Any = None,
+        *,
+        codecs: Codecs = DEFAULT_CODECS,
+        answers_ping: bool = True,
+        unfilled: HandlerDefinitionError | None = None,
+    ) -> None:
+        structs = schema_structs(resource, schema)
+        self._resource, self._schema, self._unfilled = resource, schema, unfilled
+        self._custom: tuple[Handler, type] | None = None
         self.handlers: dict[str, Handler] = {}
         self._shapes: dict[type, tuple[Handler, Opener]] = {}
+        careful: dict[type, type] = {}  # what MessagePack decodes in a struct's place
         for claimed in handlers:
             twin = self.handlers.get(claimed.type)
             if twin is not None:
-                first, second = twin.function.__name__, claimed.function.__name__
-                raise DuplicateHandlerError(resource, claimed.type, first, second)
+                raise DuplicateHandlerError(resource, claimed.type, twin.name, claimed.name)
             handler = _in_style(claimed, structs.get(claimed.type))
-            shape = _shape(handler)
+            shape = _shape(handler, codecs)
             self.handlers[handler.type] = handler
             self._shapes[shape.struct] = (handler, shape.open)
-        self._decode = _decoders(self._shapes)
-        # In schema style a ref is one field too many for the first pass; a second one knows it.
-        own = (handler.struct for handler in self.handlers.values())
-        self._structs = {derived(each, forbid=False): each for each in own if each is not None}
-        self._lenient = _decoders(self._structs)
+            if shape.untyped:
+                carefully = careful_shape(handler.type, shape, codecs.msgpack)
+                careful[shape.struct] = carefully.struct
+                self._shapes[carefully.struct] = (handler, carefully.open)
+            if shape.custom and self._custom is None:
+                self._custom = (handler, shape.custom[0])
+        self.answers_ping = answers_ping and "ping" not in self.handlers
+        if self.answers_ping:
+            self._shapes[Ping] = (PING, _open_ping)
+        # There are two structs at least: of a single one, msgspec takes a message without a `type`.
+        self._shapes[_Nothing] = (PING, _open_nothing)
+        structs_of = {
+            codecs.json: self._shapes.keys() - careful.values(),
+            codecs.msgpack: self._shapes.keys() - careful.keys(),
+        }
+        self._decode = {
+            codec: codec.decoder(Union[tuple(of_codec)])  # noqa: UP007  # known at run time only
+            for codec, of_codec in structs_of.items()
+        }
 
     @classmethod
-    def of(cls, resource: type, schema: Any = None) -> HandlerTable:
+    def of(cls, resource: type, schema: Any = None, *, falls_back: bool = False) -> HandlerTable:
         """Collect what a class and its bases claim with `handles_message`.
+
+        Args:
+            resource: The class.
+            schema: Its schema, if any.
+            falls_back: Whether it overrides ``on_message``; without handlers and schema
+                that takes every frame then, pings included.
 
         A subclass that redefines a handler's method redefines the handler, with
         or without the decorator; one that sets it to None takes it away.
 
         Raises:
             DuplicateHandlerError: Two methods claim one type.
-            HandlerDefinitionError: A method could not be called, or the schema is none.
+            HandlerDefinitionError: A method could not be called, or the schema is not one.
         """
+        arguments = arguments_of(resource)
+        own_parameters = getattr(resource, "__parameters__", ())
         claims: dict[str, tuple[_Claim, ...]] = {}
+        unfilled: HandlerDefinitionError | None = None
         for owner in reversed(resource.__mro__):
             for name, member in vars(owner).items():
                 if isinstance(member, (staticmethod, classmethod)):
                     _refuse_unbound(member.__func__)
+                given = arguments.get(owner, {})
                 own = getattr(member, _MARK, None)
                 if own is not None:
-                    claims[name] = own
+                    claims[name] = tuple(
+                        dataclasses.replace(each, payload=substituted(each.payload, given))
+                        for each in own
+                    )
                 elif name in claims:
-                    claims[name] = tuple(_redefined(claims[name], member))
-        handlers = (
-            Handler(
-                each.message_type,
-                getattr(resource, name),
-                each.payload,
-                each.forbid_unknown_fields,
-                each.concurrent,
+                    claims[name] = tuple(_redefined(claims[name], member, given))
+        handlers = []
+        for name, of_method in claims.items():
+            function = inspect.getattr_static(resource, name)
+            refuse_falcon_hook(function, f"{resource.__name__}.{name}")
+            for each in of_method:
+                payload = Any if each.payload is UNANNOTATED else each.payload
+                where = f"{resource.__name__}.{name}"
+                payload, left = fill_in(payload, still_open=own_parameters.__contains__, name=where)
+                if left is not None:
+                    unfilled = HandlerDefinitionError(where, left)
+                handlers.append(
+                    Handler(
+                        each.message_type,
+                        function,
+                        payload,
+                        each.forbid_unknown_fields,
+                        each.concurrent,
+                        name=name,
+                        default=each.default,
+                    )
+                )
+        pings = bool(handlers) or schema is not None or not falls_back
+        return cls(resource.__name__, handlers, schema, answers_ping=pings, unfilled=unfilled)
+
+    def compiled(self, codecs: Codecs) -> HandlerTable:
+        """Return the table with which an app opens frames: this one if the app has no hooks.
+
+        It is made once per app and table.
+
+        Raises:
+            HandlerDefinitionError: A payload's type needs a ``dec_hook`` and the app has
+                none, or a type parameter of the class is still open.
+        """
+        if self._unfilled is not None:
+            raise self._unfilled
+        if self._custom is not None and codecs.dec_hook is None:
+            handler, foreign = self._custom
+            raise HandlerDefinitionError(
+                f"{self._resource}.{handler.name}",
+                f"takes a payload with {getattr(foreign, '__name__', foreign)!r} in it, which "
+                "msgspec does not know; teach it with install(app, dec_hook=...), as in msgspec",
             )
-            for name, of_method in claims.items()
-            for each in of_method
-        )
-        return cls(resource.__name__, handlers, schema)
+        if codecs is DEFAULT_CODECS:
+            return self
+        known: HandlerTable | None = codecs.tables.get(self)
+        if known is None:
+            known = codecs.tables[self] = HandlerTable(
+                self._resource,
+                self.handlers.values(),
+                self._schema,
+                codecs=codecs,
+                answers_ping=self.answers_ping,
+            )
+        return known
 
     @property
     def types(self) -> tuple[str, ...]:
@@ -262,153 +336,114 @@ class HandlerTable:
     def open(self, frame: Frame, codec: Codec = JSON) -> tuple[Handler, Any, Ref]:
         """Decode a frame: its handler, its payload in the declared type, its ref.
 
+        The handler of a ``ping`` that the class does not handle is `PING`.
+
         Raises:
-            Refusal: No handler wants it as it is. The code is the codec's own
-                (``invalid_json``), ``invalid_message`` (no object with a text
-                ``type``), ``unknown_type``, ``invalid_payload`` or
-                ``unsupported_frame``; the ref is that of the message, where it
-                could be read.
+            Refusal: The message is refused. The code is the codec's own
+                (``invalid_json``), ``invalid_message`` (not an object with a text
+                ``type``), ``unknown_type``, ``invalid_payload``, ``unsupported_frame``,
+                or that of a `MessageError` which the payload's ``__post_init__``
+                raised; the ref is that of the message, where it could be read.
         """
         if type(frame) is not codec.frame_type:
             kind = "text" if codec.frame_type is str else "binary"
-            raise Refusal("unsupported_frame", f"This speaks {codec.name}, in {kind} frames.")
+            why = f"This connection takes {codec.name} in {kind} frames."
+            raise Refusal("unsupported_frame", why)
         try:
             decoded = self._decode[codec](frame)
             handler, opener = self._shapes[type(decoded)]
-            ref = decoded.ref if handler.struct is None else None
-            return handler, opener(decoded, frame, codec), ref
-        except DECODE_ERRORS as error:
-            return self._open_slowly(frame, codec, error)
+            return handler, opener(decoded, frame, codec), decoded.ref
+        except (*DECODE_ERRORS, MessageError) as error:
+            self._refuse(frame, codec, error)
 
-    def _open_slowly(
-        self, frame: Frame, codec: Codec, error: Exception
-    ) -> tuple[Handler, Any, Ref]:
-        """Look again at a frame that the first pass refused: for a ref, or for what is wrong."""
-        header = read_header(frame, codec)
-        handler = self.handlers.get(header.type)
-        if handler is None:
-            shown = header.type[:SHOWN]
-            raise Refusal("unknown_type", f"Nothing here handles {shown!r}.", "$.type", header.ref)
-        if handler.struct is None:
-            raise refusal_of("invalid_payload", error, header.ref) from None
-        try:
-            message = self._lenient[codec](frame)
-            becoming(self._structs[type(message)])(message)
-            if handler.forbid_unknown_fields:
-                _check_names(names_in(frame, codec), handler.struct)
-        except DECODE_ERRORS as wrong:
-            raise refusal_of("invalid_payload", wrong, header.ref) from None
-        return handler, message if handler.takes_payload else None, header.ref
+    def _refuse(self, frame: Frame, codec: Codec, error: Exception) -> NoReturn:
+        """Look again at a frame that could not be opened, for its ref and for what is wrong."""
+        message_type, ref = read_header(frame, codec)
+        if message_type not in self.handlers:
+            shown = message_type[:SHOWN]
+            raise Refusal("unknown_type", f"Unknown message type {shown!r}.", "$.type", ref)
+        cause = error if isinstance(error, MessageError) else error.__cause__
+        if isinstance(cause, MessageError):  # of a __post_init__, which msgspec may have wrapped
+            raise Refusal(
+                cause.code, cause.message, cause.path, ref, status=cause.status, claimed=True
+            ) from cause
+        raise refusal_of("invalid_payload", error, ref, claimed=True) from None
 
 
-def _decoders(structs: Iterable[type]) -> dict[Codec, Callable[[Any], Any]]:
-    """Make a decoder of the union of these structs, for each codec."""
-    union: Any = Union[tuple(structs) or (_Nothing,)]  # noqa: UP007  # known at run time only
-    return {codec: codec.decoder(union) for codec in CODECS.values()}
+def _open_ping(_ping: Ping, _frame: Frame, _codec: Codec) -> None:
+    """Open a ping: it has no payload."""
 
 
 class _Nothing(msgspec.Struct, tag=""):
-    """What a resource without handlers decodes: no message has an empty type and nothing else."""
+    """What no handler handles: the empty type."""
 
-    nothing: None
+
+def _open_nothing(_nothing: _Nothing, _frame: Frame, _codec: Codec) -> NoReturn:
+    raise msgspec.ValidationError("A message type must not be empty")
 
 
 def _refuse_unbound(function: Callable[..., Any]) -> None:
     if hasattr(function, _MARK):
         why = "handles messages and so is a method of an instance; drop its @staticmethod"
-        raise HandlerDefinitionError(function.__qualname__, why)
+        raise HandlerDefinitionError(name_of(function), why)
 
 
-def _redefined(claims: Iterable[_Claim], member: object) -> Iterator[_Claim]:
+def _redefined(claims: Iterable[_Claim], member: object, given: dict[Any, Any]) -> Iterator[_Claim]:
     """Carry a base's claims over to the method that a subclass puts in its place."""
     if member is None:
         return
     for claim in claims:
-        if not callable(member):
+        if not is_handler(member):
             raise HandlerDefinitionError(
                 repr(member), f"stands where a handler of {claim.message_type!r} was"
             )
-        payload = _payload_type(member, claim.message_type)
-        yield dataclasses.replace(claim, payload=claim.payload if payload is Any else payload)
-
-
-def _schema_structs(resource: str, schema: Any) -> dict[str, type[msgspec.Struct]]:
-    """Return the structs of a ``schema`` by their tags.
-
-    Raises:
-        HandlerDefinitionError: One is no struct, has no tag, or has fields that the wire needs.
-    """
-    structs: dict[str, type[msgspec.Struct]] = {}
-    for member in members_of(schema) if schema is not None else ():
-        name = f"{resource}.schema"
-        if not (isinstance(member, type) and issubclass(member, msgspec.Struct)):
-            raise HandlerDefinitionError(name, f"has {member!r}, which is no msgspec.Struct")
-        config = member.__struct_config__
-        if not isinstance(config.tag, str) or config.tag_field != "type" or config.array_like:
-            raise HandlerDefinitionError(
-                name,
-                f"has {member.__name__} without a `type` on the wire; write "
-                f'class {member.__name__}(msgspec.Struct, tag="{member.__name__.lower()}")',
-            )
-        if "ref" in field_names(member):
-            raise HandlerDefinitionError(
-                name, f"has {member.__name__}.ref, but `ref` is the client's mark; rename the field"
-            )
-        if config.tag in structs:
-            first = structs[config.tag].__name__
-            raise HandlerDefinitionError(
-                name, f"has two structs tagged {config.tag!r}: {first} and {member}"
-            )
-        structs[config.tag] = member
-    return structs
+        payload, default = takes(member, claim.message_type)
+        payload = claim.payload if payload is UNANNOTATED else substituted(payload, given)
+        yield dataclasses.replace(claim, payload=payload, default=default)
 
 
 def _in_style(handler: Handler, struct: type[msgspec.Struct] | None) -> Handler:
     """Make a handler of a type that the schema has one of the schema's style."""
     if struct is None:
         return handler
-    if handler.takes_payload and handler.payload not in (Any, struct):
+    if handler.takes_payload and handler.payload not in (Any, object, struct):
         raise HandlerDefinitionError(
-            handler.function.__qualname__,
+            name_of(handler.function),
             f"handles {handler.type!r}, which the schema says is {struct.__name__}, "
             f"but takes {handler.payload!r}; annotate it with {struct.__name__}",
         )
     return dataclasses.replace(handler, struct=struct)
 
 
-def _shape(handler: Handler) -> Shape:
-    """Make what the handler's messages decode into."""
-    if handler.struct is not None:
-        become = becoming(handler.struct)
+def _shape(handler: Handler, codecs: Codecs) -> Shape:
+    """Make what the handler's messages decode into.
 
-        def open_struct(message: Any, frame: Frame, codec: Codec) -> Any:
-            become(message)
-            return message
-
-        return Shape(derived(handler.struct, forbid=True), open_struct)
+    Raises:
+        HandlerDefinitionError: It cannot be decoded, or not as it is meant.
+    """
+    wanted = handler.payload if handler.struct is None else handler.struct
+    name, forbid = name_of(handler.function), handler.forbid_unknown_fields
+    rule = foreign_rule(wanted)
+    if rule is not None:
+        raise HandlerDefinitionError(name, f"takes a payload of {wanted!r}, but {rule}")
     try:
-        if _is_foreign(handler.payload):
-            raise TypeError("it is no type that msgspec knows")
+        if handler.struct is not None:
+            return schema_shape(handler.struct, forbid_unknown_fields=forbid, codecs=codecs)
         return envelope_shape(
-            handler.type, handler.payload, forbid_unknown_fields=handler.forbid_unknown_fields
+            handler.type,
+            wanted,
+            forbid_unknown_fields=forbid,
+            default=handler.default,
+            codecs=codecs,
         )
+    except NameError as error:
+        raise HandlerDefinitionError(
+            name,
+            f"takes a payload of {wanted!r}, in which an annotation cannot be resolved: {error}; "
+            "import the type at run time, and define a struct that refers to itself at the top "
+            "of a module",
+        ) from None
     except (TypeError, NotImplementedError) as error:
         raise HandlerDefinitionError(
-            handler.function.__qualname__,
-            f"takes a payload of {handler.payload!r}, which msgspec cannot decode: {error}",
+            name, f"takes a payload of {wanted!r}, which msgspec cannot decode: {error}"
         ) from None
-
-
-def _is_foreign(payload: Any) -> bool:
-    """Whether nothing on the wire could ever become this type."""
-    if payload is NoPayload:
-        return False
-    known = msgspec.inspect.type_info(payload)
-    return isinstance(known, msgspec.inspect.CustomType)
-
-
-def _check_names(given: Iterable[str], struct: type[msgspec.Struct]) -> None:
-    known = field_names(struct)
-    for name in given:
-        if name not in known and name not in ("type", "ref"):
-            raise msgspec.ValidationError(f"Object contains unknown field `{name[:SHOWN]}`")

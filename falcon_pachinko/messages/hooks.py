@@ -2,18 +2,20 @@
 
 A hook is an object; subclass `Hook` and override what you need. Hooks stand at
 three tiers, the app's outside, then those of routers, then the resource's own.
-What comes before something runs from the outside in, what comes after it and
-what ends a connection from the inside out; a layer's ``after`` runs if and only
-if the layer was entered.
+``before_connect``, ``after_connect`` and ``before_message`` run from the outside
+in, ``after_message`` and ``before_disconnect`` from the inside out; an
+``after_message`` runs if and only if its layer was entered. ``on_refused`` is
+asked from the outside in, until one answers.
 """
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Awaitable, Callable, Coroutine, Iterable, Mapping
 from typing import Any, NamedTuple
 
-from falcon_pachinko.errors import HandlerDefinitionError
-from falcon_pachinko.messages.handlers import require_coroutine
+from falcon_pachinko.errors import HandlerDefinitionError, MessageError
+from falcon_pachinko.messages.signatures import require_coroutine
 
 __all__ = ["Hook", "HookChain", "ReceivedMessage"]
 
@@ -23,7 +25,10 @@ POINTS = (
     "before_message",
     "after_message",
     "before_disconnect",
+    "on_refused",
 )
+
+log = logging.getLogger("falcon_pachinko")
 
 
 class ReceivedMessage(NamedTuple):
@@ -46,15 +51,22 @@ class Hook:
     ``after_connect`` that raises closes with 1011; ``before_disconnect`` that
     raises is logged, and the clean-up goes on.
 
+    ``before_message`` and ``after_message`` of one message get the same object, by
+    which they can find each other's values. ``ws.state`` is not the place for those:
+    with ``concurrent=True``, several messages of a connection are handled at once.
+
     Example::
 
         class Timed(Hook):
+            def __init__(self):
+                self.began = {}
+
             async def before_message(self, ws, message):
-                ws.state.began = time.perf_counter()
+                self.began[id(message)] = time.perf_counter()
 
             async def after_message(self, ws, message, error):
-                seconds = time.perf_counter() - ws.state.began
-                log.info("%s took %.1f ms", message.type, seconds * 1000)
+                seconds = time.perf_counter() - self.began.pop(id(message))
+                log.info("%r took %.1f ms", message.type, seconds * 1000)
     """
 
     async def before_connect(self, req: Any, ws: Any, params: Mapping[str, Any]) -> None:
@@ -74,6 +86,22 @@ class Hook:
     async def before_disconnect(self, ws: Any, close_code: int) -> None:
         """Run once for every accepted connection, before ``on_disconnect``."""
 
+    async def on_refused(
+        self, ws: Any, refusal: MessageError, frame: str | bytes
+    ) -> MessageError | None:
+        """See a message that the library turned away before any hook or handler was called.
+
+        Args:
+            ws: The connection.
+            refusal: The error that is about to be sent.
+            frame: The message as it came.
+
+        Returns:
+            Another `MessageError` to send instead; hooks further inside are not asked
+            then. Anything else counts as None.
+        """
+        return None
+
 
 _Method = Callable[..., Coroutine[Any, Any, Any]]
 _Layer = tuple[_Method | None, _Method | None]
@@ -85,7 +113,14 @@ class HookChain:
     A point that no hook overrides costs nothing: its tuple is empty.
     """
 
-    __slots__ = ("after_connect", "before_connect", "before_disconnect", "hooks", "layers")
+    __slots__ = (
+        "after_connect",
+        "before_connect",
+        "before_disconnect",
+        "hooks",
+        "layers",
+        "on_refused",
+    )
 
     def __init__(self, hooks: Iterable[object] = ()) -> None:
         self.hooks = tuple(hooks)
@@ -94,6 +129,7 @@ class HookChain:
         self.before_connect = self._overridden("before_connect")
         self.after_connect = self._overridden("after_connect")
         self.before_disconnect = self._overridden("before_disconnect")[::-1]
+        self.on_refused = self._overridden("on_refused")
         layers = (
             (_overridden(hook, "before_message"), _overridden(hook, "after_message"))
             for hook in self.hooks
@@ -123,6 +159,32 @@ class HookChain:
             await after(ws, message, None)
         return answer
 
+    async def refused(
+        self, ws: Any, refusal: MessageError, frame: str | bytes, own: _Method | None = None
+    ) -> MessageError:
+        """Ask what to tell the client about a message that was refused.
+
+        Args:
+            ws: The connection.
+            refusal: What would be sent.
+            frame: The message as it came.
+            own: The resource's own ``on_refused``, asked last; None if it has none.
+
+        Returns:
+            The first `MessageError` that a hook or the resource returned, else ``refusal``.
+            What one of them raises is logged, and counts as None.
+        """
+        for ask in self.on_refused if own is None else (*self.on_refused, own):
+            try:
+                answer = await ask(ws, refusal, frame)
+            except Exception:
+                name = getattr(ask, "__qualname__", repr(ask))
+                log.exception("%s failed on a refused message (%.200r)", name, refusal.code)
+                continue
+            if isinstance(answer, MessageError):
+                return answer
+        return refusal
+
     def _overridden(self, point: str) -> tuple[_Method, ...]:
         methods = (_overridden(hook, point) for hook in self.hooks)
         return tuple(method for method in methods if method is not None)
@@ -139,13 +201,13 @@ def _check(hook: object) -> None:
     """Refuse an object that could never be a hook.
 
     Raises:
-        HandlerDefinitionError: It is a class, has none of the points, or one is no coroutine.
+        HandlerDefinitionError: It is a class, has none of the points, or one is not a coroutine.
     """
     name = hook.__name__ if isinstance(hook, type) else type(hook).__name__
     if isinstance(hook, type):
         raise HandlerDefinitionError(name, f"is a class; hooks are instances: {name}()")
     points = [point for point in POINTS if hasattr(hook, point)]
     if not points:
-        raise HandlerDefinitionError(name, f"is no hook: it has none of {', '.join(POINTS)}")
+        raise HandlerDefinitionError(name, f"is not a hook: it has none of {', '.join(POINTS)}")
     for point in points:
         require_coroutine(getattr(hook, point), "is awaited by the library")

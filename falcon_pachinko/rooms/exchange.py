@@ -8,8 +8,8 @@ from collections.abc import Awaitable, Callable, Collection, Coroutine
 from typing import Any
 
 from falcon_pachinko.backends.base import Backend, HistoryPosition
-from falcon_pachinko.cluster.history import History
-from falcon_pachinko.cluster.node import Cluster, Gap
+from falcon_pachinko.cluster.history_shell import History
+from falcon_pachinko.cluster.node import Gap, Node
 from falcon_pachinko.cluster.parcels import (
     ALL,
     Broadcast,
@@ -20,16 +20,16 @@ from falcon_pachinko.cluster.parcels import (
     channel_of,
     implied_by,
 )
-from falcon_pachinko.cluster.presence import Presence
+from falcon_pachinko.cluster.presence_shell import Presence
 from falcon_pachinko.connection.connection import Connection, check_close_code
 from falcon_pachinko.counters import Counters, type_of
 from falcon_pachinko.errors import EncodeError
-from falcon_pachinko.messages.codec import JSON, MSGPACK
+from falcon_pachinko.messages.codec import Codecs, contains_raw
 from falcon_pachinko.rooms.fanout import MEMBERS_PER_TURN, Fanout, Packets
 from falcon_pachinko.rooms.options import OptionsByPrefix
 from falcon_pachinko.rooms.registry import Registry
 from falcon_pachinko.rooms.revocations import Revocations
-from falcon_pachinko.targets import ConnectionId, Everyone, Target
+from falcon_pachinko.targets import Both, ConnectionId, Everyone, Room, Target
 
 __all__ = ["Exchange"]
 
@@ -43,21 +43,24 @@ class Exchange:
     listens to the channels of its rooms, users and tags, and to no others.
     """
 
-    def __init__(self, backend: Backend, options: OptionsByPrefix, counters: Counters) -> None:
-        self.options, self.counters = options, counters
-        self.cluster = Cluster(backend, self._arrived, self._missed, self._is_back)
+    def __init__(
+        self, backend: Backend, options: OptionsByPrefix, counters: Counters, codecs: Codecs
+    ) -> None:
+        self.options, self.counters, self.codecs = options, counters, codecs
+        self.cluster = Node(backend, self._arrived, self._missed, self._is_back)
         self.registry = Registry(self)
         self.revocations = Revocations(self.registry)
         self.fanout = Fanout(self.registry, self.spawn)
-        self.presence = Presence(
+        self.presence: Presence[Connection] = Presence(
             self.cluster, self.send_to, lambda room: options.of(room).presence_grace
         )
-        self.history = History(
+        self.history: History[Connection] = History(
             self.cluster,
-            self.registry.in_room,
-            self._deliver_parcel,
-            lambda room: options.of(room).history,
-            self.spawn,
+            members=self.registry.in_room,
+            select=self._select_kept,
+            fan_out=lambda room, chosen, packets: self._deliver_parcel(chosen, packets, Room(room)),
+            limits=lambda room: options.of(room).history,
+            spawn=self.spawn,
         )
         self.on_gap: list[Callable[[Gap], Awaitable[None]]] = []
         self.endings: set[asyncio.Task[Any]] = set()
@@ -74,12 +77,12 @@ class Exchange:
     def came(self, kind: str, name: str) -> None:
         """Listen to what other processes send to the first connection of a name."""
         if self.cluster.backend.shared:
-            self.cluster.want(f"{kind}:{name}")
+            self.cluster.subscriptions.add(f"{kind}:{name}")
 
     def went(self, kind: str, name: str) -> None:
         """Stop listening."""
         if self.cluster.backend.shared:
-            self.cluster.unwant(f"{kind}:{name}")
+            self.cluster.subscriptions.remove(f"{kind}:{name}")
 
     def left(self, connection: Connection, room: str, *, last: bool) -> None:
         """Leave a connection out of what is underway to a room that it has left."""
@@ -93,10 +96,21 @@ class Exchange:
 
     async def live(self, kind: str, name: str) -> None:
         """Wait until what other processes send to a name arrives, or their backend is away."""
-        if not self.cluster.alone:
-            await self.cluster.settled()
+        await self.cluster.subscriptions.live(f"{kind}:{name}")
 
     # Out.
+
+    def check_raw(self, message: Any) -> None:
+        """Refuse a `msgspec.Raw` in a message for several codecs: it is written in one of them.
+
+        Raises:
+            EncodeError: It has one.
+        """
+        if contains_raw(message, self.codecs.enc_hook):
+            raise EncodeError(
+                "it has a msgspec.Raw in it, which is written for one codec, and members of "
+                "several are addressed; decode it first"
+            )
 
     def publish(
         self,
@@ -107,35 +121,69 @@ class Exchange:
         *,
         volatile: bool,
         latest: str | None,
+        kept_in: tuple[str, ...],
     ) -> bool:
-        """Let the other processes send a message to the connections that a target names there."""
+        """Let the other processes send a message to the connections that a target names there.
+
+        But for the members of ``kept_in``: rooms that have kept it, and send it themselves.
+        """
         if self.is_here(target):
             return False
         channel = channel_of(target)
-        parcel = self.parcel(message, packets, exclude, self.cluster.subprotocols)
+        data = packets[self.codecs.msgpack].event["bytes"] if self.cluster.subprotocols else None
+        text = packets[self.codecs.json].event["text"]
+        parcel = Broadcast(0, 0, type_of(message), text, data, exclude)
         if implied_by(channel) != target:
             parcel.target = target
-        parcel.volatile, parcel.latest = volatile, latest
+        parcel.volatile, parcel.latest, parcel.kept_in = volatile, latest, kept_in
         return self.cluster.publish(channel, parcel)
-
-    def parcel(
-        self, message: Any, packets: Packets, exclude: tuple[str, ...], spoken: Collection[str]
-    ) -> Broadcast:
-        """Write a message for other processes, in the codecs that their clients speak."""
-        data = packets[MSGPACK].event["bytes"] if spoken else None
-        return Broadcast(0, 0, type_of(message), packets[JSON].event["text"], data, exclude)
 
     def is_here(self, target: Target) -> bool:
         """Whether a target is one connection, of this process: no other need hear of it."""
         return isinstance(target, ConnectionId) and target.name in self.registry.connections
 
     async def send_kept(
-        self, message: Any, room: str, exclude: tuple[str, ...]
+        self, message: Any, target: Target, rooms: tuple[str, ...], exclude: tuple[str, ...]
     ) -> tuple[int, int, bool]:
-        """Send a message to a room that keeps a history; return sent, dropped, published."""
-        spoken = self.cluster.subprotocols | self.cluster.own_subprotocols
-        parcel = self.parcel(message, Packets(message), exclude, spoken)
-        return await self.history.send(room, parcel)
+        """Keep a message once in each of some rooms; send it to those that a target names there.
+
+        A member of several of them gets it from the first.
+
+        Returns:
+            How many took it, how many did not, and whether all of it is published.
+
+        Raises:
+            EncodeError: It cannot be encoded, or it cannot be kept; see `History.send`.
+        """
+        text = self.codecs.json.encode(message).event["text"]
+        data: bytes | None
+        try:
+            data = self.codecs.msgpack.encode(message).event["bytes"]
+        except EncodeError:
+            data = None  # JSON has forms that MessagePack has not, such as a number of 30 digits
+        sent = dropped = 0
+        published = True
+        for place, room in enumerate(rooms):
+            parcel = Broadcast(0, 0, type_of(message), text, data, exclude)
+            parcel.target = None if target == Room(room) else target
+            parcel.kept_in = rooms[:place]
+            outcome = await self.history.send(room, parcel)
+            sent, dropped = sent + outcome[0], dropped + outcome[1]
+            published = published and outcome[2]
+        return sent, dropped, published
+
+    def _select_kept(self, room: str, parcel: Broadcast) -> list[Connection]:
+        """Return whom of a room's members here a message is for that the room keeps."""
+        named = Room(room)
+        target = named if parcel.target is None else Both(named, parcel.target)
+        return self._without(self.registry.select(target, parcel.exclude), parcel.kept_in)
+
+    def _without(self, chosen: list[Connection], rooms: tuple[str, ...]) -> list[Connection]:
+        """Leave out the members of some rooms."""
+        if not rooms:
+            return chosen
+        members = set[Connection]().union(*map(self.registry.in_room, rooms))
+        return [each for each in chosen if each not in members]
 
     async def disconnect(self, target: Target, code: int, reason: str) -> int:
         """Close the connections that a target names on this process; return how many."""
@@ -167,7 +215,7 @@ class Exchange:
                 self.presence.take(node, name, parcel)
             case Broadcast():
                 target = parcel.target or implied_by(channel) or Everyone()
-                chosen = self.registry.select(target, parcel.exclude)
+                chosen = self._without(self.registry.select(target, parcel.exclude), parcel.kept_in)
                 await self._deliver_parcel(chosen, ParcelPackets(parcel), target)
             case Disconnect(code=code, reason=reason, target=target):
                 try:

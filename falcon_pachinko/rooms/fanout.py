@@ -58,7 +58,7 @@ class _Underway:
     def serve(self, member: Connection) -> None:
         """Give the message to a member that was taken out of those pending."""
         packet = self.packets[member._codec]
-        if member._outbox.push(packet, volatile=self.volatile, key=self.key):
+        if member._outbox.put(packet, volatile=self.volatile, key=self.key):
             self.sent += 1
         else:
             self.dropped += 1
@@ -107,7 +107,7 @@ class Fanout:
                 self.serve_first(member)
         if volatile or key is not None:
             for member in chosen:
-                sent += member._outbox.push(packets[member._codec], volatile=volatile, key=key)
+                sent += member._outbox.put(packets[member._codec], volatile=volatile, key=key)
         else:
             for member in chosen:
                 sent += member._outbox.push(packets[member._codec])

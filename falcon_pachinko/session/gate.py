@@ -25,7 +25,7 @@ import falcon
 
 from falcon_pachinko.connection.outbox import fit_reason
 from falcon_pachinko.counters import Counters
-from falcon_pachinko.messages.codec import CODECS
+from falcon_pachinko.messages.codec import SUBPROTOCOLS
 from falcon_pachinko.typing import AsgiEvent, AsgiReceive, AsgiSend, Scope
 
 __all__ = ["DENIED_WAIT", "Gate"]
@@ -75,7 +75,7 @@ class Gate:
         self._counters, self._readable = counters, readable
         self._turn = Turn.FALCON
         self.receive = receive
-        self.error: falcon.HTTPError | None = None
+        self.error: falcon.HTTPError | falcon.HTTPStatus | None = None
         """What a middleware or a responder raised to deny, noted by the app's error handler."""
         scope[_KEY] = self
 
@@ -145,7 +145,7 @@ class Gate:
         self._turn = Turn.NOBODY
         self._counters.denied += 1
         offered = self._scope.get("subprotocols") or ()
-        protocol = next((each for each in offered if each in CODECS), None)
+        protocol = next((each for each in offered if each in SUBPROTOCOLS), None)
         try:
             if readable and protocol is not None and self._readable(self._scope):
                 await self._close(protocol, close or _as_close(error))

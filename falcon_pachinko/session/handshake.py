@@ -21,7 +21,7 @@ from falcon_pachinko.errors import MessageError, SetupError
 from falcon_pachinko.messages.hooks import HookChain
 from falcon_pachinko.session.admission import Admission
 
-__all__ = ["Accepted", "Denied", "Gone", "Handshake", "Outcome"]
+__all__ = ["Accepted", "Arguments", "Denied", "Gone", "Handshake", "Outcome"]
 
 log = logging.getLogger("falcon_pachinko")
 
@@ -50,6 +50,9 @@ class Gone(NamedTuple):
 
 Outcome: TypeAlias = Accepted | Denied | Gone
 
+Arguments: TypeAlias = tuple[Collection[str], "Callable[[str], Any] | None"]
+"""What one ``on_connect`` gets: which of the path's fields, and what reads its ``query``."""
+
 Attend = Callable[[Any], Any]
 """How a session awaits a decision that may take long."""
 
@@ -60,7 +63,7 @@ class Handshake:
     Args:
         req: The request.
         params: The fields of its path.
-        arguments: Which of them each ``on_connect`` gets, outermost parent first.
+        arguments: What each ``on_connect`` gets, outermost parent first.
         make: Makes the resource, with its parents.
         admission: What the app's settings say about hosts, origins and identity.
         hooks: The route's hooks.
@@ -72,7 +75,7 @@ class Handshake:
         self,
         req: falcon.asgi.Request,
         params: Mapping[str, Any],
-        arguments: Sequence[Collection[str]],
+        arguments: Sequence[Arguments],
         make: Callable[[], Any],
         *,
         admission: Admission,
@@ -126,9 +129,11 @@ class Handshake:
             ended = self._ending(connection, inbox)
             if ended is not None:
                 return ended
-        for each, names in zip(_line(resource), self.arguments, strict=True):
+        for each, (names, read_query) in zip(_line(resource), self.arguments, strict=True):
             each.ws = connection
             given = {name: self.params[name] for name in names}
+            if read_query is not None:
+                given["query"] = read_query(self.req.query_string)
             ended = await self._ask_one(each, given, connection, inbox, attend)
             if ended is not None:
                 return ended

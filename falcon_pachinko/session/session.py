@@ -24,9 +24,10 @@ from falcon_pachinko.connection.connection import SENDER, Connection
 from falcon_pachinko.connection.inbox import READ_AHEAD_AFTER, Excess, Inbox
 from falcon_pachinko.connection.outbox import ABNORMAL, CLOSE_WAIT, CONNECTING, OPEN, resume
 from falcon_pachinko.errors import EncodeError, MessageError
-from falcon_pachinko.messages.envelopes import Ref, Refusal, ref_of
-from falcon_pachinko.messages.handlers import Handler
+from falcon_pachinko.messages.envelopes import Ref, Refusal, read_ping, ref_of
+from falcon_pachinko.messages.handlers import PING, Handler, HandlerTable
 from falcon_pachinko.messages.hooks import HookChain, ReceivedMessage
+from falcon_pachinko.messages.outcomes import sole_error
 from falcon_pachinko.session.gate import Gate
 from falcon_pachinko.session.handshake import Accepted, Denied, Gone, Handshake, Outcome
 from falcon_pachinko.typing import Frame
@@ -89,6 +90,7 @@ class Session:
         "_in_handler",
         "_inbox",
         "_server_ended",
+        "_table",
         "_task",
         "_tasks",
         "_turns",
@@ -101,6 +103,7 @@ class Session:
         self.connection = connection
         self._gate, self._hooks, self._handshake = gate, hooks, handshake
         self._inbox = Inbox(gate.receive, connection.limits, self)
+        self._table: HandlerTable | None = None  # the resource's, from the accept on
         self._task: asyncio.Task[Any] | None = None
         self._tasks: set[asyncio.Task[None]] = set()  # concurrent handlers that run
         self._turns: deque[_Turn] = deque()  # and messages that wait for their turn
@@ -137,13 +140,19 @@ class Session:
             Exception: What an ``on_connect`` raised that has no answer of its own: for
                 Falcon's error handlers, which close; the gate makes that a status.
         """
-        task = asyncio.get_running_loop().create_task(self._live())
+        loop = asyncio.get_running_loop()
+        task = loop.create_task(self._live())
         while not task.done():
+            # Not the task itself, which would be cancelled with this call; and asyncio.wait and
+            # shield cost ten times as much.
+            over = loop.create_future()
+            task.add_done_callback(over.cancel)
             try:
-                await asyncio.wait((task,))
-            except asyncio.CancelledError:  # the server goes: end, and be waited for
-                self._server_ended = True
-                self._end_with_server()
+                await over
+            except asyncio.CancelledError:
+                if not task.done():  # the server goes: end, and be waited for
+                    self._server_ended = True
+                    self._end_with_server()
         error = task.result()
         if error is not None:
             raise error
@@ -164,6 +173,8 @@ class Session:
                 manager._revocations.end(connection)
                 if type(outcome) is Accepted:
                     self._gate.answered()
+                    own: HandlerTable = connection.resource.__pachinko_table__
+                    self._table = own.compiled(manager._codecs)
                     async for frame in inbox:
                         if outbox.close_code is None:
                             await self._handle(frame)
@@ -190,18 +201,22 @@ class Session:
         connection = self.connection
         resource = connection.resource
         try:
-            handler, payload, ref = resource.__pachinko_table__.open(frame, connection._codec)
+            handler, payload, ref = self._table.open(frame, connection._codec)  # type: ignore[union-attr]  # it is accepted
         except Refusal as refusal:
-            if refusal.code != "invalid_payload" and resource.__pachinko_falls_back__:
-                await self._run(_ON_MESSAGE, frame, ref_of(frame, connection._codec))
+            if resource.__pachinko_falls_back__ and not refusal.claimed:
+                await self._run(_ON_MESSAGE, frame, refusal.ref)
             else:
-                await self._refuse_frame(refusal, frame, refusal.ref)
+                error = await self._attend(self._ask_about(refusal, frame))
+                await self._refuse(error, refusal.ref)
             return
         except Exception as error:  # noqa: BLE001  # a payload's own __post_init__ may raise anything
             await self._fail(error, "decoding", ref_of(frame, connection._codec))
             return
         if not handler.concurrent:
-            await self._run(handler, payload, ref)
+            if handler is PING:
+                await connection.send_media(_Pong(msgspec.UNSET if ref is None else ref))
+            else:
+                await self._run(handler, payload, ref)
             return
         most = connection.limits.concurrency
         if self._turns or (most is not None and len(self._tasks) >= most):
@@ -232,11 +247,11 @@ class Session:
         handled, began = connection.manager._counters.handling(what), time.perf_counter()
         try:
             try:
-                resource = connection.resource
+                method = getattr(connection.resource, handler.name)  # a test may have patched it
                 if handler.takes_payload:
-                    handling = handler.function(resource, connection, payload)
+                    handling = method(connection, payload)
                 else:
-                    handling = handler.function(resource, connection)
+                    handling = method(connection)
                 if hooks.layers:
                     name = None if handler is _ON_MESSAGE else what
                     message = ReceivedMessage(name, payload, ref)
@@ -265,7 +280,10 @@ class Session:
             else:
                 await self._fail(error, what, ref)
         except Exception as error:  # noqa: BLE001  # whatever a handler raises, the connection lives
-            await self._fail(error, what, ref)
+            only = sole_error(error) if isinstance(error, ExceptionGroup) else None
+            if isinstance(only, falcon.HTTPError):
+                only = from_http(only)
+            await (self._fail(error, what, ref) if only is None else self._refuse(only, ref))
 
     def _has_ended(self) -> bool:
         """Tell whether it is we who have cancelled the current task."""
@@ -274,9 +292,13 @@ class Session:
         task = asyncio.current_task()
         return task in self._ended or (self._cancels > 0 and task is self._task)
 
-    async def _refuse_frame(self, refusal: MessageError, frame: Frame, ref: Ref) -> None:
-        """Refuse a frame that no handler was called for."""
-        await self._refuse(refusal, ref)
+    async def _ask_about(self, refusal: MessageError, frame: Frame) -> MessageError:
+        """Ask the hooks and the resource what to tell about a frame that is refused."""
+        resource, hooks = self.connection.resource, self._hooks
+        own = resource.on_refused if resource.__pachinko_refuses__ else None
+        if own is None and not hooks.on_refused:
+            return refusal
+        return await hooks.refused(self.connection, refusal, frame, own)
 
     async def _refuse(self, error: MessageError, ref: Ref) -> None:
         """Tell the client that its message was refused."""
@@ -290,7 +312,7 @@ class Session:
     async def _fail(self, error: BaseException, what: str, ref: Ref) -> None:
         """Log what a handler raised, once, and tell the client no more than that it happened."""
         connection = self.connection
-        connection.manager._counters.errors[what] += 1
+        connection.manager._counters.count_error(what)
         log.error(
             "%s failed on %.200r", type(connection.resource).__name__, what,
             exc_info=error, extra=connection._outbox.where(),
@@ -311,7 +333,9 @@ class Session:
         except StopIteration as done:
             return done.value
         loop = asyncio.get_running_loop()
-        timer = loop.call_later(READ_AHEAD_AFTER, self._inbox.read_ahead)
+        inbox = self._inbox
+        inbox.leave_unread()
+        timer = loop.call_later(READ_AHEAD_AFTER, inbox.read_ahead)
         self._in_handler = True
         try:
             return (yield from resume(handling, waiting_for))
@@ -341,14 +365,37 @@ class Session:
 
     def exceeded(self, excess: Excess, frame: Frame) -> None:
         """Refuse a frame that exceeds a limit, and close, be a handler busy or not."""
+        self._inbox.drain()
+        task = asyncio.get_running_loop().create_task(self._end_for(excess, frame))
+        if not task.done():
+            self._tasks.add(task)
+            task.add_done_callback(self._tasks.discard)
+
+    async def _end_for(self, excess: Excess, frame: Frame) -> None:
+        """Tell the client what it has exceeded, and close."""
         connection = self.connection
-        error = _Error(msgspec.UNSET, _Fault(excess.code, excess.sentence))
-        connection._outbox.push(connection._codec.encode(error))
-        connection._outbox.close(excess.close_code, excess.sentence)
+        error: MessageError = MessageError(excess.code, excess.sentence)
+        ref = None if excess.code == "too_large" else ref_of(frame, connection._codec)
+        try:
+            if connection.resource is not None:
+                error = await self._ask_about(error, frame)
+            fault = _Fault(error.code, error.message, error.path, error.status)
+            answer = _Error(msgspec.UNSET if ref is None else ref, fault)
+            connection._outbox.push(connection._codec.encode(answer))
+        finally:
+            connection._outbox.close(excess.close_code, excess.sentence)
 
     def intercept(self, frame: Frame) -> bool:
         """Answer a ping at once, though a handler is busy."""
-        return False
+        table, connection = self._table, self.connection
+        if table is None or not table.answers_ping:
+            return False
+        ping = read_ping(frame, connection._codec)
+        if ping is None:
+            return False
+        pong = _Pong(msgspec.UNSET if ping.ref is None else ping.ref)
+        connection._outbox.push(connection._codec.encode(pong))
+        return True
 
     # What the outbox tells of the end.
 
@@ -422,12 +469,13 @@ class Session:
             self._task.uncancel()  # type: ignore[union-attr]  # it runs
         self._drop_turns()
         error = await self._answer(outcome)
+        by_client = outbox.close_code is None
         if outbox.close_code is None:
             outbox.close_code = inbox.code if outbox.accepted else ABNORMAL
             outbox.close_reason = inbox.reason
         connection.manager._forget(connection)
         if outbox.accepted:
-            counters.count_closed(outbox.close_code)
+            counters.count_closed(outbox.close_code, by_client=by_client)
         await inbox.stop()
         connection._forget(now=self._server_ended or inbox.code in _GOING_AWAY)
         if self._ending is not None:
@@ -522,12 +570,12 @@ async def _within(
         handling.close()  # a hook that refused the message has left it unstarted
 
 
-async def _call_on_message(resource: Any, ws: Connection, frame: Frame) -> Any:
-    return await resource.on_message(ws, frame)
+async def _on_message(ws: Connection, frame: Frame) -> None:
+    """Stand in the place of a method; what is called is the resource's ``on_message``."""
 
 
-_ON_MESSAGE = Handler("on_message", _call_on_message, Any)
-"""Stands for ``on_message``, which takes what no handler claims."""
+_ON_MESSAGE = Handler("on_message", _on_message, Any, name="on_message")
+"""What takes the frames that no handler claims."""
 
 
 def from_http(error: falcon.HTTPError | falcon.HTTPStatus) -> MessageError | None:

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
         HandshakeDenied,
         LifespanError,
         NothingReceivedError,
+        RequestError,
         UnexpectedFrameError,
     )
     from falcon_pachinko.testing.live import LiveClient, LiveServer, serve
@@ -36,6 +37,7 @@ __all__ = [
     "LiveServer",
     "MemoryClient",
     "NothingReceivedError",
+    "RequestError",
     "Simulator",
     "UnexpectedFrameError",
     "serve",

@@ -9,7 +9,7 @@ import json
 from collections import deque
 from collections.abc import Callable
 from types import TracebackType
-from typing import Any, Self
+from typing import Any, Self, TypeVar, overload
 
 import falcon
 import msgspec
@@ -25,8 +25,11 @@ __all__ = [
     "HandshakeDenied",
     "LifespanError",
     "NothingReceivedError",
+    "RequestError",
     "UnexpectedFrameError",
 ]
+
+T = TypeVar("T")
 
 TIMEOUT = 5.0
 """Seconds that a client waits for a frame, unless told otherwise."""
@@ -80,6 +83,35 @@ class UnexpectedFrameError(AssertionError):
     """Something came that is not what was asked for."""
 
 
+class RequestError(Exception):
+    """The answer to `Client.request` was an ``error``.
+
+    Attributes:
+        code: Its word for programs, such as ``"invalid_payload"``.
+        message: Its sentence for people.
+        path: Where in the message the fault is, such as ``"$.payload.text"``, if it says so.
+        status: The HTTP status beside the code, if there is one.
+        answer: The whole answer.
+
+    Example::
+
+        with pytest.raises(RequestError) as refused:
+            await ann.request("say", {"text": 5})
+        assert refused.value.code == "invalid_payload"
+    """
+
+    def __init__(self, asked: object, answer: dict[str, Any]) -> None:
+        payload = answer.get("payload")
+        fault = payload if isinstance(payload, dict) else {}
+        self.code: str = fault.get("code", "")
+        self.message: str = fault.get("message", "")
+        self.path: str | None = fault.get("path")
+        self.status: int | None = fault.get("status")
+        self.answer = answer
+        where = f" (at {self.path})" if self.path else ""
+        super().__init__(f"{asked!r} was answered with {self.code}: {self.message}{where}")
+
+
 class LifespanError(RuntimeError):
     """The app did not start, or did not stop, as it should; has its traceback, or the log."""
 
@@ -101,7 +133,7 @@ class Client(abc.ABC):
         self.headers: dict[str, str] = {}
         """The headers of the accept, with lower-case names."""
         self.close_code: int | None = None
-        """Why it ended: the code of whoever closed first; None while it is open."""
+        """Why it ended: the code of the side that closed first; None while it is open."""
         self.close_reason = ""
         """The reason beside it."""
         self.stalled = False
@@ -188,23 +220,50 @@ class Client(abc.ABC):
 
     # Receiving.
 
-    async def receive(self, timeout: float | None = None) -> Frame:  # noqa: ASYNC109  # part of the API
-        """Return the next frame.
+    @overload
+    async def receive(self, wanted: None = None, /, *, timeout: float | None = None) -> Frame: ...  # noqa: ASYNC109  # see below
+
+    @overload
+    async def receive(self, wanted: type[T], /, *, timeout: float | None = None) -> T: ...  # noqa: ASYNC109  # see below
+
+    async def receive(self, wanted: Any = None, /, *, timeout: float | None = None) -> Any:  # noqa: ASYNC109  # part of the API
+        """Return the next frame, as it came or read into a type.
 
         Args:
+            wanted: A type that msgspec can decode, such as a struct: the whole frame is
+                read into it, as the agreed subprotocol says. Without one, the frame
+                itself is returned, a str or bytes.
             timeout: Seconds to wait for it, in place of the client's own.
 
         Raises:
             NothingReceivedError: None came in time; says what came before.
+            UnexpectedFrameError: It cannot be read into the type; says why.
             Disconnected: The connection was closed instead.
+
+        Example::
+
+            class Said(msgspec.Struct, tag="said"):
+                text: str
+
+            assert (await ann.receive(Said)).text == "hi"
         """
         __tracebackhide__ = True
-        return await self._take("no frame", timeout)
+        frame = await self._take("no frame", timeout)
+        if wanted is None:
+            return frame
+        codec = self._codec
+        if not isinstance(frame, codec.frame_type):
+            raise self._unexpected(f"{_name_of(wanted)}, as a message in {codec.name},", frame)
+        try:
+            return codec.decoder(wanted)(frame)
+        except DECODE_ERRORS as error:
+            sentence = f"{self._unexpected(_name_of(wanted), frame)} ({error})"
+            raise UnexpectedFrameError(sentence) from None
 
     async def receive_text(self, timeout: float | None = None) -> str:  # noqa: ASYNC109  # see receive
         """Return the next frame, which must be text."""
         __tracebackhide__ = True
-        frame = await self.receive(timeout)
+        frame = await self.receive(timeout=timeout)
         if not isinstance(frame, str):
             raise self._unexpected("a text frame", frame)
         return frame
@@ -212,7 +271,7 @@ class Client(abc.ABC):
     async def receive_data(self, timeout: float | None = None) -> bytes:  # noqa: ASYNC109  # see receive
         """Return the next frame, which must be binary."""
         __tracebackhide__ = True
-        frame = await self.receive(timeout)
+        frame = await self.receive(timeout=timeout)
         if not isinstance(frame, bytes):
             raise self._unexpected("a binary frame", frame)
         return frame
@@ -229,7 +288,7 @@ class Client(abc.ABC):
     async def receive_message(self, timeout: float | None = None) -> Any:  # noqa: ASYNC109  # see receive
         """Return the next frame's message, read as the agreed subprotocol says."""
         __tracebackhide__ = True
-        return self._decode(await self.receive(timeout))
+        return self._decode(await self.receive(timeout=timeout))
 
     async def expect(
         self,
@@ -252,7 +311,7 @@ class Client(abc.ABC):
             UnexpectedFrameError: Another message came first.
         """
         __tracebackhide__ = True
-        frame = await self.receive(timeout)
+        frame = await self.receive(timeout=timeout)
         message = self._decode(frame)
         if not isinstance(message, dict) or message.get("type") != message_type:
             raise self._unexpected(f"a message of type {message_type!r}", frame)
@@ -333,9 +392,10 @@ class Client(abc.ABC):
             timeout: Seconds to wait for the answer, in place of the client's own.
 
         Returns:
-            The whole answer: a ``reply`` or an ``error``.
+            The whole answer: a ``reply``, whose ``payload`` is what the handler returned.
 
         Raises:
+            RequestError: The answer was an ``error``; has its ``code`` and ``message``.
             NothingReceivedError: No answer came in time; says what came.
             Disconnected: The connection was closed instead.
         """
@@ -348,7 +408,10 @@ class Client(abc.ABC):
         frame = await self._take(
             f"no answer to {whole.get('type')!r}", timeout, lambda frame: self._answers(frame, ref)
         )
-        return self._decode(frame)
+        answer = self._decode(frame)
+        if answer.get("type") == "error":
+            raise RequestError(whole.get("type"), answer)
+        return answer
 
     # Ending, and not reading.
 
@@ -509,6 +572,10 @@ def check_close(code: int, reason: str) -> None:
 def lowered(headers: Any) -> dict[str, str]:
     """Make a dict of ASGI's headers."""
     return {name.decode("latin-1").lower(): value.decode("latin-1") for name, value in headers}
+
+
+def _name_of(wanted: Any) -> str:
+    return getattr(wanted, "__name__", None) or repr(wanted)
 
 
 def _shown(frame: Frame, most: int = 500) -> str:

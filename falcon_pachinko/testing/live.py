@@ -32,7 +32,10 @@ from falcon_pachinko.testing.client import (
     UnexpectedFrameError,
     check_close,
 )
+from falcon_pachinko.testing.http import LiveHttp
+from falcon_pachinko.testing.simulator import find_pachinko
 from falcon_pachinko.typing import Frame
+from falcon_pachinko.workers import Worker, stop_server
 
 __all__ = ["LiveClient", "LiveServer", "serve"]
 
@@ -197,6 +200,7 @@ class LiveServer:
     ) -> None:
         self._run, self._timeout = run, timeout
         self._lifespan_timeout, self._stop_timeout = lifespan_timeout, stop_timeout
+        self._stopped = False
 
     @property
     def url(self) -> str:
@@ -217,6 +221,14 @@ class LiveServer:
     def process(self) -> subprocess.Popen[bytes] | None:
         """The subprocess, for tests that send it signals; None if the app runs in a thread."""
         return self._run.process
+
+    @property
+    def http(self) -> LiveHttp:
+        """An HTTP client of the server: ``(await server.http.get("/health")).json``.
+
+        It answers with `falcon.testing.Result`, as `Simulator.http` does.
+        """
+        return LiveHttp(self.http_url, self._timeout)
 
     async def __aenter__(self) -> Self:
         run = self._run
@@ -253,12 +265,13 @@ class LiveServer:
 
         Raises:
             LifespanError: It did not stop in time, and was killed, or left behind
-                if it is a thread.
+                if it is a thread; or a critical worker of an app in a thread has crashed.
         """
-        if self._run.ended:
-            self._run.kill()
+        if self._stopped:
             return
-        self._run.ask_to_stop()
+        self._stopped, in_time = True, True
+        if not self._run.ended:
+            self._run.ask_to_stop()
         try:
             in_time = await _until(lambda: self._run.ended, self._stop_timeout)
         finally:
@@ -267,6 +280,11 @@ class LiveServer:
             raise LifespanError(
                 f"the server did not stop within {self._stop_timeout} s; its log:\n\n{self.log}"
             )
+        if self._run.crash is not None:
+            worker, cause = self._run.crash
+            raise LifespanError(
+                f"the worker {worker.name!r} is critical and has crashed, which stops a server"
+            ) from cause
 
     async def run(self, coroutine: Coroutine[Any, Any, T]) -> T:
         """Await a coroutine where the app runs, which is in another thread.
@@ -407,6 +425,7 @@ class _InThread:
     """A server in a thread of this process, with an event loop of its own."""
 
     process = None
+    crash: tuple[Worker, BaseException] | None = None  # of a critical worker
 
     def __init__(self, app: Any, options: dict[str, Any]) -> None:
         self._app, self._options = app, {"log_config": None, **options}
@@ -443,6 +462,9 @@ class _InThread:
     def _work(self) -> None:
         handler = _LinesOfThread(self._lines)
         logging.getLogger().addHandler(handler)
+        pachinko = find_pachinko(self._app)
+        if pachinko is not None:
+            pachinko.controller.on_critical = self._has_crashed
         try:
             run_uvicorn(self._app, self._options, self._began, self._started)
         except SystemExit:
@@ -451,6 +473,13 @@ class _InThread:
             logging.getLogger(__name__).exception("the server broke off")
         finally:
             logging.getLogger().removeHandler(handler)
+            if pachinko is not None:
+                pachinko.controller.on_critical = stop_server
+
+    def _has_crashed(self, worker: Worker, error: BaseException) -> None:
+        """Stop the server, but leave the process of the tests alone."""
+        self.crash = (worker, error)
+        self._server.should_exit = True
 
     def _began(self, server: Any) -> None:
         self._server, self.loop = server, asyncio.get_running_loop()
@@ -491,6 +520,7 @@ class _InProcess:
     """A server in a process of its own, which ends at the latest when this one does."""
 
     loop = None
+    crash = None  # its log has it
 
     def __init__(self, app: str, options: dict[str, Any], env: Mapping[str, str]) -> None:
         self._command = [sys.executable, "-c", _PROGRAM, app, json.dumps(options)]

@@ -14,12 +14,14 @@ A project that has ``falcon-pachinko[testing]`` installed has them without any i
         async with pachinko_server.connect("/ws/chat/tea") as ann:
             await ann.expect("welcome")
 
-The fixtures are pytest-asyncio's, in its strict mode and in its auto mode.
+The fixtures are pytest-asyncio's, in its strict mode and in its auto mode. Tests with
+anyio's mark have them too, in either mode.
 """
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+import functools
+from collections.abc import AsyncIterator, Iterator
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -49,13 +51,51 @@ def _refuse(name: str) -> None:
     )
 
 
+_WITHIN_ITS_TEST = pytest.StashKey["Simulator"]()
+
+
 @_async_fixture
-async def pachinko_client(app: Any) -> AsyncIterator[Simulator]:
+async def pachinko_client(app: Any, request: pytest.FixtureRequest) -> AsyncIterator[Simulator]:
     """The project's ``app``, running in memory; ``connect`` makes its clients."""
     from falcon_pachinko.testing.simulator import simulate  # noqa: PLC0415  # see above
 
-    async with simulate(app) as simulator:
+    simulator = simulate(app)
+    if _runs_in_another_loop(request):
+        request.node.stash[_WITHIN_ITS_TEST] = simulator
         yield simulator
+    else:
+        async with simulator:
+            yield simulator
+
+
+def _runs_in_another_loop(request: pytest.FixtureRequest) -> bool:
+    """Tell whether anyio runs this fixture, and pytest-asyncio the test.
+
+    That is what becomes of anyio's mark in pytest-asyncio's auto mode.
+    """
+    kinds = type(request.node).__mro__
+    by_pytest_asyncio = any(kind.__module__.startswith("pytest_asyncio") for kind in kinds)
+    return by_pytest_asyncio and "anyio_backend" in request.fixturenames
+
+
+@pytest.hookimpl(wrapper=True, tryfirst=True)
+def pytest_runtest_call(item: pytest.Item) -> Iterator[None]:
+    """Run the app around a test whose fixtures have another loop: both in the test's own."""
+    simulator = item.stash.get(_WITHIN_ITS_TEST, None)
+    if simulator is None or not isinstance(item, pytest.Function):
+        return (yield)
+    test = item.obj
+
+    @functools.wraps(test)
+    async def within_the_app(*args: Any, **kwargs: Any) -> None:
+        async with simulator:
+            await test(*args, **kwargs)
+
+    item.obj = within_the_app
+    try:
+        return (yield)
+    finally:
+        item.obj = test
 
 
 @_async_fixture

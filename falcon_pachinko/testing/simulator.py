@@ -10,7 +10,7 @@ from typing import Any, Self, TypeVar
 
 import falcon.testing
 
-from falcon_pachinko.app import installed
+from falcon_pachinko.app import Pachinko, installed
 from falcon_pachinko.connection.outbox import ABNORMAL
 from falcon_pachinko.manager import WebSocketConnectionManager
 from falcon_pachinko.testing.client import (
@@ -23,15 +23,34 @@ from falcon_pachinko.testing.client import (
     UnexpectedFrameError,
     check_close,
 )
+from falcon_pachinko.testing.http import MemoryHttp
 from falcon_pachinko.testing.wire import Wire
 from falcon_pachinko.typing import AsgiEvent, Frame, Scope
+from falcon_pachinko.workers import Worker, stop_server
 
 __all__ = ["MemoryClient", "Simulator", "simulate"]
 
 WRITE_BUFFER = 65_536
 """Bytes that may wait for a stalled client before the app's ``send`` does; what asyncio grants."""
 
+LEAVING = 2.0
+"""Seconds that the app's part may go on after its client has left, unless the client waits longer
+than usual for everything."""
+
+GIVING_UP = 0.05
+"""Seconds that it has for its end where the test gives up on the handshake."""
+
 T = TypeVar("T")
+
+
+def find_pachinko(app: Any) -> Pachinko | None:
+    """Return what `install` returned for an app, be it wrapped in ASGI middleware or not."""
+    for _ in range(100):
+        found = installed(app)
+        if found is not None or not hasattr(app, "app"):
+            return found
+        app = app.app
+    return None
 
 
 class MemoryClient(Client):
@@ -97,9 +116,10 @@ class MemoryClient(Client):
                 f"the handshake was not answered within {self._timeout} s: "
                 "on_connect neither returned nor raised"
             ) from None
-        except asyncio.CancelledError:
+        except asyncio.CancelledError:  # a time-out of the test's own, which wants to be on time
             await self.drop()
-            await self._finish(failed=True)
+            await asyncio.wait([self._task], timeout=GIVING_UP)
+            await self._abandon(GIVING_UP)
             raise
         await self._read_answer(wire)
 
@@ -147,27 +167,52 @@ class MemoryClient(Client):
         """Wait for the app's part of this connection to end."""
         task = self._task
         assert task is not None
-        await asyncio.wait([task], timeout=self._timeout)
+        seconds = min(LEAVING, self._timeout) if self._timeout <= TIMEOUT else self._timeout
+        if task.get_loop() is not asyncio.get_running_loop():
+            return  # a fixture's loop, which is not the test's: that one is closed by now
+        await asyncio.wait([task], timeout=seconds)
         if not task.done():
             await self._abandon()
             if not failed:
                 raise NothingReceivedError(
-                    f"the app did not end this connection within {self._timeout} s of its close"
+                    f"the app did not end this connection within {seconds} s of its close"
+                    + self._settings()
                 )
         if not failed and self._failure is not None:
             raise self._failure
 
-    async def _abandon(self) -> None:
+    def _settings(self) -> str:
+        """Say which settings let the app's part go on, if it is a route of ours."""
+        pachinko = find_pachinko(self._app)
+        route = None if pachinko is None else pachinko.find_route(self._scope["path"])
+        if route is None:
+            return ""
+        limits = route.limits
+        return (
+            f": a handler or the on_disconnect of {route.resource.__name__} still runs. A handler "
+            f"may go on for handler_grace={limits.handler_grace} s after its client has left, an "
+            f"on_disconnect for shutdown_timeout={limits.shutdown_timeout} s. Let it end before "
+            "the client leaves, or test with a smaller one: install(app, "
+            "limits=Limits(handler_grace=0.1))"
+        )
+
+    async def _abandon(self, seconds: float | None = None) -> None:
         """Cancel the app's part, as a server does that cannot wait any longer."""
         assert self._task is not None
-        self._task.cancel()
-        await asyncio.wait([self._task], timeout=self._timeout)
+        if not self._task.done():
+            self._task.cancel()
+            await asyncio.wait([self._task], timeout=self._timeout if seconds is None else seconds)
 
     async def end_with_server(self) -> None:
-        """End because the server does, for whom nobody else ends."""
+        """End because the server does, if the client has not ended by then."""
+        self.close_with_server()
+        if self._task is not None:
+            await self._finish(failed=True)
+
+    def close_with_server(self) -> None:
+        """Hear that the server goes."""
         if self._task is not None:
             self._wire.cut(1012, "")
-            await self._finish(failed=True)
 
 
 class Lifespan:
@@ -243,23 +288,33 @@ class Simulator:
         lifespan_timeout: float = LIFESPAN_TIMEOUT,
     ) -> None:
         self.app = app
-        self.http: falcon.testing.ASGIConductor = falcon.testing.ASGIConductor(app)
-        """Falcon's conductor: ``await client.http.simulate_get("/health")``."""
+        self.http = MemoryHttp(app)
+        """Falcon's conductor, for ``localhost``: ``await client.http.get("/health")``."""
         self._timeout, self._max_size, self._write_buffer = timeout, ws_max_size, write_buffer
         self._lifespan = Lifespan(app, lifespan_timeout)
+        self._crash: tuple[Worker, BaseException] | None = None  # of a critical worker
         self._clients: weakref.WeakSet[MemoryClient] = weakref.WeakSet()
 
     @property
     def manager(self) -> WebSocketConnectionManager:
         """The app's connection manager."""
-        pachinko = installed(self.app)
+        pachinko = find_pachinko(self.app)
         if pachinko is None:
             raise TypeError("the app has no connection manager: install(app) first")
         return pachinko.ws_connection_manager
 
     async def __aenter__(self) -> Self:
+        pachinko = find_pachinko(self.app)
+        if pachinko is not None:
+            pachinko.controller.on_critical = self._has_crashed
         await self._lifespan.start()
         return self
+
+    def _has_crashed(self, worker: Worker, error: BaseException) -> None:
+        """Do as a server does that is stopped, but leave the process of the tests alone."""
+        self._crash = (worker, error)
+        for client in list(self._clients):
+            client.close_with_server()
 
     async def __aexit__(
         self,
@@ -267,11 +322,23 @@ class Simulator:
         error: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
+        pachinko = find_pachinko(self.app)
         try:
             await self.stop()
         except Exception:
             if error is None:  # else the test failed already: that is what it should say
                 raise
+        finally:
+            if pachinko is not None:
+                pachinko.controller.on_critical = stop_server
+        if self._crash is not None:
+            worker, cause = self._crash
+            sentence = (
+                f"the worker {worker.name!r} is critical and has crashed: a server stops then"
+            )
+            if error is None:
+                raise LifespanError(sentence) from cause
+            error.add_note(f"{sentence}; it raised {cause!r:.500}")
 
     async def stop(self) -> None:
         """Shut the app down, with its clients as they are; a second call does nothing.
@@ -350,9 +417,12 @@ def simulate(
             ``send`` does.
         lifespan_timeout: Seconds that startup and shutdown may take, each.
 
+    A critical worker that crashes does not end the process of the tests: clients see
+    1012, as when a server stops, and leaving raises.
+
     Raises:
-        LifespanError: On entering or leaving, if startup or shutdown fails; has
-            the traceback.
+        LifespanError: On entering or leaving, if startup or shutdown fails, or a critical
+            worker has crashed; has the traceback.
     """
     return Simulator(
         app,

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import enum
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Self
 
 from falcon_pachinko.connection.outbox import ABNORMAL
@@ -75,7 +75,7 @@ class Wire:
             OSError: The client has gone (ASGI 2.4).
             RuntimeError: No server takes this event at this point.
             ValueError: No server can send this: text without UTF-8, a close code
-                that may not be sent.
+                that may not be sent, a header with a line break in it.
         """
         await self._writable.wait()
         stage, kind = self._stage, event["type"]
@@ -86,12 +86,14 @@ class Wire:
         elif stage is Stage.OPEN and kind == "websocket.close":
             self._close(event)
         elif stage is Stage.CONNECTING and kind == "websocket.accept":
+            _check_headers(event.get("headers", ()))
             self._stage = Stage.OPEN
             self.accepted = (event.get("subprotocol"), lowered(event.get("headers", ())))
             self.answered.set()
         elif stage is Stage.CONNECTING and kind == "websocket.close":
             self._deny(403, {}, b"")
         elif stage is Stage.CONNECTING and kind == "websocket.http.response.start":
+            _check_headers(event.get("headers", ()))
             self._stage = Stage.DENYING
             self.denial = (event["status"], lowered(event.get("headers", ())), b"")
         elif stage is Stage.DENYING and kind == "websocket.http.response.body":
@@ -188,3 +190,12 @@ class Wire:
             self._close_underway = (code, reason)
         else:
             self._end(code, reason)
+
+
+def _check_headers(headers: Iterable[tuple[bytes, bytes]]) -> None:
+    """Refuse headers that would end the head, or begin another header."""
+    for name, value in headers:
+        if set(name) & set(b"\r\n\0: ") or set(value) & set(b"\r\n\0"):
+            raise ValueError(f"no server sends the header {name!r}: {value!r:.200}")
+        if name.lower() == b"sec-websocket-protocol":
+            raise ValueError("the subprotocol is agreed on by accept(subprotocol), not by a header")

@@ -16,7 +16,6 @@ from falcon_pachinko.app import installed
 from falcon_pachinko.messages.codec import JSON
 from falcon_pachinko.messages.envelopes import NoPayload, Refusal
 from falcon_pachinko.messages.handlers import Handler, HandlerTable
-from falcon_pachinko.routing import Route
 from pachinko_cli.client.display import printable
 from pachinko_cli.errors import CliError
 
@@ -90,9 +89,9 @@ class Vocabulary:
         if pachinko is None or not isinstance(app, falcon.asgi.App):
             return cls()
         routes = tuple(route.template for route in pachinko.routes)
-        found = app._router.find(path)  # noqa: SLF001 - Falcon has no public look-up
-        route = found[0] if found is not None else None
-        if not isinstance(route, Route):
+        route = pachinko.find_route(path)
+        if route is None:
+            found = app._router.find(path)  # noqa: SLF001 - Falcon has no public look-up
             return cls(route=found[3] if found is not None else None, routes=routes)
         table = route.resource.__pachinko_table__
         return cls(
@@ -125,7 +124,7 @@ class Vocabulary:
         try:
             self._table.open(frame, JSON)
         except Refusal as refusal:
-            if refusal.code == "invalid_payload" or not self._takes_anything:
+            if refusal.claimed or not self._takes_anything:
                 raise self._refused(frame, refusal) from None
         except Exception as error:
             # A payload's own __post_init__ may raise anything, there as here.

@@ -77,7 +77,7 @@ def of(app: Any) -> Overview:
         tuple(known.values()),
         tuple(worker.name for worker in (pachinko.workers if pachinko else ())),
         _backend(pachinko.ws_connection_manager) if pachinko else None,
-        pachinko.options.allowed_hosts if pachinko else None,
+        pachinko.options["allowed_hosts"] if pachinko else None,
     )
 
 

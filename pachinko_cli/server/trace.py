@@ -212,7 +212,7 @@ def _handler_of(resource: Any, message_type: str | None) -> str:
     handler = resource.__pachinko_table__.handlers.get(message_type)
     if handler is None:
         return f"{type(resource).__name__}.on_message"
-    name: str = handler.function.__qualname__
+    name: str = getattr(handler.function, "__qualname__", handler.name)
     return name.rpartition("<locals>.")[2]
 
 

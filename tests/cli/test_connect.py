@@ -321,7 +321,7 @@ def test_input_that_is_not_utf_8_is_refused_with_its_line(connect):
         ("say text=", "invalid_payload: Expected `str` of length >= 1 at $.payload.text"),
         ("say", "invalid_payload: Object missing required field `text` at $.payload"),
         ("typing active=maybe", "invalid_payload: Expected `bool`, got `str` at $.payload.active"),
-        ('{"type": 1}', "invalid_message: A message is an object with a text `type` at $.type"),
+        ('{"type": 1}', "invalid_message: A message must be an object with a text `type` at $.type"),
         ('{"type": ', "invalid_json: "),
         ("say {", "the payload is no JSON: "),
         (f"say text={'a' * 66_000}", "the message has 66036 bytes, and this route takes 65536"),

@@ -131,6 +131,20 @@ class TestNats(BackendConformance):
         past = await one.backend.read("a", HistoryPosition(), LIMITS)
         assert [each.data for each in past.entries] == [b"2"]
 
+    async def test_a_stray_entry_in_a_history_ends_nothing(self, start):
+        """What somebody else wrote there says no epoch: it is left out, and all else goes on."""
+        one = await start()
+        place = await one.backend.append("a", b"1", LIMITS)
+        stream = one.backend._histories._stream(LIMITS)
+        subject = one.backend._histories._subject(stream, "a", "data")
+        await one.backend._streams.put(stream, subject, b"stray")
+        past = await one.backend.read("a", place, LIMITS)
+        await one.backend.append("a", b"2", LIMITS)
+        at_last = await one.backend.read("a", place, LIMITS)
+
+        assert (past.entries, past.complete) == ((), True)
+        assert ([each.data for each in at_last.entries], at_last.complete) == ([b"2"], True)
+
     async def test_forged_headers_are_only_bytes(self, start, namespace):
         """Who publishes to a subject can pretend nothing that makes a reader stumble."""
         one, two = await start(), await start()

@@ -100,6 +100,86 @@ class TestRedis(BackendConformance):
 
         assert (past.entries, past.complete) == ((), False)
 
+    @pytest.mark.parametrize("where", ["before", "between", "behind"])
+    async def test_a_stray_entry_in_a_history_changes_no_place(
+        self, process, start, namespace, where
+    ):
+        """Offsets are stored with their entries: what somebody else put there counts as nothing."""
+        one = await start()
+        for data in (b"1", b"2", b"3"):
+            await one.backend.append("a", data, LIMITS)
+        before = await one.backend.read("a", HistoryPosition(), LIMITS)
+        (key,) = process.ask("KEYS", f"{namespace}:k:*")
+        strays = [b"junk", b"", b"1" * 13 + b"\x01forged", b"1" * 13 + b"0:1:forged"]
+        for stray in strays:
+            if where == "before":
+                process.ask("LPUSH", key, stray)
+            elif where == "between":
+                process.ask("LINSERT", key, "AFTER", process.ask("LINDEX", key, "0"), stray)
+            else:
+                process.ask("RPUSH", key, stray)
+        epoch = before.position.epoch
+        after = await one.backend.read("a", HistoryPosition(epoch, 1), LIMITS)
+        place = await one.backend.append("a", b"4", LIMITS)
+        at_last = await one.backend.read("a", HistoryPosition(epoch, 1), LIMITS)
+
+        assert [tuple(each) for each in after.entries] == [(2, b"2"), (3, b"3")]
+        assert after.complete
+        assert place == HistoryPosition(epoch, 4)
+        assert [tuple(each) for each in at_last.entries] == [(2, b"2"), (3, b"3"), (4, b"4")]
+        assert at_last.complete
+
+    async def test_a_history_that_lost_a_message_is_not_complete(self, process, start, namespace):
+        """Somebody took one out of the middle: nobody is told that nothing is missing."""
+        one = await start()
+        for data in (b"1", b"2", b"3"):
+            place = await one.backend.append("a", data, LIMITS)
+        (key,) = process.ask("KEYS", f"{namespace}:k:*")
+        process.ask("LREM", key, "1", process.ask("LINDEX", key, "1"))
+        past = await one.backend.read("a", HistoryPosition(place.epoch, 0), LIMITS)
+
+        assert [tuple(each) for each in past.entries] == [(1, b"1"), (3, b"3")]
+        assert not past.complete
+
+    async def test_a_large_table_is_read_at_once(self, start):
+        """Tens of thousands are present in one room: reading them takes a moment."""
+        one, two = await start(), await start()
+        await one.backend.beat(60)
+        for part in range(0, 20_000, 1_000):
+            entries = {f"{number:036d}": b"x" * 60 for number in range(part, part + 1_000)}
+            await one.backend.enter("room", entries)
+        found = await two.backend.entries("room")
+
+        assert len(found[one.name]) == 20_000
+
+
+async def becomes(backend, state):
+    async def reached():
+        return True if backend.state == state else None
+
+    await eventually(reached, 10)
+
+
+async def test_channels_that_come_and_go_while_it_is_away_leave_nothing():
+    """However many: when it is back, the server is told those that are wanted."""
+    with RedisServer() as process:
+        node = Node(OwnRedis(process).backend("away"), 10)
+        await node.start()
+        await node.backend.subscribe(["all"])
+        process.kill()
+        await becomes(node.backend, "degraded")
+        for number in range(100):
+            await node.backend.subscribe([f"room:{number}"])
+            await node.backend.unsubscribe([f"room:{number}"])
+        await node.backend.subscribe(["late"])
+        kept = set(node.backend._changed)
+        process.start()
+        await becomes(node.backend, "up")
+        live = set(node.backend._live)
+        await node.stop()
+
+    assert kept == live == {"all", "late"}
+
 
 async def test_a_reader_that_is_too_slow_for_redis_is_told():
     """Redis cuts a subscriber it has no room for: what it dropped is Lost, and the rest goes on."""

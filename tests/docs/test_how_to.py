@@ -25,7 +25,7 @@ from falcon_pachinko import (
     install,
     to,
 )
-from falcon_pachinko.testing import HandshakeDenied, simulate
+from falcon_pachinko.testing import HandshakeDenied, LifespanError, RequestError, simulate
 
 DEADLINE = 40  # seconds for anything that a process is awaited to do
 
@@ -309,12 +309,14 @@ async def order(client):
     """Say what became of an order."""
     try:
         async with client:
-            answer = await client.request("order")
+            await client.request("order")
+    except RequestError as refused:
+        return refused.code
     except HandshakeDenied as denied:
         return f"HTTP {denied.status}"
     except falcon.WebSocketDisconnected as gone:
         return str(gone.code)
-    return answer["payload"]["code"] if answer["type"] == "error" else "reply"
+    return "reply"
 
 
 def test_every_row_of_the_hooks_table_is_tried(pages):
@@ -405,15 +407,32 @@ async def test_a_critical_worker_that_crashes_ends_the_process(load):
 
     loop = asyncio.get_running_loop()
     loop.add_signal_handler(signal.SIGTERM, told.set)
+    handle = install(module.app)
     try:
         module.app.add_websocket_worker(stumble, critical=True)
-        async with simulate(module.app) as client:
-            await told.wait()
-            status = client.manager.status()["workers"]["stumble"]
+        await handle.start()
+        await told.wait()
+        status = handle.ws_connection_manager.status()["workers"]["stumble"]
     finally:
+        await handle.stop()
         loop.remove_signal_handler(signal.SIGTERM)
 
     assert status == {"state": "failed", "restarts": 0}
+
+
+async def test_a_test_with_a_critical_worker_fails_when_it_crashes(load):
+    """The process of the tests goes on."""
+    module = load("how_to/run_workers.py")
+
+    async def stumble(_manager):
+        raise ZeroDivisionError
+
+    module.app.add_websocket_worker(stumble, critical=True)
+    with pytest.raises(LifespanError, match="'stumble' is critical and has crashed") as failed:
+        async with simulate(module.app):
+            pass
+
+    assert isinstance(failed.value.__cause__, ZeroDivisionError)
 
 
 def test_workers_run_without_an_app(examples):
@@ -455,7 +474,7 @@ async def test_the_table_has_every_key_of_the_status(load, pages):
 async def test_a_draining_app_is_not_healthy(load):
     """A load balancer sees 503 from the beginning of the shutdown on."""
     async with simulate(load("how_to/observe.py").app) as client:
-        client.manager._draining = True
+        client.manager.draining = True
         answer = await client.http.simulate_get("/health")
 
     assert (answer.status_code, answer.json["state"]) == (503, "draining")
@@ -475,26 +494,26 @@ async def test_prometheus_reads_the_metrics(load, pages):
     assert {name.removesuffix("_total") for name in shown} <= families.keys()
 
 
-async def test_a_client_does_not_decide_what_is_counted_apart(load):
+async def test_a_client_does_not_decide_what_is_counted_apart(load, answered):
     """Types without a handler are no types to the counters."""
     async with simulate(load("how_to/observe.py").app) as client:
         async with client.connect("/counters/1") as ann:
             for number in range(3):
-                await ann.request(f"made up {number}")
+                await answered(ann.request(f"made up {number}"))
         status = client.manager.status()
 
     assert status["received"] == {}
     assert status["sent"] == {"error": 3}
 
 
-async def test_a_failure_is_logged_as_the_page_shows(load, pages, log):
+async def test_a_failure_is_logged_as_the_page_shows(load, pages, log, answered):
     """With the route and the connection, then the traceback."""
     (shown,) = (b for b in pages["docs/how-to/observe.md"].blocks if b.marker == "log")
     async with (
         simulate(load("how_to/observe.py").app) as client,
         client.connect("/counters/1") as ann,
     ):
-        await ann.request("split_bill", 0)
+        await answered(ann.request("split_bill", 0))
         (ws,) = client.manager._registry.all()
     line, *traceback = log.getvalue().splitlines()
 
@@ -518,11 +537,10 @@ async def test_what_clients_get_wrong_is_not_logged(load, log):
 # Test.
 
 
-@pytest.mark.slow
 def test_the_tests_of_the_page_pass(examples, tmp_path):
     """In a folder of their own, with the plugin, as a reader has them."""
     for name in ("room.py", "test_room.py"):
         shutil.copy(examples / "how_to/test_a_room" / name, tmp_path)
     printed = run("-m", "pytest", "-p", "no:cacheprovider", "test_room.py", cwd=tmp_path)
 
-    assert re.search(r"= 9 passed in", printed), printed
+    assert re.search(r"= 11 passed in", printed), printed

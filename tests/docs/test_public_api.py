@@ -39,10 +39,10 @@ def annotated(signature):
     seen = None
     for parameter in signature.parameters.values():
         kind = parameter.kind
-        if kind is kind.KEYWORD_ONLY and seen not in (kind.KEYWORD_ONLY, kind.VAR_POSITIONAL):
-            yield "*"
         if seen is kind.POSITIONAL_ONLY and kind is not seen:
             yield "/"
+        if kind is kind.KEYWORD_ONLY and seen not in (kind.KEYWORD_ONLY, kind.VAR_POSITIONAL):
+            yield "*"
         text = str(parameter.replace(annotation=parameter.empty, default=parameter.empty))
         if parameter.annotation is not parameter.empty:
             text += f": {written(parameter.annotation)}"

@@ -56,7 +56,7 @@ class Order(msgspec.Struct):
     milks: list[Milk]
 
 
-async def test_a_nested_field_that_the_type_does_not_have_is_refused(serve):
+async def test_a_nested_field_that_the_type_does_not_have_is_refused(serve, answered):
     """However deep it is; the error says where, but for the number in a list."""
 
     class Counter(WebSocketResource):
@@ -64,7 +64,7 @@ async def test_a_nested_field_that_the_type_does_not_have_is_refused(serve):
         async def order(self, ws, payload: Order): ...
 
     async with simulate(serve(Counter)) as client, client.connect("/") as ann:
-        answer = await ann.request("order", {"milks": [{"kind": "oat", "fat": 3}]})
+        answer = await answered(ann.request("order", {"milks": [{"kind": "oat", "fat": 3}]}))
 
     assert answer["payload"]["code"] == "invalid_payload"
     assert answer["payload"]["path"] == "$.payload.milks[...]"

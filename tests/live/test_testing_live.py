@@ -49,6 +49,42 @@ def host(request, kit):
 # One test, in memory and live.
 
 
+async def test_http_is_asked_alike(host):
+    """By Falcon's own verbs, with Falcon's own answers."""
+    async with host:
+        health = await host.http.get("/health")
+        same = await host.http.simulate_get("/health")
+        nowhere = await host.http.get("/nowhere")
+        wrong = await host.http.post("/health", json={"a": 1})
+        head = await host.http.request("HEAD", "/health")
+
+        assert (health.status_code, health.json, health.status) == (200, {"status": "ok"}, "200 OK")
+        assert health.headers["content-type"] == "application/json"
+        assert same.text == health.text == '{"status": "ok"}'
+        assert [each.status_code for each in (nowhere, wrong)] == [404, 405]
+        assert head.content in (b"", health.content)
+
+
+async def test_what_a_request_carries_arrives(host):
+    """Its query, its headers, its body, its Host."""
+    async with host:
+        told = await host.http.put(
+            "/request",
+            params={"a": "b c"},
+            headers={"X-Tea": "mint"},
+            json={"text": "é"},
+            host="localhost",
+        )
+        plain = await host.http.put("/request?a=1", body="plain", content_type="text/plain")
+
+    assert told.json == {
+        "query": {"a": "b c"}, "tea": "mint", "type": "application/json",
+        "body": '{"text": "é"}', "host": "localhost",
+    }  # fmt: skip
+    assert (plain.json["query"], plain.json["body"]) == ({"a": "1"}, "plain")
+    assert plain.json["type"] == "text/plain"
+
+
 async def test_messages_travel_alike(host):
     """In both codecs, by the same verbs."""
     async with host:
@@ -502,3 +538,39 @@ def test_a_client_needs_websockets(monkeypatch):
     monkeypatch.setitem(sys.modules, "websockets", None)
     with pytest.raises(ImportError, match=r"pip install 'falcon-pachinko\[testing\]'"):
         LiveClient("ws://127.0.0.1:1/")
+
+
+async def test_a_critical_worker_stops_the_server_and_not_the_tests(kit):
+    """In a thread it is one process with them."""
+    app = kit.create()
+    go = asyncio.Event()
+
+    async def vital(manager):
+        await go.wait()
+        raise ZeroDivisionError("no tea")
+
+    async def let_it_crash():
+        go.set()
+
+    app.add_websocket_worker(vital, critical=True)
+    with pytest.raises(LifespanError, match="'vital' is critical and has") as told:  # noqa: PT012  # at the end
+        async with serve(app) as server, server.connect("/desk") as ann:
+            await server.run(let_it_crash())
+            assert await ann.expect_close() == 1012
+
+    assert isinstance(told.value.__cause__, ZeroDivisionError)
+
+
+async def test_http_is_not_for_websockets(kit):
+    """The error says what is."""
+    async with serve(kit.create()) as server:
+        with pytest.raises(TypeError, match=r"server.connect\(path\) makes a WebSocket client"):
+            server.http.simulate_ws("/desk")
+
+
+async def test_a_timeout_around_a_live_connect_is_on_time(kit):
+    """A server that never answers does not hold it up."""
+    async with serve(kit.create()) as server:
+        with pytest.raises(TimeoutError):
+            async with asyncio.timeout(0.3), server.connect("/ponder"):
+                pass

@@ -98,7 +98,6 @@ def project(tmp_path):
     return run
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("mode", ["strict", "auto"])
 def test_the_fixtures_work_in_both_modes_of_pytest_asyncio(project, mode):
     """In memory and live, in async tests and in others, without a warning."""
@@ -110,7 +109,6 @@ def test_the_fixtures_work_in_both_modes_of_pytest_asyncio(project, mode):
     assert "4 passed" in printed
 
 
-@pytest.mark.slow
 def test_the_fixtures_work_in_one_loop_for_all_tests(project):
     """For projects that run everything in the session's loop."""
     settings = (
@@ -122,7 +120,64 @@ def test_the_fixtures_work_in_one_loop_for_all_tests(project):
     assert code == 0, printed
 
 
-@pytest.mark.slow
+WITH_WORKER = """
+import pytest
+
+
+@pytest.fixture
+def app(app):
+    async def tick(manager):
+        import asyncio
+        while True:
+            await manager.broadcast_to_all("tick")
+            await asyncio.sleep(0.01)
+
+    app.add_websocket_worker(tick)
+    return app
+
+
+@pytest.mark.anyio
+async def test_the_worker_runs_where_the_client_is(pachinko_client):
+    async with pachinko_client.connect("/echo") as ann:
+        assert await ann.receive_json() == "tick"
+
+
+@pytest.mark.anyio
+async def test_a_client_may_be_left_open(pachinko_client):
+    ann = pachinko_client.connect("/echo")
+    await ann.__aenter__()
+
+
+@pytest.mark.anyio
+async def test_a_failure_is_the_tests_own(pachinko_client):
+    async with pachinko_client.connect("/echo"):
+        raise ZeroDivisionError("my own")
+"""
+
+
+@pytest.mark.parametrize("mode", ["strict", "auto"])
+def test_anyios_mark_works_in_both_modes_of_pytest_asyncio(project, mode):
+    """In auto mode pytest-asyncio runs the test, and anyio its fixtures: in two loops."""
+    settings = f'{SETTINGS}asyncio_mode = "{mode}"\nfilterwarnings = ["error"]\n'
+    tests = TESTS.format(mark="@pytest.mark.anyio")
+    code, printed = project(tests, "-k", "not trio", settings=settings)
+
+    assert code == 0, printed
+    assert "4 passed" in printed
+
+
+@pytest.mark.parametrize("mode", ["strict", "auto"])
+def test_anyios_mark_has_the_app_in_the_loop_of_the_test(project, mode):
+    """Workers, clients and the test: one loop, in which the app starts and stops."""
+    settings = f'{SETTINGS}asyncio_mode = "{mode}"\nfilterwarnings = ["error"]\n'
+    code, printed = project(WITH_WORKER, "-k", "not trio", settings=settings)
+
+    assert code == 1, printed
+    assert "2 passed" in printed.replace("1 failed, ", ""), printed
+    assert "ZeroDivisionError: my own" in printed
+    assert "Event loop is closed" not in printed
+
+
 def test_the_fixtures_introduce_themselves(project):
     """``pytest --fixtures`` says what each is."""
     _, printed = project(SYNC, "--fixtures")
@@ -132,7 +187,6 @@ def test_the_fixtures_introduce_themselves(project):
     assert "The project's ``app`` on a real server" in printed
 
 
-@pytest.mark.slow
 def test_without_an_app_fixture_pytest_says_so(project):
     """By its name."""
     code, printed = project(SYNC, conftest="")
@@ -142,7 +196,6 @@ def test_without_an_app_fixture_pytest_says_so(project):
     assert "1 passed, 2 errors" in printed
 
 
-@pytest.mark.slow
 def test_without_pytest_asyncio_the_fixtures_say_what_is_missing(project):
     """Only tests that want them fail, with the line to type."""
     without = {"before": HIDE_PYTEST_ASYNCIO, "settings": ""}
@@ -157,7 +210,6 @@ def test_without_pytest_asyncio_the_fixtures_say_what_is_missing(project):
         ) in printed
 
 
-@pytest.mark.slow
 def test_a_failing_startup_fails_the_test_that_wants_the_app(project):
     """With the app's traceback."""
     conftest = """
@@ -183,7 +235,6 @@ def app():
     assert "LifespanError: the server did not start" in printed
 
 
-@pytest.mark.slow
 def test_a_run_that_uses_none_of_it_imports_none_of_it(project):
     """Neither servers nor clients nor the simulator, at the start of every run."""
     tests = """

@@ -9,7 +9,7 @@ import falcon.testing
 import pytest
 
 from falcon_pachinko import install
-from falcon_pachinko.testing import HandshakeDenied
+from falcon_pachinko.testing import HandshakeDenied, RequestError
 
 DEADLINE = 30
 """Seconds that anything a test waits for may take."""
@@ -126,3 +126,16 @@ async def _nothing_left():
     left = asyncio.all_tasks() - {asyncio.current_task()}
 
     assert not left
+
+
+@pytest.fixture
+def answered():
+    """Await a request; give the whole answer, an ``error`` too."""
+
+    async def wait(request):
+        try:
+            return await request
+        except RequestError as refused:
+            return refused.answer
+
+    return wait

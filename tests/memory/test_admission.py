@@ -5,6 +5,7 @@ from datetime import UTC, datetime, timedelta
 
 import falcon
 import falcon.asgi
+import falcon.testing
 import pytest
 
 from falcon_pachinko import Limits, Principal, SetupError, WebSocketResource, install, to
@@ -94,6 +95,70 @@ async def test_hosts_can_be_limited(host, expected):
     app = lobby(allowed_hosts=["app.example", "*.app.example"])
 
     assert await status(app, Host=host) == expected
+
+
+class Page:
+    async def on_get(self, req, resp):
+        resp.media = "page"
+
+
+@pytest.mark.parametrize(
+    ("hosts", "expected"),
+    [
+        (["app.example"], 200), (["app.example:8000"], 200), (["EU.app.example"], 200),
+        (["rebound.example"], 400), ([""], 400), (["app.example@rebound.example"], 400),
+        (["app.example", "rebound.example"], 400), ([], 400),
+    ],
+)  # fmt: skip
+@pytest.mark.parametrize("path", ["/page", "/nowhere", "/lobby"])
+async def test_hosts_are_limited_for_http_too(path, hosts, expected):
+    """Before Falcon has a look: middleware, routes and 404s are for those who come by a name."""
+    asked, sent = [], []
+
+    class Asked:
+        async def process_request(self, req, resp):
+            asked.append(req.path)
+
+    app = lobby(allowed_hosts=["app.example", "*.app.example"])
+    app.add_middleware(Asked())
+    app.add_route("/page", Page())
+    scope = falcon.testing.create_scope(path=path)
+    scope["headers"] = [(b"host", host.encode()) for host in hosts]
+
+    async def receive():
+        return {"type": "http.request", "body": b"", "more_body": False}
+
+    async def send(event):
+        sent.append(event)
+
+    await app(scope, receive, send)
+    served = {"/page": 200, "/nowhere": 404, "/lobby": 405}[path]
+
+    assert sent[0]["status"] == (served if expected == 200 else 400)
+    assert bool(asked) == (expected == 200)
+
+
+async def test_a_refused_request_names_the_setting(caplog):
+    """As Falcon's own errors look; the log has one line."""
+    async with simulate(lobby(allowed_hosts=["app.example"])) as client:
+        answer = await client.http.simulate_get("/", host="evil.example")
+        head = await client.http.simulate_head("/", host="evil.example")
+
+    assert answer.json == {
+        "title": "400 Bad Request",
+        "description": "This host is not allowed here (allowed_hosts).",
+    }
+    assert (head.status_code, head.content) == (400, b"")
+    assert [record.getMessage() for record in caplog.records] == [
+        "refused a request: Host 'evil.example' is not in allowed_hosts="
+    ] * 2
+
+
+async def test_a_lifespan_has_no_host():
+    """It runs whatever the hosts are, and a test's own requests are for localhost."""
+    async with simulate(lobby(allowed_hosts=["localhost"])) as client:
+        assert (await client.http.simulate_get("/nowhere")).status_code == 404
+        assert (await client.http.simulate_post("/nowhere")).status_code == 404
 
 
 async def test_a_refusal_is_one_log_line_that_names_the_setting(caplog):

@@ -9,7 +9,14 @@ import falcon.asgi
 import msgspec
 import pytest
 
-from falcon_pachinko import WebSocketResource, handles_message, install, to
+from falcon_pachinko import (
+    HistoryLimits,
+    WebSocketConnectionManager,
+    WebSocketResource,
+    handles_message,
+    install,
+    to,
+)
 from falcon_pachinko.backends import MemoryBackend, MemoryHub
 from falcon_pachinko.cluster.parcels import Disconnect
 from falcon_pachinko.testing import Disconnected, simulate
@@ -82,7 +89,7 @@ async def test_other_rooms_hear_nothing(nodes):
         await ann.request({"type": "say", "payload": {"text": "hi"}})
 
         await bob.expect_nothing()
-    assert "room:tea" not in app.ws_connection_manager._cluster._wanted
+    assert "room:tea" not in app.ws_connection_manager._cluster.subscriptions
 
 
 @pytest.mark.parametrize(
@@ -91,6 +98,9 @@ async def test_other_rooms_hear_nothing(nodes):
         (to.user("bob"), "bob"),
         (to.tag("pro"), "bob"),
         (to.everyone, "ann bob cid"),
+        (to.rooms("te"), "ann bob"),
+        (to.rooms("mi") | to.rooms("co") - to.user("cid"), "cid"),
+        (to.rooms("") & to.user("bob"), "bob"),
         (to.room("tea") & to.tag("pro"), "bob"),
         (to.room("tea") | to.room("coffee"), "ann bob"),
         (to.everyone - to.user("ann"), "bob cid"),
@@ -162,16 +172,16 @@ async def test_each_codec_gets_its_own_form(nodes):
         assert msgspec.msgpack.decode(await bob.receive())["payload"] == b"\0"
 
 
-async def test_subscriptions_follow_members(nodes):
+async def test_subscriptions_follow_members(nodes, until):
     """When everybody has left, nothing but the process's own channels is subscribed to."""
     (app, here), _ = nodes
     cluster = app.ws_connection_manager._cluster
     async with here.connect("/tea?user=ann") as ann:
         await ann.request({"type": "wear", "payload": {"text": "pro"}})
         during = set(cluster.backend._channels)
-    await cluster.settled()
+    await until(lambda: len(cluster.subscriptions) == 2)
 
-    own = {"all", f"node:{cluster.node}"}
+    own = {"all", f"node:{cluster.name}"}
     assert during == own | {"room:tea", "user:ann", "tag:pro"}
     assert cluster.backend._channels == own
 
@@ -282,3 +292,92 @@ def test_options_of_rooms_are_checked_where_they_are_given(options, error):
         manager.configure_rooms(**options)
 
     assert not manager._options
+
+
+# Waiting for what is needed, and for nothing else.
+
+
+class SlowFor(MemoryBackend):
+    """A backend whose server takes its time about some channels."""
+
+    def __init__(self, hub, slow):
+        super().__init__(hub)
+        self.slow, self.gate = slow, asyncio.Event()
+
+    async def subscribe(self, channels):
+        if any(self.slow in each for each in channels):
+            await self.gate.wait()
+        await super().subscribe(channels)
+
+
+@pytest.mark.parametrize("path", ["/none", "/popular", "/other", "/other?user=ann"])
+async def test_an_accept_waits_for_no_subscription_of_others(path):
+    """Neither one that joins nothing, nor one in a room that is there, nor one in a new room."""
+
+    class Guest(Chat):
+        async def on_connect(self, req, ws, room_name):
+            if room_name != "none":
+                return await super().on_connect(req, ws, room_name)
+            return True
+
+    backend = SlowFor(MemoryHub(), "slow")
+    app = falcon.asgi.App()
+    install(app, backend=backend)
+    app.add_websocket_route("/{room_name}", Guest)
+    async with simulate(app) as client, client.connect("/popular"):
+        slow = client.connect("/slow?user=slow")
+        waiting = asyncio.create_task(slow.__aenter__())
+        async with asyncio.timeout(30), client.connect(path) as ann:
+            await ann.request({"type": "wear", "payload": {"text": "pro"}})
+            assert not waiting.done()
+        backend.gate.set()
+        await waiting
+        await slow.close()
+
+
+async def test_a_join_waits_for_no_backend_that_is_away():
+    """It is in its room at once, for what members of its own process say."""
+    backend = SlowFor(MemoryHub(), "room:")
+    app = node(None, backend)
+    async with simulate(app) as client:
+        backend.state = "degraded"
+        async with asyncio.timeout(30), client.connect("/tea") as ann:
+            await ann.send_json({"type": "say", "payload": {"text": "hi"}})
+
+            assert (await ann.receive_json())["type"] == "said"
+        backend.gate.set()
+        backend.state = "up"
+
+
+# A backend that nobody starts.
+
+
+@pytest.mark.parametrize("how", ["broadcast", "send_to_user", "disconnect", "a history"])
+async def test_a_manager_that_was_never_started_says_so_once(how, caplog):
+    """Whatever is to reach others; a URL is a backend there, too."""
+    manager = WebSocketConnectionManager(backend="memory://never-started")
+    manager.configure_rooms("h:", history=HistoryLimits())
+    for _ in range(3):
+        match how:
+            case "broadcast":
+                delivery = await manager.broadcast_to_all({"type": "x"})
+            case "send_to_user":
+                delivery = await manager.send_to_user("ann", {"type": "x"})
+            case "disconnect":
+                delivery = None
+                await manager.disconnect(to.user("ann"))
+            case _:
+                delivery = await manager.broadcast_to_room("h:1", {"type": "x"})
+        assert delivery is None or not delivery.published
+
+    assert caplog.text.count("was never started") == 1
+    assert "manager.start()" in caplog.text
+
+
+async def test_a_local_broadcast_needs_no_backend(caplog):
+    """Nor does a manager that is alone by choice have anything to be told."""
+    shared = WebSocketConnectionManager(backend="memory://never-started-either")
+    await shared.broadcast({"type": "x"}, to=to.everyone, local=True)
+    await WebSocketConnectionManager().broadcast_to_all({"type": "x"})
+
+    assert "never started" not in caplog.text

@@ -74,12 +74,14 @@ def fragile(serve, seen):
 
 @pytest.mark.parametrize("where", ["at once", "after a wait"])
 @pytest.mark.parametrize("error", SURVIVED, ids=named)
-async def test_a_handler_that_raises_fails_one_message(fragile, seen, caplog, error, where):
+async def test_a_handler_that_raises_fails_one_message(
+    fragile, seen, caplog, error, where, answered
+):
     """Logged once with its traceback; the client hears that, not what; the connection lives."""
     async with simulate(fragile(error, where)) as client:
         async with client.connect("/") as ann:
-            answer = await ann.request("fail")
-            alive = await ann.request("echo", 1)
+            answer = await answered(ann.request("fail"))
+            alive = await answered(ann.request("echo", 1))
         status = client.manager.status()
 
     (record,) = caplog.records
@@ -161,7 +163,7 @@ async def test_an_unusual_exception_leaves_nothing_behind(fragile, by_hand, seen
     assert (status["connections"], status["rooms"]) == (0, 0)
 
 
-async def test_close_on_error_closes_after_the_error_frame(serve, closing):
+async def test_close_on_error_closes_after_the_error_frame(serve, closing, answered):
     """For those who prefer 1011 to going on."""
 
     class Strict(WebSocketResource):
@@ -175,8 +177,8 @@ async def test_close_on_error_closes_after_the_error_frame(serve, closing):
         async def typed(self, ws, payload: int): ...
 
     async with simulate(serve(Strict)) as client, client.connect("/") as ann:
-        refused = await ann.request("unknown payload", "text")
-        failed = await ann.request("fail")
+        refused = await answered(ann.request("unknown payload", "text"))
+        failed = await answered(ann.request("fail"))
         code = await closing(ann)
 
     assert [each["payload"]["code"] for each in (refused, failed)] == [
@@ -185,14 +187,14 @@ async def test_close_on_error_closes_after_the_error_frame(serve, closing):
     assert (code, ann.close_reason) == (1011, "internal error")
 
 
-async def test_one_failing_connection_does_not_touch_the_others(fragile):
+async def test_one_failing_connection_does_not_touch_the_others(fragile, answered):
     """They are in the same room, and hear each other as before."""
     async with (
         simulate(fragile(ZeroDivisionError(), "at once")) as client,
         client.connect("/") as ann,
         client.connect("/") as bob,
     ):
-        await ann.request("fail")
+        await answered(ann.request("fail"))
         await client.manager.broadcast_to_room("lobby", "still here")
         heard = [await each.receive_json() for each in (ann, bob)]
 

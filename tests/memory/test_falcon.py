@@ -141,7 +141,7 @@ async def test_an_ordinary_websocket_can_be_in_rooms(app, closing):
 
 
 async def test_middleware_runs_for_our_routes(app, notes):
-    """With the resource that Falcon's router found, and the path's fields."""
+    """With a stand-in for the resource, and the path's fields."""
     async with simulate(app) as client:
         await client.http.simulate_get("/hello")
         async with client.connect("/room"):
@@ -150,7 +150,7 @@ async def test_middleware_runs_for_our_routes(app, notes):
     assert notes.log == [
         "request /hello",
         "request_ws /room",
-        "resource_ws <Route /room to Room> {}",
+        "resource_ws <Room, before there is a connection> {}",
     ]
 
 

@@ -215,10 +215,12 @@ async def test_messages_come_as_what_the_client_speaks():
     assert message["history"]["offset"] == 1
 
 
-async def test_joining_twice_with_a_position_is_refused(caplog):
+async def test_joining_twice_with_a_position_is_refused(caplog, answered):
     """A history is for who comes: the others have everything already."""
     async with simulate(node()) as client, client.connect("/tea") as bob:
-        answer = await bob.request({"type": "rejoin", "payload": {"epoch": "", "offset": 0}})
+        answer = await answered(
+            bob.request({"type": "rejoin", "payload": {"epoch": "", "offset": 0}})
+        )
 
     assert answer["type"] == "error"
     assert "is in 'chat:tea' already" in caplog.text

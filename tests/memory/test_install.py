@@ -1,5 +1,7 @@
 """`install` gives any ASGI app of Falcon's its WebSocket side, once, and that app only."""
 
+import inspect
+
 import falcon
 import falcon.asgi
 import pytest
@@ -125,6 +127,10 @@ def test_the_same_install_again_changes_nothing():
         ({"limits": Limits(rooms=3)}, {}, r"limits="),
         ({}, {"origins": "*", "limits": Limits(rooms=3)}, r"limits=, origins="),
         ({"allowed_hosts": ["a.example"]}, {"allowed_hosts": ["b.example"]}, "allowed_hosts="),
+        ({"enc_hook": str}, {"enc_hook": repr}, "enc_hook="),
+        ({}, {"dec_hook": isinstance}, "dec_hook="),
+        ({}, {"readable_denials": False}, "readable_denials="),
+        ({"backend": "memory://a"}, {"backend": "memory://b"}, "backend="),
     ],
 )
 def test_another_install_is_refused(first, second, named):
@@ -134,6 +140,76 @@ def test_another_install_is_refused(first, second, named):
 
     with pytest.raises(AlreadyInstalledError, match=f"another {named}; call install.. once"):
         install(app, **second)
+
+
+@pytest.mark.parametrize(
+    ("first", "second"),
+    [
+        ({"origins": "https://a.example"}, {"origins": ["https://a.example"]}),
+        (
+            {"allowed_hosts": ["a.example", "b.example"]},
+            {"allowed_hosts": ("a.example", "b.example")},
+        ),
+        ({"allowed_hosts": (each for each in ["a.example"])}, {"allowed_hosts": "a.example"}),
+        ({"limits": None}, {"limits": Limits(rooms=128)}),
+        ({"hooks": []}, {"hooks": iter(())}),
+        ({"enc_hook": str}, {"enc_hook": str, "readable_denials": True}),
+        ({"backend": "memory://same"}, {"backend": "memory://same"}),
+        ({"origins": []}, {"origins": ()}),
+    ],
+)
+def test_options_are_the_same_by_value(first, second):
+    """However they are spelled."""
+    app = falcon.asgi.App()
+
+    assert install(app, **first) is install(app, **second)
+
+
+@pytest.mark.parametrize(
+    ("options", "why"),
+    [
+        ({"limits": {"rooms": 3}}, r"limits=\{'rooms': 3\}: give Limits\(...\)"),
+        ({"limits": 3}, "give Limits"),
+        ({"origins": 3}, "origins=3: give a list"),
+        ({"allowed_hosts": True}, "allowed_hosts=True: give a list"),
+        ({"hooks": None}, "hooks=None: give a list"),
+        ({"enc_hook": "str"}, "enc_hook='str': give a function, or None"),
+        ({"dec_hook": 1}, "dec_hook=1: give a function"),
+        ({"resource_factory": {}}, "resource_factory={}: give a function"),
+        ({"readable_denials": "no"}, "readable_denials='no': True or False"),
+    ],
+)
+@pytest.mark.parametrize("make", [lambda **o: install(falcon.asgi.App(), **o), falcon_pachinko.App])
+def test_an_option_of_the_wrong_kind_is_refused(make, options, why):
+    """When the app is built, by `install` and by `App` alike."""
+    with pytest.raises(SetupError, match=why):
+        make(**options)
+
+
+def test_an_unknown_option_is_told_with_the_known_ones():
+    """A typo of ``origins`` would leave the door as it was."""
+    with pytest.raises(TypeError, match=r"no option 'origin'; it has backend, limits, origins"):
+        install(falcon.asgi.App(), origin="*")
+    with pytest.raises(TypeError, match="origin"):
+        falcon_pachinko.App(origin="*")
+
+
+@pytest.mark.parametrize("function", [install, falcon_pachinko.App])
+def test_the_options_are_spelled_out_where_one_asks(function):
+    """``help()`` and editors show them one by one, with their defaults."""
+    parameters = inspect.signature(function).parameters
+
+    assert {
+        name: parameters[name].default
+        for name in ("backend", "limits", "enc_hook", "dec_hook", "readable_denials", "hooks")
+    } == {
+        "backend": None,
+        "limits": None,
+        "enc_hook": None,
+        "dec_hook": None,
+        "readable_denials": True,
+        "hooks": (),
+    }
 
 
 def test_an_app_of_ours_takes_the_options_itself():

@@ -141,41 +141,43 @@ async def test_a_message_error_becomes_the_answer(client, payload, error):
     ("status", "code"),
     [(403, "forbidden"), (404, "not_found"), (429, "too_many_requests"), (799, "http_799")],
 )
-async def test_an_http_error_becomes_the_answer(client, status, code):
+async def test_an_http_error_becomes_the_answer(client, status, code, answered):
     """The status's name is the code, the number stands beside it."""
     async with client.connect("/") as ann:
-        answer = await ann.request("http", status)
+        answer = await answered(ann.request("http", status))
 
     assert answer["payload"] == {"code": code, "message": "why not", "status": status}
 
 
-async def test_a_refusal_is_no_error_in_the_log(client, caplog):
+async def test_a_refusal_is_no_error_in_the_log(client, caplog, answered):
     """It is an outcome; whoever wants to see it has hooks."""
     async with client.connect("/") as ann:
-        await ann.request("refuse", {"code": "full"})
-        await ann.request("http", 404)
-        await ann.request("nobody handles this")
+        await answered(ann.request("refuse", {"code": "full"}))
+        await answered(ann.request("http", 404))
+        await answered(ann.request("nobody handles this"))
 
     assert caplog.records == []
     assert client.manager.status()["errors"] == {}
 
 
 @pytest.mark.parametrize("what", ["object", "surrogate", "deep"])
-async def test_an_answer_that_cannot_be_encoded_is_the_handlers_failure(client, caplog, what):
+async def test_an_answer_that_cannot_be_encoded_is_the_handlers_failure(
+    client, caplog, what, answered
+):
     """The client is told that it failed, the log why; the connection lives."""
     async with client.connect("/") as ann:
-        answer = await ann.request("odd", what)
-        again = await ann.request("echo", "alive")
+        answer = await answered(ann.request("odd", what))
+        again = await answered(ann.request("echo", "alive"))
 
     assert answer["payload"]["code"] == "internal_error"
     assert "cannot be encoded" in caplog.text
     assert again["payload"] == "alive"
 
 
-async def test_a_refusal_that_cannot_be_encoded_is_the_handlers_failure(client, caplog):
+async def test_a_refusal_that_cannot_be_encoded_is_the_handlers_failure(client, caplog, answered):
     """It does not turn in circles over its own error."""
     async with client.connect("/") as ann:
-        answer = await ann.request("refuse oddly")
+        answer = await answered(ann.request("refuse oddly"))
 
     assert answer["payload"]["code"] == "internal_error"
     assert "Desk failed on 'odd'" in caplog.text
@@ -235,10 +237,10 @@ async def test_on_message_takes_what_no_handler_claims(serve, frame, shown):
         assert await ann.receive_json() == ["unclaimed", shown]
 
 
-async def test_on_message_does_not_take_a_known_type_with_a_bad_payload(serve):
+async def test_on_message_does_not_take_a_known_type_with_a_bad_payload(serve, answered):
     """That message was claimed; the client is told what is wrong with it."""
     async with simulate(serve(Fallback)) as client, client.connect("/") as ann:
-        answer = await ann.request("say", {"text": 1})
+        answer = await answered(ann.request("say", {"text": 1}))
 
     assert answer["payload"]["code"] == "invalid_payload"
 
@@ -398,10 +400,10 @@ async def test_concurrency_is_bounded(serve, gates, until):
     assert (held_back, first, rest) == (["a", "b"], "b", {"a", "c"})
 
 
-async def test_a_concurrent_handler_that_fails_is_answered_too(serve, gates, caplog):
+async def test_a_concurrent_handler_that_fails_is_answered_too(serve, gates, caplog, answered):
     """Logged, and told as usual."""
     async with simulate(serve(Steps, gates=gates)) as client, client.connect("/") as ann:
-        answer = await ann.request("fail beside")
+        answer = await answered(ann.request("fail beside"))
 
     assert answer["payload"]["code"] == "internal_error"
     assert "ZeroDivisionError" in caplog.text

@@ -28,7 +28,7 @@ class Room(WebSocketResource):
         raise ZeroDivisionError
 
 
-async def test_a_scrape_tells_what_there_is_and_what_has_happened(serve, knock):
+async def test_a_scrape_tells_what_there_is_and_what_has_happened(serve, knock, answered):
     """Gauges of the moment, counters that only grow, with the labels that tell them apart."""
     app = serve(Room)
     app.add_route("/metrics", MetricsResource(app))
@@ -38,7 +38,7 @@ async def test_a_scrape_tells_what_there_is_and_what_has_happened(serve, knock):
     app.add_websocket_worker(poll)
     async with simulate(app) as client, client.connect("/") as ann, client.connect("/"):
         for message in ("say", "say", "fail"):
-            await ann.request(message)
+            await answered(ann.request(message))
         await knock(client.connect("/?deny=1"))
         answer = await client.http.simulate_get("/metrics")
 
@@ -70,6 +70,34 @@ async def test_an_end_is_counted_by_its_code(serve):
         answer = await client.http.simulate_get("/metrics")
 
     assert 'pachinko_closed_total{code="4000"} 1.0' in answer.text
+
+
+async def test_close_codes_of_clients_make_few_series(serve):
+    """A hostile client makes up a code for each of its connections."""
+    app = serve(Room)
+    app.add_route("/metrics", MetricsResource(app))
+    async with simulate(app) as client:
+        for code in range(4000, 4200):
+            async with client.connect("/") as eve:
+                await eve.close(code)
+        text = (await client.http.simulate_get("/metrics")).text
+
+    assert text.count("pachinko_closed_total{") < 50
+    assert 'pachinko_closed_total{code="(other)"}' in text
+
+
+@pytest.mark.parametrize("message", [{"type": f"made up {n}"} for n in (1, 2)] + ["{", "[1]"])
+async def test_types_that_nothing_handles_make_no_series(serve, message):
+    """What counts as received is what a handler took."""
+    app = serve(Room)
+    app.add_route("/metrics", MetricsResource(app))
+    async with simulate(app) as client, client.connect("/") as eve:
+        await eve.send(message)
+        await eve.receive_json()
+        text = (await client.http.simulate_get("/metrics")).text
+
+    assert "pachinko_received_total{" not in text
+    assert "made up" not in text
 
 
 def test_an_app_without_install_has_no_figures():

@@ -17,7 +17,7 @@ from hypothesis.stateful import (
 )
 
 from falcon_pachinko import WebSocketResource, handles_message, install, to
-from falcon_pachinko.testing import simulate
+from falcon_pachinko.testing import RequestError, simulate
 
 ROOMS = st.sampled_from(["a", "ab", "b"])
 NUMBERS = st.integers(0, 1_000_000)
@@ -145,9 +145,10 @@ class Clients(RuleBasedStateMachine):
     @rule(who=WHO)
     @precondition(lambda self: self.clients)
     def crash(self, who):
-        answer = self.run(self.clients[self.pick(who)].request("crash"))
+        with pytest.raises(RequestError) as failed:
+            self.run(self.clients[self.pick(who)].request("crash"))
 
-        assert answer["payload"]["code"] == "internal_error"
+        assert failed.value.code == "internal_error"
 
     @rule(who=WHO, how=st.sampled_from(["close", "drop", "bye", "disconnect"]))
     @precondition(lambda self: self.clients)

@@ -95,11 +95,11 @@ async def test_rooms_vanish_with_their_last_member(client):
     assert (before, after) == (["game", "tea"], [])
 
 
-async def test_one_room_too_many_is_told(client):
+async def test_one_room_too_many_is_told(client, answered):
     """As ``room_limit``, with the setting's name; the connection lives."""
     async with client.connect("/ann") as ann:
-        answers = [await ann.request("join", each) for each in ("a", "b", "c")]
-        again = await ann.request("leave", "a")
+        answers = [await answered(ann.request("join", each)) for each in ("a", "b", "c")]
+        again = await answered(ann.request("leave", "a"))
 
     assert [each["type"] for each in answers] == ["reply", "reply", "error"]
     assert answers[2]["payload"]["code"] == "room_limit"
@@ -108,10 +108,10 @@ async def test_one_room_too_many_is_told(client):
 
 
 @pytest.mark.parametrize("name", ["", "x" * 201])
-async def test_a_bad_room_name_from_a_client_is_refused(client, caplog, name):
+async def test_a_bad_room_name_from_a_client_is_refused(client, caplog, name, answered):
     """The client hears what a name may be; the log, which it could fill, nothing."""
     async with client.connect("/ann") as ann:
-        answer = await ann.request("join", name)
+        answer = await answered(ann.request("join", name))
 
     assert answer["payload"]["code"] == "invalid_name"
     assert not caplog.records

@@ -331,6 +331,32 @@ async def test_what_no_server_can_send_fails_the_app(event, error, match):
                 pass
 
 
+@pytest.mark.parametrize(
+    ("headers", "why"),
+    [
+        ([(b"x-name", b"a\r\nset-cookie: admin=1")], "no server sends the header b'x-name'"),
+        ([(b"x-name", b"a\nb")], "no server sends"),
+        ([(b"x-name", b"a\0")], "no server sends"),
+        ([(b"x name", b"a")], "no server sends"),
+        ([(b"x:", b"a")], "no server sends"),
+        ([(b"Sec-WebSocket-Protocol", b"chat")], "agreed on by accept"),
+    ],
+)
+@pytest.mark.parametrize("kind", ["websocket.accept", "websocket.http.response.start"])
+async def test_a_header_that_no_server_sends_fails_the_app(kind, headers, why):
+    """Be it in the accept or in a denial."""
+
+    async def app(scope, receive, send):
+        await receive()
+        await send({"type": kind, "status": 403, "headers": headers})
+
+    client = simulate(falcon.asgi.App())
+    client.app = app
+    with pytest.raises(ValueError, match=why):
+        async with client.connect("/"):
+            pass
+
+
 async def test_an_app_sends_nothing_after_its_close():
     """A second close neither."""
     close = {"type": "websocket.close"}

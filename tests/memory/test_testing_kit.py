@@ -5,12 +5,14 @@ import json
 
 import falcon
 import falcon.asgi
+import msgspec
 import pytest
 
-from falcon_pachinko import Limits, WebSocketResource, handles_message
+from falcon_pachinko import Limits, MessageError, WebSocketResource, handles_message
 from falcon_pachinko.testing import (
     HandshakeDenied,
     NothingReceivedError,
+    RequestError,
     UnexpectedFrameError,
     simulate,
 )
@@ -132,12 +134,113 @@ async def test_a_request_passes_over_other_messages(client):
     assert last == "got 'later'"
 
 
-async def test_a_requests_answer_may_be_an_error(client):
-    """It is returned, not raised: a test looks at it."""
-    async with client.connect("/") as ann:
-        answer = await ann.request("news", "no list")
+@pytest.mark.parametrize(
+    ("asked", "code", "path", "status"),
+    [
+        (("news", "no list"), "invalid_payload", "$.payload", None),
+        (("nobody handles this",), "unknown_type", "$.type", None),
+        (("refuse", "full"), "full", None, None),
+        (("refuse", "locked", 423), "locked", None, 423),
+    ],
+)
+async def test_an_error_is_raised_by_its_request(serve, asked, code, path, status):
+    """A test that forgets to look fails; one that looks finds all of it."""
 
-    assert (answer["type"], answer["payload"]["code"]) == ("error", "invalid_payload")
+    class Strict(Desk):
+        on_message = WebSocketResource.on_message
+
+        @handles_message("refuse")
+        async def refuse(self, ws, payload: list):
+            raise MessageError(payload[0], "Come back later.", status=(*payload, None)[1])
+
+    name, *payload = asked
+    if name == "refuse":
+        payload = [payload]
+    async with simulate(serve(Strict)) as client, client.connect("/") as ann:
+        with pytest.raises(RequestError) as refused:
+            await ann.request(name, *payload)
+        alive = await ann.request("echo", 1)
+
+    error = refused.value
+    assert (error.code, error.path, error.status) == (code, path, status)
+    assert error.answer["type"] == "error"
+    assert error.message
+    assert str(error) == (
+        f"{name!r} was answered with {code}: {error.message}" + (f" (at {path})" if path else "")
+    )
+    assert alive["payload"] == 1
+
+
+async def test_an_error_of_another_request_is_not_this_ones(client):
+    """What has no ``ref``, or another, stays to be received."""
+    async with client.connect("/") as ann:
+        await ann.send_json({"type": "news", "payload": "no list"})
+        answer = await ann.request("echo", 1)
+        error = await ann.receive_json()
+
+    assert (answer["payload"], error["type"]) == (1, "error")
+
+
+# Reading into types.
+
+
+class Reply(msgspec.Struct, tag_field="type", tag="reply"):
+    payload: int
+
+
+class Other(msgspec.Struct, tag_field="type", tag="other"):
+    pass
+
+
+@pytest.mark.parametrize("offered", [[], ["pachinko.msgpack"]])
+@pytest.mark.parametrize(
+    ("wanted", "read"),
+    [
+        (Reply, Reply(1)),
+        (Reply | Other, Reply(1)),
+        (dict, {"type": "reply", "payload": 1}),
+        (dict[str, str | int], {"type": "reply", "payload": 1}),
+    ],
+)
+async def test_a_frame_is_read_into_a_type(client, offered, wanted, read):
+    """The whole of it, in the codec that was agreed on."""
+    async with client.connect("/", subprotocols=offered) as ann:
+        await ann.send({"type": "echo", "payload": 1})
+
+        assert await ann.receive(wanted) == read
+
+
+@pytest.mark.parametrize(
+    ("wanted", "why"),
+    [
+        (Other, "Other was expected, this came: .*reply.*Invalid value 'reply'"),
+        (list, "list was expected"),
+        (dict[str, bool], r"dict was expected.*Expected `bool`, got `str`"),
+    ],
+)
+async def test_a_frame_that_is_something_else_is_shown(client, wanted, why):
+    """With the decoder's own reason."""
+    async with client.connect("/") as ann:
+        await ann.send({"type": "echo", "payload": 1})
+        with pytest.raises(UnexpectedFrameError, match=why):
+            await ann.receive(wanted)
+
+
+async def test_a_frame_of_the_other_kind_is_not_read(client):
+    """A binary frame is no JSON."""
+    async with client.connect("/") as ann:
+        await ann.send({"type": "bytes"})
+        with pytest.raises(UnexpectedFrameError, match=r"Reply, as a message in JSON, was"):
+            await ann.receive(Reply)
+
+
+async def test_without_a_type_the_frame_is_the_frame(client):
+    """A str or bytes, as it came; a deadline may be given with a type or without."""
+    async with client.connect("/") as ann:
+        await ann.send({"type": "echo", "payload": 1})
+        assert await ann.receive(timeout=2) == '{"type":"reply","payload":1}'
+        with pytest.raises(NothingReceivedError, match=r"within 0.01 s"):
+            await ann.receive(Reply, timeout=0.01)
 
 
 async def test_a_request_that_is_not_answered_times_out(serve, monkeypatch):

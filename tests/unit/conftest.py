@@ -8,6 +8,7 @@ import pytest
 from falcon_pachinko import Connection, Limits, WebSocketConnectionManager
 from falcon_pachinko.connection.outbox import Outbox
 from falcon_pachinko.counters import Counters
+from falcon_pachinko.testing import RequestError
 
 DEADLINE = 30
 """Seconds that anything a test waits for may take."""
@@ -184,5 +185,18 @@ def until():
         async with asyncio.timeout(DEADLINE):
             while not condition():  # noqa: ASYNC110  # anything may make it true
                 await asyncio.sleep(0)
+
+    return wait
+
+
+@pytest.fixture
+def answered():
+    """Await a request; give the whole answer, an ``error`` too."""
+
+    async def wait(request):
+        try:
+            return await request
+        except RequestError as refused:
+            return refused.answer
 
     return wait

@@ -33,6 +33,18 @@ def hub(clock):
 
 
 @pytest.fixture
+def until():
+    """Wait until something is true, which takes real time."""
+
+    async def wait(condition):
+        async with asyncio.timeout(5):
+            while not condition():  # noqa: ASYNC110  # anything may make it true
+                await asyncio.sleep(0.005)
+
+    return wait
+
+
+@pytest.fixture
 async def backend(hub):
     made = MemoryBackend(hub)
     await made.start("a")
@@ -48,18 +60,121 @@ async def test_histories_that_ended_are_forgotten(backend, hub, clock):
         for number in range(100):
             await backend.append(f"room:{day}:{number}", b"x", limits)
 
-    assert len(hub.histories) <= 2 * memory.SWEEP
+    assert len(hub.histories) == 100
+    assert len(hub._due) == 100
 
 
-async def test_histories_that_go_on_are_kept(backend, clock):
+async def test_histories_that_go_on_are_kept(backend, hub, clock):
     """A sweep takes nothing that somebody may come back to."""
     limits = HistoryLimits(seconds=10)
     place = await backend.append("mine", b"1", limits)
-    for number in range(3 * memory.SWEEP):
+    for number in range(500):
         await backend.read(str(number), HistoryPosition(), limits)
     clock.now = 9.0
+    hub.sweep()
 
     assert (await backend.read("mine", HistoryPosition(place.epoch, 0), limits)).complete
+
+
+async def test_old_messages_go_though_their_room_is_idle(backend, hub, clock):
+    """One after the other, and nobody has to ask for them."""
+    limits = HistoryLimits(seconds=10)
+    for now in (0.0, 4.0, 8.0):
+        clock.now = now
+        await backend.append("idle", b"x" * 100, limits)
+    clock.now = 12.0
+    hub.sweep()
+    young = hub.histories["idle"].size
+    clock.now = 17.9
+    hub.sweep()
+
+    assert (young, hub.histories["idle"].size) == (200, 100)
+    clock.now = 18.2
+    hub.sweep()
+    assert not hub.histories
+
+
+async def test_a_quiet_process_forgets_in_time(until):
+    """Nothing happens there any more: it is the time itself that ends a history."""
+    hub = MemoryHub()
+    backend = MemoryBackend(hub)
+    for number in range(50):
+        await backend.append(f"room:{number}", b"x", HistoryLimits(seconds=0.05))
+        await backend.read(f"empty:{number}", HistoryPosition(), HistoryLimits(seconds=0.05))
+    await until(lambda: not hub.histories)
+
+    assert not hub._due
+    assert hub._timer is None
+
+
+async def test_a_shorter_time_counts_from_then_on(backend, hub, clock):
+    """Whoever configures a room anew is obeyed, also where an older timer is set."""
+    await backend.append("room", b"x", HistoryLimits(seconds=1000))
+    await backend.read("room", HistoryPosition(), HistoryLimits(seconds=5))
+    clock.now = 5.0
+    hub.sweep()
+
+    assert not hub.histories
+
+
+async def test_a_history_that_is_begun_anew_is_looked_at_once(backend, hub):
+    """However often it was forgotten, it has one place in the plan that counts."""
+    limits = HistoryLimits(seconds=10)
+    for _ in range(20):
+        await backend.append("room", b"x", limits)
+        await backend.forget("room")
+    await backend.append("room", b"x", limits)
+    hub.clock.now = 10.0
+    hub.sweep()
+
+    assert not hub.histories
+    assert not hub._due
+
+
+def test_a_hub_serves_one_loop_after_the_other(until):
+    """The timer of a loop that has ended is not waited for."""
+    hub = MemoryHub()
+
+    async def live(number):
+        await MemoryBackend(hub).append(f"r{number}", b"x", HistoryLimits(seconds=60))
+        await MemoryBackend(hub).append(f"s{number}", b"x", HistoryLimits(seconds=0.01))
+        await until(lambda: f"s{number}" not in hub.histories)
+
+    asyncio.run(live(1))
+    asyncio.run(live(2))
+
+    assert set(hub.histories) == {"r1", "r2"}
+
+
+async def test_tables_end_with_their_last_node(hub):
+    """Whether it leaves, stops or dies: a hub that lives long has no empty ones."""
+    for number in range(5):
+        backend = MemoryBackend(hub)
+        await backend.start(f"n{number}")
+        await backend.enter("nothing", {})
+        await backend.enter(f"room{number}", {"k": b"v"})
+        await backend.enter("lobby", {"k": b"v"})
+        await backend.stop()
+
+    assert hub.tables == {}
+
+
+async def test_tables_of_the_dead_are_dropped(backend, hub, clock):
+    """By whoever gives the next sign of life; and the dead one hears of it, if it returns."""
+    dead = MemoryBackend(hub)
+    await dead.start("b")
+    await dead.beat(5)
+    await dead.enter("room", {"k": b"v"})
+    clock.now = 6.0
+    await backend.beat(5)
+    gone = dict(hub.tables)
+    await dead.beat(5)
+    events = dead.events()
+    told = [await anext(events), await anext(events)]
+    await dead.stop()
+
+    assert gone == {}
+    assert isinstance(told[1], Lost)
 
 
 async def test_what_no_reader_takes_is_lost_and_told(backend, monkeypatch):

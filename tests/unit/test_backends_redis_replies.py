@@ -43,6 +43,43 @@ def test_simple_replies_and_errors_are_told_apart():
     assert read[1].code == "NOSCRIPT"
 
 
+@pytest.mark.parametrize("nested", [False, True])
+@pytest.mark.parametrize("piece", [100, 1000, 10_000])
+def test_a_large_reply_is_read_once(nested, piece):
+    """However many pieces it comes in: what was read is not read again."""
+    items = [b"%036d" % number for number in range(4_000)]
+    sent = [b"x", items, [items, [1, None]]] if nested else items
+    data, replies, read, joined = written(sent), Replies(), [], 0
+    for start in range(0, len(data), piece):
+        read += replies.feed(data[start : start + piece])
+        joined += replies._size  # what is kept of it is copied with the next piece
+
+    assert read == [sent]
+    assert joined < len(data)
+
+
+def test_a_long_text_is_joined_once():
+    """Not with every piece of it that comes."""
+    data, replies, read = written([b"x" * 1_000_000]), Replies(), []
+    for start in range(0, len(data), 1_000):
+        read += replies.feed(data[start : start + 1_000])
+        assert len(replies._pieces) <= start // 1_000 + 1
+        if start > 2_000 and not read:
+            assert len(replies._pieces) >= start // 1_000 - 1  # they wait, each as it came
+
+    assert read == [[b"x" * 1_000_000]]
+
+
+def test_arrays_in_arrays_need_no_stack():
+    """A server that is none, or is hostile, brings nobody down with depth."""
+    depth = 50_000
+    read = Replies().feed(b"*1\r\n" * depth + b":7\r\n")
+    for _ in range(depth):
+        (read,) = read
+
+    assert read == [7]
+
+
 @pytest.mark.parametrize("data", [b"HTTP/1.1 400\r\n", b"$x\r\n", b"x" * 70_000, b":1.5\r\n"])
 def test_what_is_no_redis_is_refused(data):
     """Another server behind that port is noticed, not waited for."""

@@ -1,6 +1,7 @@
 """The settings in a backend's URL, and the queue of its events."""
 
 import asyncio
+import gc
 import sys
 
 import pytest
@@ -109,3 +110,43 @@ async def test_what_is_late_is_cancelled():
         await in_time(work, 0.01)
 
     assert work.cancelled()
+
+
+async def fails_when_cancelled():
+    """As client libraries do, with an error of their own."""
+    try:
+        await asyncio.Event().wait()
+    except asyncio.CancelledError:
+        raise ConnectionError("the client library's own") from None
+
+
+@pytest.fixture
+async def unseen():
+    """What nobody has retrieved by the end of the test."""
+    told = []
+    asyncio.get_running_loop().set_exception_handler(lambda _, context: told.append(context))
+    return told
+
+
+@pytest.mark.parametrize("how", ["late", "cancelled", "cancelled twice"])
+async def test_an_error_on_the_way_out_is_no_news(unseen, how):
+    """What is cut off may raise what it likes; the log has nothing of it."""
+    if how == "late":
+        with pytest.raises(TimeoutError, match="no answer within"):
+            await in_time(fails_when_cancelled(), 0.01)
+    else:
+        task = asyncio.create_task(in_time(fails_when_cancelled(), 5))
+        for _ in range(3):
+            await asyncio.sleep(0)
+        task.cancel()
+        if how == "cancelled twice":
+            await asyncio.sleep(0)
+            task.cancel()
+        await asyncio.wait((task,))
+        assert task.cancelled()
+        del task
+    for _ in range(3):
+        gc.collect()
+        await asyncio.sleep(0)
+
+    assert unseen == []

@@ -8,6 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from falcon_pachinko import WebSocketResource
+from falcon_pachinko.messages.definition import RESERVED
 from pachinko_cli.errors import CliError
 from pachinko_cli.messages import ATTRIBUTES, TYPES, Field, message, messages
 
@@ -105,11 +106,11 @@ def test_a_struct_hides_nothing(words):
 
 
 def test_the_attributes_of_a_resource_are_known():
-    """The list is the class's, and the one that a room adds."""
+    """The list is the class's, with what is reserved, and the one that a room adds."""
     public = {name for name in dir(WebSocketResource) if not name.startswith("_")}
     public |= set(WebSocketResource.__annotations__) - {
         name for name in WebSocketResource.__annotations__ if name.startswith("_")
     }
 
-    assert public | {"room"} == ATTRIBUTES
+    assert public | set(RESERVED) | {"room"} == ATTRIBUTES
     assert not any(keyword.iskeyword(name) for name in ATTRIBUTES)

@@ -1,716 +1,357 @@
-"""Rooms that remember: what each client sees of them, whatever happens meanwhile."""
+"""Who gets which message of a room that remembers, held to a model that is a list of messages."""
 
 from __future__ import annotations
 
-import asyncio
-import contextlib
-import itertools
-
 import msgspec
 import pytest
-from faulty_backend import FaultyBackend, started, until
-from hypothesis import given
+from hypothesis import settings
 from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
 
-from falcon_pachinko import (
-    BackendError,
-    Connection,
-    EncodeError,
-    HistoryLimits,
-    HistoryPosition,
-    Limits,
-    NoHistoryError,
-    WebSocketConnectionManager,
-)
-from falcon_pachinko.backends import MemoryHub
-from falcon_pachinko.backends.base import Received
-from falcon_pachinko.cluster import history
-from falcon_pachinko.cluster.node import Gap
+from falcon_pachinko import HistoryPosition, Limits
+from falcon_pachinko.backends.base import Kept, Past
+from falcon_pachinko.cluster.history import RoomHistory, opened, packet_for, place
 from falcon_pachinko.cluster.parcels import Broadcast, Mark, encode, header
+from falcon_pachinko.messages.codec import JSON, MSGPACK
 
-AWAY = BackendError("memory", "away")
 HEAD = header("0123456789ab")
+MOST = 6
+"""How many messages the server keeps."""
 
-numbers = itertools.count()
+
+def said(number):
+    message = {"type": "said", "n": number}
+    return Broadcast(number, 0, "said", None, msgspec.msgpack.encode(message))
 
 
-class Node(WebSocketConnectionManager):
-    """A process whose rooms remember."""
+class Member:
+    """A client, and what it got; it knows its place when it comes back."""
 
-    def __init__(self, hub=None, limits=None):
-        super().__init__(backend=FaultyBackend(hub))
-        self.configure_rooms("", history=limits or HistoryLimits(), resync=True)
+    _codec = JSON
+
+    def __init__(self, name="", outbox_bytes=10_000):
+        self.name, self.limits, self.closed = name, Limits(outbox_bytes=outbox_bytes), False
+        self.position, self.seen = HistoryPosition(), []
+
+    def state(self, payload):
+        if not payload["recovered"]:
+            self.seen = []
+        if not payload["messages"] and "epoch" in payload:
+            self.position = HistoryPosition(payload["epoch"], payload["offset"])
+
+    def get(self, placed):
+        frame = msgspec.json.decode(packet_for(placed, self).event["text"])
+        self.position = HistoryPosition(frame["history"]["epoch"], frame["history"]["offset"])
+        assert self.position == placed.position
+        self.seen.append(self.position)
+
+
+class Server:
+    """What is kept, and where it stands."""
+
+    def __init__(self):
+        self.epoch, self.all = 0, []
 
     @property
-    def backend(self):
-        return self.cluster.backend
+    def position(self):
+        return HistoryPosition(str(self.epoch), len(self.all))
 
-    def fail(self, *calls):
-        self.backend.failing = dict.fromkeys(calls, AWAY)
+    def append(self):
+        self.all.append(said(len(self.all) + 1))
+        return place("tea", self.all[-1], self.position)
 
-    async def say(self, text, room="tea", **options):
-        message = {"type": "said", "text": text}
-        return await self.broadcast_to_room(room, message, **options)
-
-    def client(self, **limits):
-        return Client(self, **limits)
-
-    @property
-    def traces(self):
-        return self._history._rooms
-
-    async def lose(self):
-        """Have a gap anywhere, as after the backend was away."""
-        await self._missed(Gap(None, None, "a test"))
+    def read(self, after):
+        first = max(0, len(self.all) - MOST)
+        complete = after.epoch == str(self.epoch) and first <= after.offset <= len(self.all)
+        since = after.offset if complete else first
+        kept = [
+            Kept(at, encode(HEAD, parcel)) for at, parcel in enumerate(self.all, 1) if at > since
+        ]
+        return Past(self.position, tuple(kept), complete)
 
 
-class Client:
-    """One who comes and goes, and remembers its position."""
+class HistoryMachine(RuleBasedStateMachine):
+    """The model: a client sees a contiguous part of what was said, from where it was told to."""
 
-    def __init__(self, node, **limits):
-        self.node, self.limits = node, Limits(**limits)
-        self.texts, self.offsets, self.states, self.resyncs = [], [], [], 0
-        self.position = HistoryPosition()
-        self.reads = asyncio.Event()
-        self.reads.set()
-        self.connection = None
+    who = st.integers(0, 3)
 
-    async def take(self, event):
-        if event["type"] != "websocket.send":
+    @initialize()
+    def begin(self):
+        self.server, self.room = Server(), RoomHistory("tea")
+        self.inbox = []  # what is on its way to the process
+        self.clients = [Member(str(number)) for number in range(4)]
+        self.here = []  # the members, all of them
+        self.coming = {}  # by member: its returning, and what was read for it
+        self.cut = False  # whether something was lost, or the history ended
+        self.past = None  # what was read to catch up with
+
+    # What is said, and arrives or not.
+
+    @rule()
+    def say(self):
+        placed = self.server.append()
+        if self.here:  # else it is not subscribed
+            self.inbox.append(placed)
+
+    @rule()
+    def deliver(self):
+        if self.inbox and not self.cut:
+            self.give(self.inbox.pop(0))
+
+    def give(self, placed):
+        if self.room.is_news(placed.position):
+            live, too_slow = self.room.route(list(self.here), placed)
+            assert not too_slow
+            for member in live:
+                member.get(placed)
+
+    @rule()
+    def lose(self):
+        """The connection to the backend breaks: what is on its way is lost."""
+        self.inbox.clear()
+        self.cut, self.past = True, None
+
+    @rule()
+    def end(self):
+        """The history ends, and all processes are told so."""
+        self.server.epoch += 1
+        self.server.all = []
+        self.lose()
+
+    @rule()
+    def read_to_catch_up(self):
+        if self.cut and self.here:
+            self.past = self.server.read(self.room.known_by_all(self.here))
+            self.inbox.clear()  # what comes after this is in the inbox again
+
+    @rule()
+    def catch_up(self):
+        past, self.past = self.past, None
+        if past is None or not self.here:
             return
-        await self.reads.wait()
-        frame = msgspec.json.decode(event["text"])
-        if frame["type"] == "history.state":
-            payload = frame["payload"]
-            self.states.append(payload)
-            if not payload["recovered"]:
-                self.texts, self.offsets = [], []
-            if "epoch" in payload and not payload["messages"]:
-                self.position = HistoryPosition(payload["epoch"], payload["offset"])
-        elif frame["type"] == "said":
-            self.texts.append(frame["text"])
-            if "history" in frame:
-                place = frame["history"]
-                self.offsets.append(place["offset"])
-                self.position = HistoryPosition(place["epoch"], place["offset"])
-        else:
-            self.resyncs += 1
+        self.cut = False
+        if past.complete:
+            for _, parcel, position in opened(past):
+                self.give(place("tea", parcel, position))
+            return
+        self.room.begin_anew(past)
+        for member in self.here:
+            if member not in self.coming:
+                self.replay(member, past)
 
-    def come(self):
-        name = f"c{next(numbers)}"
-        self.connection = Connection(name, self.take, self.node, limits=self.limits, is_open=True)
-        self.node.add(self.connection)
+    def replay(self, member, past):
+        replay = self.room.replay(member, past)
+        member.state(replay.state)
+        for placed in replay.entries:
+            member.get(placed)
+        return replay.position
 
-    async def join(self, since=None, room="tea"):
-        if self.connection is None:
-            self.come()
-        since = self.position if since is None else since
-        await self.node.bring_into(self.connection, room, since)
+    # Who comes and goes.
 
-    async def join_plainly(self, room="tea"):
-        self.come()
-        await self.node.bring_into(self.connection, room)
+    @rule(who=who)
+    def come(self, who):
+        member = self.clients[who]
+        if member not in self.here and not self.cut:
+            member.seen = []
+            self.here.append(member)
 
-    def go(self):
-        if self.connection is not None:
-            self.connection.lose()
-            self.node.forget(self.connection)
-            self.connection = None
+    @rule(who=who)
+    def come_back(self, who):
+        member = self.clients[who]
+        if member not in self.here:
+            self.here.append(member)
+            self.coming[member] = [self.room.come_back(member), None, False]
+
+    @rule(who=who)
+    def read_for(self, who):
+        member = self.clients[who]
+        if member not in self.coming:
+            return
+        returning, past, sent = self.coming[member]
+        if past is None or returning.stale:
+            returning.restart()
+            at = sent[0] if sent else member.position
+            self.coming[member] = [returning, self.server.read(at), False]
+
+    @rule(who=who)
+    def send_past(self, who):
+        member = self.clients[who]
+        if member not in self.coming:
+            return
+        returning, past, sent = self.coming[member]
+        assert self.room.is_returning(member, returning)
+        if past and not sent and not returning.stale:
+            self.coming[member][2] = [self.replay(member, past)]
+
+    @rule(who=who)
+    def follow(self, who):
+        member = self.clients[who]
+        if member in self.coming and self.coming[member][2] and not self.coming[member][0].stale:
+            (at,) = self.coming.pop(member)[2]
+            for placed in self.room.caught_up(member, at):
+                member.get(placed)
+
+    @rule(who=who)
+    def leave(self, who):
+        member = self.clients[who]
+        if member in self.here:
+            self.here.remove(member)
+            self.coming.pop(member, None)
+            self.room.leave(member)
+            if not self.here:
+                assert not self.room.floors
+                assert not self.room.returning
+                self.room, self.past = RoomHistory("tea"), None
+                self.inbox.clear()
+                self.cut = False
+
+    # What holds.
+
+    @invariant()
+    def each_client_sees_every_message_once(self):
+        for member in getattr(self, "clients", ()):
+            for before, after in zip(member.seen, member.seen[1:], strict=False):
+                assert before.epoch == after.epoch
+                assert after.offset == before.offset + 1
+
+    @invariant()
+    def only_members_are_known(self):
+        if hasattr(self, "room"):
+            assert self.room.floors.keys() <= set(self.here)
+            assert self.room.returning.keys() == self.coming.keys()
+
+    def teardown(self):
+        if not hasattr(self, "room"):
+            return
+        if self.cut:
+            self.read_to_catch_up()
+            self.catch_up()
+        for who in range(4):
+            self.read_for(who)
+            self.send_past(who)
+            self.follow(who)
+        self.say()
+        while self.inbox:
+            self.deliver()
+        self.each_client_sees_every_message_once()
+        for member in self.here:
+            assert member.seen[-1] == self.server.position
 
 
-def running(count=2, limits=None):
-    """Have some processes of one cluster run."""
-    hub = MemoryHub()
-    return started([Node(hub, limits) for _ in range(count)])
+HistoryMachine.TestCase.settings = settings(max_examples=100, stateful_step_count=40, deadline=None)
+TestHistoryMachine = HistoryMachine.TestCase
 
 
-@pytest.fixture(autouse=True)
-async def _nothing_left():
-    """No test leaves a task behind."""
-    yield
-    for _ in range(5):
-        await asyncio.sleep(0)
-    assert not asyncio.all_tasks() - {asyncio.current_task()}
+# One step at a time.
 
 
 @pytest.fixture
-async def nodes():
-    async with running() as both:
-        yield both
+def server():
+    made = Server()
+    for _ in range(3):
+        made.append()
+    return made
 
 
-# Whoever comes and goes.
-
-steps = st.lists(
-    st.tuples(st.sampled_from(["say", "come", "go", "cut", "wait"]), st.integers(0, 3)),
-    max_size=40,
-)
+@pytest.fixture
+def room():
+    return RoomHistory("tea")
 
 
-class Play:
-    """Four clients of two processes, or of one."""
+def test_one_who_takes_its_past_too_slowly_is_named(room, server):
+    """What arrives meanwhile waits in its budget, and no further."""
+    slow, quick = Member(outbox_bytes=200), Member()
+    for each in (slow, quick):
+        room.come_back(each)
+    routed = [room.route([slow, quick], server.append()) for _ in range(5)]
 
-    def __init__(self, nodes):
-        self.nodes, self.working, self.said = nodes, [], 0
-        self.clients = [Client(nodes[number % 2]) for number in range(4)]
-
-    def say(self, client):
-        self.said += 1
-        self.working.append(asyncio.create_task(client.node.say(self.said)))
-
-    def come(self, client):
-        if client.connection is None:
-            client.come()
-            self.working.append(asyncio.create_task(client.join()))
-
-    def go(self, client):
-        client.go()
-
-    async def cut(self, client):
-        """Lose whatever is on its way to a process."""
-        events = client.node.backend._events
-        for each in [each for each in events if isinstance(each, Received)]:
-            events.remove(each)
-        await client.node.lose()
-
-    async def end(self):
-        """Have everybody here, and see the last message."""
-        await asyncio.gather(*self.working)
-        for each in self.clients:
-            if each.connection is None:
-                await each.join()
-        await self.nodes[0].say("end")
-        for each in self.clients:
-            await until(lambda each=each: "end" in each.texts)
+    assert all(each.live == [] for each in routed)
+    assert [each.too_slow for each in routed].index([slow]) < 4
+    assert len(room.caught_up(quick, None)) == 5
+    assert room.caught_up(slow, None) == []
 
 
-@given(steps, st.booleans())
-def test_every_client_sees_every_offset_once(steps, alone):
-    """Over two processes or on one: what a client has seen is contiguous, whatever happened."""
+@pytest.mark.parametrize("how", ["a new beginning", "another epoch"])
+def test_a_past_that_nothing_follows_is_read_again(room, server, how):
+    """What arrives belongs to another history than what was read, or to a later part of it."""
+    room.is_news(server.position)
+    member = Member()
+    returning = room.come_back(member)
+    room.route([member], server.append())
+    if how == "another epoch":
+        assert room.is_news(HistoryPosition("1", 1))
+    else:
+        room.begin_anew(server.read(HistoryPosition()))
+    stale = returning.stale
+    returning.restart()
 
-    async def play():
-        async with contextlib.AsyncExitStack() as stack:
-            nodes = [Node()] * 2 if alone else await stack.enter_async_context(running())
-            play = Play(nodes)
-            for act, who in steps:
-                client = play.clients[who]
-                if act == "cut" and not alone:
-                    await play.cut(client)
-                elif act in {"say", "come", "go"}:
-                    getattr(play, act)(client)
-                await asyncio.sleep(0)
-            await play.end()
-
-            for each in play.clients:
-                first = each.offsets[0]
-                assert each.offsets == list(range(first, play.said + 2))
-                each.go()
-            assert not any(node.traces for node in nodes)
-
-    asyncio.run(play())
+    assert stale
+    assert (returning.stale, returning.held, returning.size) == (False, [], 0)
 
 
-# Coming back.
+def test_what_was_held_of_an_epoch_that_has_ended_is_dropped(room, server):
+    """A member that was told of another one gets nothing of it."""
+    member = Member()
+    room.come_back(member)
+    room.route([member], server.append())
+
+    assert room.caught_up(member, HistoryPosition("1", 0)) == []
 
 
-async def test_a_history_has_to_be_there(nodes):
-    """The error names the call that gives a room one."""
-    here, _ = nodes
-    here._options._by_prefix.clear()
-    with pytest.raises(NoHistoryError, match="configure_rooms"):
-        await here.client().join()
-    with pytest.raises(NoHistoryError):
-        await here.history("tea")
+def test_nothing_is_held_for_one_that_is_closing(room, server):
+    """It gets nothing more, so that it needs no budget."""
+    closing = Member(outbox_bytes=10)
+    closing.closed = True
+    room.come_back(closing)
 
-    assert here.traces == {}
+    assert room.route([closing], server.append()) == ([], [])
+
+
+def test_while_the_backend_is_away_nothing_is_known(room):
+    """A client is told so, and gets what is live."""
+    member = Member()
+    room.come_back(member)
+    replay = room.replay(member, None)
+
+    assert replay == ({"room": "tea", "recovered": False}, (), None)
+    assert room.floors == {}
+
+
+def test_what_a_codec_has_no_form_of_is_left_out(room):
+    """A number of a hundred digits has no MessagePack."""
+    parcel = Broadcast(1, 0, "said", '{"n":%s}' % ("1" * 100))
+    placed = place("tea", parcel, HistoryPosition("e", 1))
+    member = Member(outbox_bytes=1)
+    member._codec = MSGPACK
+    room.come_back(member)
+
+    assert packet_for(placed, member) is None
+    assert room.route([member], placed) == ([], [])
 
 
 @pytest.mark.parametrize(
-    "since",
-    [
-        HistoryPosition("", -1),
-        HistoryPosition("x" * 10_000, 10**30),
-        HistoryPosition("\0", -(10**30)),
-    ],
+    "data", [b"junk", encode(HEAD, Mark(1, 0)), encode(HEAD, Broadcast(1, 0, "", "[]"))]
 )
-async def test_any_position_gets_an_answer(nodes, since):
-    """One that cannot be is not recovered, and gets what is kept."""
-    here, _ = nodes
-    await here.say("one")
-    ann = here.client()
-    await ann.join(since)
-
-    assert ann.states[0]["recovered"] is False
-    assert ann.texts == ["one"]
-
-
-async def test_one_that_has_gone_gets_nothing_and_leaves_nothing(nodes):
-    """Coming back ends with the connection, wherever it is."""
-    here, _ = nodes
-    await here.say("one")
-    ann = here.client()
-    ann.come()
-    connection = ann.connection
-    here.forget(connection)
-    await here.bring_into(connection, "tea", HistoryPosition())
-    gate = here.backend.stall("read")
-    bob = here.client()
-    joining = asyncio.create_task(bob.join())
-    await until(lambda: "read" in here.backend.calls)
-    bob.go()
-    gate.set()
-    await joining
-
-    assert (ann.states, bob.states) == ([], [])
-    assert here.traces == {}
-
-
-async def test_a_join_that_is_cancelled_is_none(nodes):
-    """Else it would be a member that lacks what it was not sent."""
-    here, _ = nodes
-    ann = here.client()
-    here.backend.stall("read")
-    joining = asyncio.create_task(ann.join())
-    await until(lambda: "read" in here.backend.calls)
-    joining.cancel()
-    await asyncio.wait((joining,))
-
-    assert ann.connection.rooms == frozenset()
-    assert here.traces == {}
-
-
-async def test_who_leaves_and_comes_while_it_catches_up_gets_it_once(nodes):
-    """The first coming is over."""
-    here, _ = nodes
-    await here.say("one")
-    ann = here.client()
-    gate = here.backend.stall("read")
-    first = asyncio.create_task(ann.join())
-    await until(lambda: "read" in here.backend.calls)
-    here.leave(ann.connection, "tea")
-    second = asyncio.create_task(ann.join())
-    await asyncio.sleep(0)
-    gate.set()
-    await asyncio.gather(first, second)
-    await here.say("two")
-
-    assert ann.texts == ["one", "two"]
-    assert len(ann.states) == 1
-
-
-async def test_leaving_in_the_middle_of_the_past_ends_it(nodes):
-    """Not a message more than the room it left has."""
-    here, _ = nodes
-    for _ in range(10):
-        await here.say("x" * 200)
-    ann = here.client(outbox_bytes=400)
-    ann.come()
-    joining = asyncio.create_task(ann.join())
-    ann.connection.task = joining
-    ann.reads.clear()
-    await until(lambda: ann.connection.outbox_bytes)
-    here.leave(ann.connection, "tea")
-    ann.reads.set()
-    await joining
-    await until(lambda: not ann.connection.outbox_bytes)
-
-    assert len(ann.texts) < 9
-    assert here.traces == {}
-
-
-async def test_one_who_takes_the_past_too_slowly_is_cut_off(nodes):
-    """What is live meanwhile waits in its budget, and no further."""
-    here, _ = nodes
-    await here.say("x" * 400)
-    await here.say("x" * 400)
-    ann = here.client(outbox_bytes=2_000)
-    ann.come()
-    joining = asyncio.create_task(ann.join())
-    ann.connection.task = joining
-    ann.reads.clear()
-    await until(lambda: here.traces and ann.states == [] and ann.connection.outbox_bytes)
-    await until(lambda: ann.connection in here.traces["tea"].returning)
-    for _ in range(10):
-        await here.say("x" * 400)
-
-    assert ann.connection.close_code == 1013
-    assert "while it caught up (outbox_bytes)" in ann.connection.close_reason
-    ann.reads.set()
-    await joining
-    ann.go()
-
-
-async def test_a_long_past_lets_others_run(monkeypatch):
-    """Some dozens of messages at a time."""
-    monkeypatch.setattr(history, "STRIDE", 2)
-    node = Node()
-    for number in range(20):
-        await node.say(number)
-    turns = 0
-
-    async def others():
-        nonlocal turns
-        while True:
-            turns += 1
-            await asyncio.sleep(0)
-
-    task = asyncio.create_task(others())
-    await asyncio.sleep(0)
-    ann, before = node.client(), turns
-    await ann.join()
-    task.cancel()
-
-    assert turns - before >= 10
-    assert ann.texts == list(range(20))
-
-
-async def test_while_the_backend_is_away_one_joins_for_what_is_live(nodes):
-    """And is told that nothing is known."""
-    here, _ = nodes
-    here.fail("read")
-    gate = here.backend.stall("read")
-    ann = here.client()
-    joining = asyncio.create_task(ann.join())
-    await until(lambda: "read" in here.backend.calls)
-    await here.say("live")
-    gate.set()
-    await joining
-
-    assert ann.states == [{"room": "tea", "recovered": False}]
-    assert ann.texts == ["live"]
-    await here.lose()
-    with pytest.raises(BackendError):
-        await here.history("tea")
-
-
-# Sending.
-
-
-async def test_only_objects_have_room_for_a_place(nodes):
-    """Another message is refused, and nobody gets it."""
-    here, _ = nodes
-    with pytest.raises(EncodeError, match="takes objects"):
-        await here.broadcast_to_room("tea", ["a", "list"])
-
-    assert await here.history("tea") == []
-
-
-@pytest.mark.parametrize("alone", [True, False])
-async def test_who_is_left_out_is_not_dropped(alone, nodes):
-    """An exclusion is no loss; nor is one who is still catching up."""
-    node = Node() if alone else nodes[0]
-    ann, bob = node.client(), node.client()
-    for each in (ann, bob):
-        await each.join()
-    delivery = await node.say("x", exclude=[ann.connection.id])
-
-    assert delivery == (1, 0, not alone)
-    assert (ann.texts, bob.texts) == ([], ["x"])
-
-
-async def test_without_a_place_the_exclusion_counts_too(nodes):
-    """While the backend is away, as ever."""
-    here, _ = nodes
-    ann, bob = here.client(), here.client()
-    for each in (ann, bob):
-        await each.join()
-    here.fail("append")
-    delivery = await here.say("x", exclude=ann.connection.id)
-
-    assert delivery == (1, 0, False)
-    assert (ann.texts, bob.texts) == ([], ["x"])
-
-
-async def test_the_last_member_may_leave_while_a_message_is_under_way(nodes):
-    """Nobody waits for what cannot come any more, and the history is whole."""
-    here, there = nodes
-    ann = here.client()
-    await ann.join()
-    await there.say("before")
-    epoch = (await there.history("tea"))[0]["history"]["epoch"]
-    gate = here.backend.stall("append")
-    sending = asyncio.create_task(here.say("x"))
-    await until(lambda: here.backend.calls[-1] == "append")
-    ann.go()
-    await here.cluster.settled()
-    gate.set()
-    async with asyncio.timeout(30):
-        delivery = await sending
-
-    assert delivery == (0, 0, True)
-    assert [each["history"]["epoch"] for each in await there.history("tea")] == [epoch] * 2
-
-
-async def test_a_sender_that_is_cancelled_leaves_nobody_without_it():
-    """On a process alone the fan-out goes on, to its end."""
-    node = Node()
-    clients = [node.client() for _ in range(600)]
-    for each in clients:
-        await each.join_plainly()
-    sending = asyncio.create_task(node.say("x"))
-    await until(lambda: clients[-1].texts or any(each.texts for each in clients))
-    sending.cancel()
-    await asyncio.wait((sending,))
-    await until(lambda: all(each.texts for each in clients))
-
-    assert sending.cancelled()
-    await node.stop()
-
-
-async def test_a_message_is_given_up_once_only(nodes, monkeypatch):
-    """One that comes back too late is not delivered a second time."""
-    monkeypatch.setattr(history, "TIMEOUT", 0.05)
-    here, _ = nodes
-    ann = here.client()
-    await ann.join()
-    here.backend._channels.discard("room:tea")
-    delivery = await here.say("x")
-    place = here.backend.hub.histories["room:tea"]
-    seq = next(iter(here._history._given_up))
-    late = Broadcast(seq, 0, "said", '{"type":"said","text":"x"}')
-    late_at = HistoryPosition(place.epoch, place.offset)
-    await here._history.deliver(here.cluster.node, "tea", late, late_at)
-
-    assert delivery == (1, 0, False)
-    assert ann.texts == ["x"]
-    assert not here._history._given_up
-
-
-async def test_what_was_given_up_is_not_remembered_for_ever(nodes, monkeypatch):
-    """A backend that keeps nothing for a long time does not fill the memory."""
-    monkeypatch.setattr(history, "_MOST_GIVEN_UP", 5)
-    here, _ = nodes
-    here.fail("append", "forget")
-    for number in range(20):
-        await here.say(number)
-
-    assert len(here._history._given_up) == 5
-
-
-async def test_a_history_with_a_hole_ends(nodes):
-    """At the next message, at the next read or when the backend is back, whichever is first."""
-    here, there = nodes
-    ann = there.client()
-    await ann.join()
-    await there.say("one")
-    old = ann.position
-    here.fail("append", "forget")
-    await here.say("lost")
-    await here._history.mend()
-    assert here._history._broken == {"tea"}
-    here.fail()
-    await here._history.mend()
-    await until(lambda: ann.resyncs)
-    await here.say("two")
-    await until(lambda: "two" in ann.texts)
-
-    assert ann.position.epoch != old.epoch
-    assert here._history._broken == set()
-
-
-# What comes from elsewhere.
-
-
-@pytest.mark.parametrize(
-    "data",
-    [
-        b"junk",
-        encode(HEAD, Mark(1, 0)),
-        encode(HEAD, Broadcast(1, 0, "said", "[1]")),
-        encode(HEAD, Broadcast(1, 0, "said", '{"type":')),
-        encode(HEAD, Broadcast(1, 0, "said", "{}", b"\x90")),
-    ],
-)
-async def test_what_is_no_message_with_a_place_is_left_out(nodes, data):
-    """Live, and of the past: it is counted, and everything else is delivered."""
-    here, there = nodes
-    ann = here.client()
-    await ann.join()
-    await there.say("one")
-    await there.backend.append("room:tea", data, HistoryLimits())
-    await there.say("two")
-    await until(lambda: "two" in ann.texts)
-    bob = here.client()
-    await bob.join()
-
-    assert ann.texts == bob.texts == ["one", "two"]
-    assert bob.states[0]["messages"] == 2
-
-
-async def test_a_form_that_cannot_be_made_harms_no_other_codec(nodes):
-    """A number of a hundred digits has no MessagePack; who speaks JSON gets it."""
-    here, there = nodes
-    ann, frames = here.client(), []
-
-    async def take(event):
-        frames.append(event)
-
-    bob = Connection("bob", take, here, subprotocols=["pachinko.msgpack"], is_open=True)
-    here.add(bob)
-    await here.bring_into(bob, "tea", HistoryPosition())
-    await ann.join()
-    text = '{"type":"said","text":"x","n":%s}' % ("1" * 100)
-    await there.backend.append(
-        "room:tea", encode(HEAD, Broadcast(1, 0, "said", text)), HistoryLimits()
-    )
-    await there.backend.publish([("room:tea", encode(HEAD, Broadcast(2, 0, "said", text)))])
-    await until(lambda: len(ann.texts) == 2)
-    here.leave(bob, "tea")
-    await here.bring_into(bob, "tea", HistoryPosition())
-
-    assert len(frames) == 2
-    assert here.status()["rejected"] == 2
-
-
-async def test_a_place_on_another_channel_is_none(nodes):
-    """Only rooms have histories."""
-    here, there = nodes
-    ann = here.client()
-    await ann.join()
-    here.cluster.want("user:tea")
-    await here.cluster.settled()
-    data = encode(HEAD, Broadcast(1, 0, "said", "{}"))
-    await there.backend.append("user:tea", data, HistoryLimits())
-    await there.say("end")
-    await until(lambda: ann.texts)
-
-    assert ann.texts == ["end"]
-
-
-# Gaps.
-
-
-async def test_what_was_missed_in_a_gap_comes_before_what_is_live(nodes):
-    """To those who have everything else; once."""
-    here, there = nodes
-    ann = here.client()
-    await ann.join()
-    await there.say("one")
-    await until(lambda: ann.texts)
-    here.backend._channels.discard("room:tea")
-    await there.say("missed")
-    here.backend._channels.add("room:tea")
-    await here.lose()
-    await there.say("live")
-    await until(lambda: "live" in ann.texts)
-
-    assert ann.texts == ["one", "missed", "live"]
-    assert (ann.resyncs, len(ann.states)) == (1, 1)
-
-
-async def test_a_gap_in_a_quiet_room_is_recovered(nodes):
-    """Who came with a position is known to have everything up to there."""
-    here, there = nodes
-    await there.say("before")
-    ann = here.client()
-    await ann.join()
-    await here.lose()
-    await there.say("after")
-    await until(lambda: "after" in ann.texts)
-
-    assert ann.texts == ["before", "after"]
-    assert len(ann.states) == 1
-
-
-@pytest.mark.parametrize("plainly", [True, False])
-async def test_a_gap_that_cannot_be_made_up_for_is_told(nodes, plainly):
-    """With what is kept; also to one who is still catching up, in its turn."""
-    here, there = nodes
-    ann, bob = here.client(), here.client()
-    await (ann.join_plainly() if plainly else ann.join())
-    await there.say("one")
-    await until(lambda: ann.texts)
-    gate = here.backend.stall("read")
-    joining = asyncio.create_task(bob.join())
-    await until(lambda: here.backend.calls[-1] == "read")
-    await there.backend.forget("room:tea")
-    here.backend._channels.discard("room:tea")
-    await there.say("two")
-    here.backend._channels.add("room:tea")
-    losing = asyncio.create_task(here.lose())
-    gate.set()
-    await asyncio.gather(joining, losing)
-    await there.say("three")
-    await until(lambda: "three" in ann.texts and "three" in bob.texts)
-
-    assert ann.states[-1]["recovered"] is False
-    assert ann.texts == ["two", "three"]
-    assert bob.texts == ["two", "three"]
-
-
-async def test_a_gap_in_a_room_without_members_costs_nothing(nodes):
-    """Nor in one without a history."""
-    here, _ = nodes
-    await here._missed(Gap("room:nobody", None, "a test"))
-    here._options._by_prefix.clear()
-    ann = here.client()
-    await ann.join_plainly()
-    await here._history.catch_up("tea")
-
-    assert "read" not in here.backend.calls
-
-
-async def test_rooms_without_members_leave_no_trace(nodes):
-    """However many there have been, on a process alone as well."""
-    here, _ = nodes
-    alone = Node()
-    for node in (here, alone):
-        for number in range(50):
-            await node.say("x", room=str(number))
-            ann = node.client()
-            await ann.join(room=str(number))
-            await node.say("y", room=str(number))
-            ann.go()
-
-        assert node.traces == {}
-        assert not node._history._given_up
-
-
-async def test_a_hook_on_gaps_may_send(nodes):
-    """What it waits for is delivered meanwhile: a history too is no dead end."""
-    here, there = nodes
-    ann, answered = here.client(), asyncio.get_running_loop().create_future()
-    await ann.join()
-
-    async def answer(gap):
-        answered.set_result(await here.say("after the gap"))
-
-    async def fail(gap):
-        raise ValueError("a mistake")
-
-    here.on_gap(fail)
-    here.on_gap(answer)
-    there.cluster.note_hole("room:tea")
-    async with asyncio.timeout(30):
-        delivery = await answered
-
-    assert delivery == (1, 0, True)
-
-
-async def test_what_comes_twice_is_delivered_once(nodes):
-    """By its place, whoever sent it."""
-    here, there = nodes
-    ann = here.client()
-    await ann.join()
-    await there.say("one")
-    await until(lambda: ann.texts)
-    again = Broadcast(1, 0, "said", '{"type":"said","text":"one"}')
-    await here._history.deliver(there.cluster.node, "tea", again, ann.position)
-
-    assert ann.texts == ["one"]
-
-
-async def test_a_gap_that_swallows_our_own_message_keeps_no_sender_waiting(nodes):
-    """It is found in what is kept, and everybody has it from there."""
-    here, _ = nodes
-    ann = here.client()
-    await ann.join_plainly()
-    here.backend._channels.discard("room:tea")
-    sending = asyncio.create_task(here.say("x"))
-    await until(lambda: "append" in here.backend.calls)
-    await here.lose()
-    async with asyncio.timeout(30):
-        delivery = await sending
-
-    assert delivery == (1, 0, True)
-    assert ann.texts == ["x"]
+def test_what_is_kept_and_is_no_message_is_left_out(room, server, data):
+    """Its place stays empty; everything else is there."""
+    past = server.read(HistoryPosition("0", 0))
+    entries = (past.entries[0], Kept(2, data), past.entries[2])
+    replay = room.replay(Member(), past._replace(entries=entries))
+
+    assert [each.position.offset for each in replay.entries] == [1, 3]
+    assert replay.state["messages"] == 2
+
+
+def test_bytes_and_times_come_back_as_they_were(room):
+    """To those whose codec has them, whoever else was there when they were sent."""
+    message = {"type": "img", "data": b"\xff\0"}
+    kept = Broadcast(1, 0, "img", None, msgspec.msgpack.encode(message))
+    placed = place("tea", kept, HistoryPosition("e", 1))
+    told = {"history": {"room": "tea", "epoch": "e", "offset": 1}}
+    json, packed = Member(), Member()
+    packed._codec = MSGPACK
+
+    text = packet_for(placed, json).event["text"]
+    data = packet_for(placed, packed).event["bytes"]
+    assert msgspec.json.decode(text) == message | {"data": "/wA="} | told
+    assert msgspec.msgpack.decode(data) == message | told

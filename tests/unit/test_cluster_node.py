@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 
 import msgspec
 import pytest
@@ -13,15 +14,17 @@ from hypothesis import strategies as st
 from falcon_pachinko import BackendError
 from falcon_pachinko.backends import MemoryHub
 from falcon_pachinko.backends.base import Lost, StateChanged
-from falcon_pachinko.cluster import node as cluster
-from falcon_pachinko.cluster.node import Cluster
+from falcon_pachinko.cluster import listening, publishing, subscriptions
+from falcon_pachinko.cluster import node as node_module
+from falcon_pachinko.cluster.listening import Gap
+from falcon_pachinko.cluster.outage import Outage
 from falcon_pachinko.cluster.parcels import ALL, Broadcast, Hello, Mark, encode, header
 
 AWAY = BackendError("memory", "away")
 JUNK = b"no parcel"
 
 
-class Node(Cluster):
+class Node(node_module.Node):
     """A process, and what has reached it."""
 
     def __init__(self, hub):
@@ -45,8 +48,8 @@ class Node(Cluster):
         return self.publish(channel, Broadcast(0, 0, "", msgspec.json.encode(text).decode()))
 
     async def listens(self, channel="room:tea"):
-        self.want(channel)
-        await self.settled()
+        self.subscriptions.add(channel)
+        await self.subscriptions.live(channel)
 
     async def become(self, state):
         self.backend.state = state
@@ -69,7 +72,8 @@ def running(count=2):
 
 @pytest.fixture
 async def nodes(monkeypatch):
-    monkeypatch.setattr(cluster, "_PAUSE", 0.001)
+    for module in (publishing, listening, subscriptions):
+        monkeypatch.setattr(module, "RETRY_AFTER", 0.001)
     async with running() as both:
         yield both
 
@@ -94,7 +98,7 @@ async def test_what_is_lost_first_is_a_gap_too(nodes):
 
 async def test_what_waits_behind_a_loss_is_not_taken_for_the_first(nodes, monkeypatch):
     """A loss stays a gap if later messages of the same channel were in the queue by then."""
-    monkeypatch.setattr(cluster, "BATCH", 1)
+    monkeypatch.setattr(publishing, "PARCELS_PER_CALL", 1)
     here, there = nodes
     await there.listens()
     here.fail("publish")
@@ -112,9 +116,9 @@ async def test_a_full_queue_is_a_gap(nodes, monkeypatch):
     """What has no room to wait is counted, and told; once for each listener."""
     here, there = nodes
     await there.listens()
-    monkeypatch.setattr(cluster, "QUEUE_BYTES", 100)
+    monkeypatch.setattr(publishing, "QUEUE_BYTES", 100)
     sent = [here.say("x" * 20) for _ in range(5)]
-    await until(lambda: not here._queue_bytes)
+    await until(lambda: not here._publishing._queue_bytes)
     again = here.say("y")
     await until(lambda: "y" in there.texts)
 
@@ -130,7 +134,7 @@ async def test_what_has_arrived_after_all_is_no_gap(nodes):
     await there.listens()
     here.say("one")
     await until(lambda: there.texts)
-    await there._check("room:tea", here.node, Mark(here._seq, 0))
+    await there._listening._check("room:tea", here.name, Mark(here._publishing._seq, 0))
 
     assert there.reported == []
 
@@ -157,29 +161,67 @@ async def test_a_loss_is_told_once_on_each_channel(nodes):
 
 async def test_more_losses_than_can_be_remembered_are_one_on_the_channel_of_all(nodes, monkeypatch):
     """Which whoever listens to anything hears."""
-    monkeypatch.setattr(cluster, "MOST_CHANNELS", 3)
+    monkeypatch.setattr(publishing, "MOST_HOLES", 3)
     here, there = nodes
     await here.become("degraded")
     for number in range(10):
         here.say("lost", f"room:{number}")
-    assert len(here._holes) <= 4
+    assert len(here._publishing._holes) <= 4
     await here.become("up")
     await until(lambda: there.reported)
 
     assert ALL in there.channels
-    assert len(here._last) <= 4
 
 
-async def test_busy_channels_are_remembered_longest(nodes, monkeypatch):
-    """Of more channels than can be remembered, the one that was used longest ago is forgotten."""
-    monkeypatch.setattr(cluster, "MOST_CHANNELS", 3)
+async def test_numbers_of_channels_without_members_here_are_few(nodes, monkeypatch):
+    """Of more than are remembered, the one that was used longest ago is forgotten."""
+    monkeypatch.setattr(publishing, "CHANNELS_REMEMBERED", 3)
     here, there = nodes
-    await there.listens("room:busy")
+    await there.listens("user:busy")
     for number in range(10):
-        here.say("x", "room:busy")
-        here.say("x", f"room:{number}")
+        here.say("x", "user:busy")
+        here.say("x", f"user:{number}")
 
-    assert "room:busy" in here._last
+    assert list(here._publishing._last_elsewhere) == ["user:8", "user:busy", "user:9"]
+    assert here._publishing._last.keys() <= {ALL}
+
+
+async def test_numbers_of_channels_with_members_here_last_as_long_as_those(nodes, monkeypatch):
+    """However many others are sent to meanwhile; afterwards they are as any other."""
+    monkeypatch.setattr(publishing, "CHANNELS_REMEMBERED", 3)
+    here, _ = nodes
+    for name in ("a", "b"):
+        await here.listens(f"room:{name}")
+        here.say("x", f"room:{name}")
+    for number in range(10):
+        here.say("x", f"user:{number}")
+    during = {"room:a", "room:b"} <= here._publishing._last.keys()
+    for name in ("a", "b"):
+        here.subscriptions.remove(f"room:{name}")
+    await until(lambda: "room:b" in here._publishing._last_elsewhere)
+
+    assert during
+    assert here._publishing._last.keys() <= {ALL}
+    assert len(here._publishing._last_elsewhere) == 3
+
+
+async def test_a_loss_after_the_last_member_here_left_is_a_gap(nodes):
+    """A process goes on numbering what it sends to rooms that it is not in any more."""
+    here, there = nodes
+    for node in (here, there):
+        await node.listens()
+    here.say("one")
+    await until(lambda: there.texts)
+    here.subscriptions.remove("room:tea")
+    await until(lambda: "room:tea" not in here.backend._channels)
+    there.backend._channels.discard("room:tea")
+    here.say("lost on the way")
+    await until(here._publishing._idle.is_set)
+    there.backend._channels.add("room:tea")
+    here.say("two")
+    await until(lambda: "two" in there.texts)
+
+    assert there.channels == {"room:tea"}
 
 
 async def test_a_hole_of_a_history_is_told(nodes):
@@ -216,14 +258,14 @@ def test_every_loss_is_a_gap_and_nothing_else_is(steps):
                     here.backend.state = "up"
                     lost.add(channel)
                 else:
-                    await until(here._idle.is_set)
+                    await until(here._publishing._idle.is_set)
                     before = here.unpublished
                     here.fail("publish")
                     here.say("lost", channel)
                     lost.add(channel)
                     await until(lambda before=before: here.unpublished > before)
                     here.fail()
-            here._work.set()
+            here._publishing.wake()
             for channel in ("a", "b"):
                 here.say("end", channel)
             await until(lambda: there.texts.count("end") == 2)
@@ -232,7 +274,7 @@ def test_every_loss_is_a_gap_and_nothing_else_is(steps):
             assert there.channels == lost
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(cluster, "_PAUSE", 0.0)
+        patch.setattr(publishing, "RETRY_AFTER", 0.0)
         asyncio.run(play())
 
 
@@ -253,7 +295,8 @@ async def test_publishing_goes_on_after_any_failure(nodes, error, caplog):
 
     assert there.texts == ["next"]
     assert here.unpublished == 1
-    assert sum("not published" in each.message for each in caplog.records) == 1
+    warnings = [each.message for each in caplog.records if each.levelname == "WARNING"]
+    assert sum("could not publish to" in each for each in warnings) == 1
 
 
 async def test_a_name_without_a_utf_8_form_reaches_nobody(nodes):
@@ -281,20 +324,20 @@ async def test_what_waits_is_published_before_the_end(nodes):
 
 async def test_an_end_is_bounded_in_time(nodes, monkeypatch, caplog):
     """A backend that never takes it is left behind, and nobody waits for a subscription."""
-    monkeypatch.setattr(cluster, "_SETTLE", 0.01)
+    monkeypatch.setattr(publishing, "STOP_TIMEOUT", 0.01)
     here, _ = nodes
     gate = here.backend.stall("publish")
     here.say("x")
     here.backend.stall("subscribe")
-    here.want("room:a")
+    here.subscriptions.add("room:a")
     await until(lambda: here.backend.calls[-2:].count("subscribe"))
-    here.want("room:b")
-    waiting = asyncio.create_task(here.settled())
+    here.subscriptions.add("room:b")
+    waiting = asyncio.create_task(here.subscriptions.live("room:b"))
     await asyncio.wait_for(here.stop(), DEADLINE)
     await asyncio.wait_for(waiting, DEADLINE)
     gate.set()
 
-    assert "were not published before the end" in caplog.text
+    assert "messages were published" in caplog.text
 
 
 async def test_a_backend_that_does_not_stop_is_reported(nodes, caplog):
@@ -305,7 +348,7 @@ async def test_a_backend_that_does_not_stop_is_reported(nodes, caplog):
     await here.stop()
 
     assert here.alone
-    assert "did not stop as it should" in caplog.text
+    assert "failed to stop" in caplog.text
     here.fail()
     await here.backend.stop()
 
@@ -332,7 +375,7 @@ async def test_a_flood_does_not_starve_the_loop(nodes):
     await until(lambda: there.rejected == 5_000)
     task.cancel()
 
-    assert turns - before > 5_000 / cluster.PATIENCE / 2
+    assert turns - before > 5_000 / listening.EVENTS_PER_TURN / 2
 
 
 async def test_a_parcel_that_fails_harms_no_other(nodes, caplog):
@@ -344,7 +387,7 @@ async def test_a_parcel_that_fails_harms_no_other(nodes, caplog):
     await until(lambda: there.texts)
 
     assert there.rejected == 1
-    assert "a parcel from another process failed" in caplog.text
+    assert "failed to deliver a message from another process" in caplog.text
 
 
 @given(st.lists(st.binary(max_size=60), max_size=30))
@@ -360,7 +403,7 @@ def test_hostile_bytes_are_counted_and_nothing_is_kept_of_them(datas):
 
             assert there.texts == ["end"]
             assert there.rejected == len(datas)
-            assert set(there._heard["room:tea"]) == {here.node}
+            assert set(there._listening._heard["room:tea"]) == {here.name}
 
     asyncio.run(play())
 
@@ -376,7 +419,7 @@ async def test_listening_goes_on_after_the_backend_failed_to_report(nodes, caplo
     await until(lambda: "two" in there.texts)
 
     assert there.channels == {None}
-    assert "failed to report" in caplog.text
+    assert "failed to report events" in caplog.text
 
 
 async def test_what_the_backend_may_have_forgotten_is_told_again(nodes):
@@ -395,82 +438,124 @@ async def test_numbers_of_the_dead_are_forgotten(nodes):
     for number in range(50):
         head = header(f"{number:012x}")
         await here.backend.publish([(ALL, encode(head, Hello(1, 0, ())))])
-    await until(lambda: len(there._nodes) >= 50)
-    there.forget_dead({there.node, here.node})
+    await until(lambda: len(there._listening._nodes) >= 50)
+    there.forget_dead({there.name, here.name})
 
-    assert there._nodes <= {here.node}
-    assert set(there._heard[ALL]) <= {here.node}
-    there.forget_dead({here.node})
+    assert there._listening._nodes <= {here.name}
+    assert set(there._listening._heard[ALL]) <= {here.name}
+    there.forget_dead({here.name})
 
 
 async def test_late_events_of_a_channel_leave_nothing_behind(nodes):
     """Some may come after nobody listens any more."""
     here, there = nodes
     await there.listens()
-    there.unwant("room:tea")
-    await there.settled()
+    there.subscriptions.remove("room:tea")
+    await until(lambda: "room:tea" not in there.backend._channels)
     there.backend._channels.add("room:tea")
     here.say("late")
     await until(lambda: there.texts)
 
-    assert "room:tea" not in there._heard
+    assert "room:tea" not in there._listening._heard
 
 
-# Subscribing.
+# What the log says.
 
 
-@given(st.lists(st.tuples(st.sampled_from("abc"), st.booleans(), st.booleans()), max_size=30))
-def test_the_last_word_counts(steps):
-    """Whoever comes, goes and comes while the subscription is pending."""
+async def test_forged_marks_are_one_line_a_channel_and_period(nodes, caplog):
+    """Whoever can write to the bus fills neither the disk nor the memory; each is counted."""
+    here, there = nodes
+    await there.listens()
+    for number in range(500):
+        mark = encode(header(f"{number:012x}"), Mark(1, 0))
+        await here.backend.publish([("room:tea", mark)])
+    await until(lambda: there.gaps == 500)
 
-    async def play():
-        async with running(1) as (node,):
-            wanted = set()
-            for name, wants, waits in steps:
-                (node.want if wants else node.unwant)(name)
-                (wanted.add if wants else wanted.discard)(name)
-                if waits:
-                    await asyncio.sleep(0)
-            await node.settled()
-
-            assert node.backend._channels == wanted | {ALL, f"node:{node.node}"}
-
-    asyncio.run(play())
+    warnings = [each for each in caplog.records if each.levelname == "WARNING"]
+    assert len(warnings) == 1
 
 
-async def test_it_settles_when_the_subscription_is_live(nodes):
-    """Not before, even if others wait for another one."""
-    here, _ = nodes
-    gate = here.backend.stall("subscribe")
-    here.want("room:a")
-    first = asyncio.create_task(here.settled())
-    await until(lambda: here._settling is not None)
-    here.want("room:b")
-    second = asyncio.create_task(here.settled())
-    await asyncio.sleep(0)
-    assert not first.done()
-    assert not second.done()
-    gate.set()
-    await first
-    await second
+def test_gaps_are_logged_anew_after_a_while(caplog):
+    """With how many there were between; and of many channels, some are named."""
+    now = 0.0
+    gaps = listening.GapLog(clock=lambda: now)
+    for channel in ("room:a", "room:a", None, None, "room:b"):
+        gaps.note(Gap(channel, None, "why"))
+    now = listening.GAP_LOG_SECONDS
+    gaps.note(Gap("room:a", None, "why"))
+    for number in range(50):
+        gaps.note(Gap(f"room:{number}", None, "why"))
 
-    assert {"room:a", "room:b"} <= here.backend._channels
+    warnings = [each.message for each in caplog.records if each.levelname == "WARNING"]
+    assert warnings[:5] == [
+        "messages from other processes may be missing on 'room:a': why",
+        "messages from other processes may be missing on any channel: why",
+        "messages from other processes may be missing on 'room:b': why",
+        "2 more gaps since the last warning",
+        "messages from other processes may be missing on 'room:a': why",
+    ]
+    assert len(warnings) == 4 + listening.GAP_LOG_CHANNELS
 
 
-@pytest.mark.parametrize("call", ["subscribe", "unsubscribe"])
-async def test_a_subscription_that_failed_is_tried_again(nodes, call, caplog):
-    """A backend never should raise there; one that does is no end of listening."""
-    here, _ = nodes
-    await here.listens("room:old")
-    here.fail(call)
-    here.want("room:new")
-    here.unwant("room:old")
-    await until(lambda: here.backend.calls.count(call) > 2)
-    here.fail()
-    await until(lambda: "room:old" not in here.backend._channels)
-    await until(lambda: "room:new" in here.backend._channels)
+@pytest.mark.parametrize("name", ["x\nCRITICAL root: all is lost", "x\r\x1b[2J", "y" * 5_000])
+async def test_names_that_clients_choose_forge_no_line(nodes, name, caplog):
+    """They are in the log as Python writes them, cut: in a gap, and in what is rejected."""
+    here, there = nodes
+    channel = f"room:{name}"
+    await there.listens(channel)
+    await here.backend.publish([(channel, JUNK)])
+    await here.backend.publish([(channel, encode(header("0" * 12), Mark(1, 0)))])
+    await until(lambda: there.gaps and there.rejected)
 
-    assert "failed to subscribe" in caplog.text
+    assert len(caplog.records) >= 2
+    for record in caplog.records:
+        assert record.message.isprintable()
+        assert len(record.message) < 500
+
+
+def test_a_failure_that_lasts_is_told_once(caplog):
+    """And a later one is news, with how often it was before."""
+    now = 0.0
+    log = logging.getLogger("falcon_pachinko.test")
+    outage = Outage(clock=lambda: now)
+    for _ in range(100):
+        outage.report(log, "failed: %s", "why")
+    outage.over()
+    outage.report(log, "failed: %s", "too soon after it")
+    outage.over()
+    now = 60.0
+    outage.report(log, "failed: %s", "again")
+
+    warnings = [each.message for each in caplog.records if each.levelname == "WARNING"]
+    assert warnings == ["failed: why", "failed: again (100 more since the last warning)"]
+
+
+# A backend that nobody starts.
+
+
+@pytest.mark.parametrize("times", [1, 5])
+async def test_a_backend_that_was_never_started_is_told_once(times, caplog):
+    """With the remedy: the processes would be alone, and nothing would say so."""
+    node = Node(MemoryHub())
+    reached = [node.reaches_others() for _ in range(times)]
+
+    assert reached == [False] * times
+    assert caplog.text.count("was never started") == 1
+    assert "--lifespan on" in caplog.text
+    assert "manager.start()" in caplog.text
+
+
+@pytest.mark.parametrize("how", ["started", "stopped", "no backend"])
+async def test_where_nothing_is_forgotten_nothing_is_told(how, caplog):
+    """One that runs, one that has ended, and one that is alone by choice."""
+    node = Node(MemoryHub() if how != "no backend" else None)
+    await node.start()
+    if how == "stopped":
+        await node.stop()
+
+    assert node.reaches_others() is (how == "started")
+    assert "never started" not in caplog.text
+    await node.stop()
 
 
 # Starting and stopping.
@@ -495,14 +580,14 @@ def test_it_can_be_started_again_in_another_loop():
     """With another name, and nothing of before: such as an app in several tests."""
     hub = MemoryHub()
     here, there = Node(hub), Node(hub)
-    there.want("room:tea")
+    there.subscriptions.add("room:tea")
 
     async def live():
         for each in (here, there):
             await each.start()
         here.say("hi")
         await until(lambda: there.texts)
-        names = here.node, there.node
+        names = here.name, there.name
         for each in (here, there):
             await each.stop()
         return names
@@ -547,10 +632,12 @@ async def test_a_greeting_that_was_missed_is_asked_for(nodes):
     """A gap on the channel of all may have been one."""
     here, there = nodes
     here.publish(ALL, Hello(0, 0, ()))
-    await until(lambda: there._heard.get(ALL, {}).get(here.node) == here._seq)
+    await until(
+        lambda: there._listening._heard.get(ALL, {}).get(here.name) == here._publishing._seq
+    )
     here.own_subprotocols.add("pachinko.msgpack")
-    here._seq += 1
-    here._last[ALL] = here._seq
+    here._publishing._seq += 1
+    here._publishing._last[ALL] = here._publishing._seq
     here.publish(ALL, Hello(0, 0, ()))
     await until(lambda: there.subprotocols)
 

@@ -1,634 +1,439 @@
-"""Who is here: what each process knows, what members are told, and what goes wrong."""
+"""Who is present, decided: two processes and a table, held to a model that is a list of people."""
 
 from __future__ import annotations
 
-import asyncio
-import itertools
+import ast
+import inspect
 
 import msgspec
 import pytest
-from faulty_backend import DEADLINE, FaultyBackend, started, until
-from hypothesis import given
+from hypothesis import settings
 from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
 
-from falcon_pachinko import BackendError, Connection, EncodeError, WebSocketConnectionManager
-from falcon_pachinko.backends import MemoryHub
-from falcon_pachinko.cluster import presence as presence_module
-from falcon_pachinko.cluster.node import Gap
-from falcon_pachinko.cluster.parcels import PresenceDiff
-from falcon_pachinko.cluster.presence import _Entry, _Replica
+from falcon_pachinko.cluster import history, presence, room_roster
+from falcon_pachinko.cluster.presence import DIFF_SECONDS, Roster
+from falcon_pachinko.cluster.room_roster import Entry
 
-AWAY = BackendError("memory", "away")
-MET = {"x": 1}
-
-numbers = itertools.count()
+ROOM, GRACE = "tea", 5.0
 
 
-class Node(WebSocketConnectionManager):
-    """A process, with clients that keep what they are told."""
-
-    def __init__(self, hub=None, ttl=15.0, grace=0.0):
-        super().__init__(backend=FaultyBackend(hub, ttl))
-        self.configure_rooms("", presence_grace=grace)
-
-    @property
-    def backend(self):
-        return self.cluster.backend
-
-    def client(self, user_id=None):
-        return Client(self, user_id)
-
-    def fail(self, *calls):
-        self.backend.failing = dict.fromkeys(calls, AWAY)
-
-    @property
-    def traces(self):
-        """What it keeps of rooms and connections."""
-        own = self._presence
-        kept = (own._own, own._replicas, own._rooms_of, own._leaving, own._unwritten, own._stale)
-        return [each for each in kept if each]
-
-
-class Client:
+class Member:
     """One connection, and who is present as far as it was told."""
 
-    def __init__(self, node, user_id):
-        self.node, self.frames, self.present, self.states = node, [], None, 0
-        self.connection = Connection(f"c{next(numbers)}", self.take, node, is_open=True)
-        node.add(self.connection)
-        self.connection.user_id = user_id
+    def __init__(self, connection_id, user_id=None):
+        self.id, self.user_id = connection_id, user_id
+        self._rooms, self.present = set(), None
 
-    async def take(self, event):
-        if event["type"] != "websocket.send":
-            return
-        frame = msgspec.json.decode(event["text"])
-        self.frames.append(frame)
-        payload = frame["payload"]
-        if frame["type"] == "presence.state":
-            self.present = payload["present"]
-            self.states += 1
+    def __repr__(self):
+        return f"<{self.id} {self.user_id}>"
+
+    @property
+    def key(self):
+        return self.user_id or self.id
+
+    def told(self, message):
+        payload = message["payload"]
+        if message["type"] == "presence.state":
+            assert self.present is None
+            self.present = dict(payload["present"])
             return
         for key in payload["joins"]:
             assert key not in self.present
-        for key in payload.get("updates", ()):
-            assert key in self.present
+        for key, metas in payload.get("updates", {}).items():
+            assert self.present[key] != metas
         self.present |= payload["joins"] | payload.get("updates", {})
         for key, metas in payload["leaves"].items():
             assert self.present.pop(key) == metas
 
-    async def track(self, meta=MET, room="tea"):
-        await self.node.track_here(self.connection, room, meta)
 
-    def go(self):
-        self.node.forget(self.connection)
+def entry(member, meta):
+    return Entry(member.key, msgspec.Raw(msgspec.msgpack.encode(meta)))
 
 
-def running(count=2, **options):
-    """Have some processes of one cluster run."""
-    hub = MemoryHub()
-    return started([Node(hub, **options) for _ in range(count)])
+def in_order(present):
+    return {key: sorted(metas) for key, metas in present.items()}
 
 
-@pytest.fixture(autouse=True)
-async def _nothing_left():
-    """No test leaves a task behind."""
-    yield
-    for _ in range(5):
-        await asyncio.sleep(0)
-    assert not asyncio.all_tasks() - {asyncio.current_task()}
+class Process:
+    """A roster, and the calls of its that are under way."""
+
+    def __init__(self, name):
+        self.roster = Roster()
+        self.roster.begin(name)
+        self.name = name
+        self.pending = {}  # by member: the entry that it waits to be announced with
+        self.reading = None  # the room as it was when the reading began, and the table by then
+        self.writing = None
+        self.inbox = []  # diffs of the other process
+        self.stale = False  # whether some of those were lost
 
 
-@pytest.fixture
-async def nodes():
-    async with running() as both:
-        yield both
+class RosterMachine(RuleBasedStateMachine):
+    """The model: who tracks what, and who has gone but is still within the grace."""
 
+    @initialize()
+    def begin(self):
+        self.now = 0.0
+        self.processes = [Process("n1"), Process("n2")]
+        users = [None, "ann", "ann", "bob"]
+        self.members = {
+            (place, number): Member(f"{place}c{number}", user)
+            for place in (0, 1)
+            for number, user in enumerate(users)
+        }
+        self.table = {}  # by process and connection id
+        self.here = {}  # the model: by (place, number), what is announced there
+        self.lingering = []  # ... and by place, key, meta, until when somebody stays
+        self.count = 0
 
-# The replica: applying the state and the diffs always gives what is known.
+    places = st.tuples(st.integers(0, 1), st.integers(0, 3))
+    which = st.integers(0, 1)
 
-places = st.tuples(st.sampled_from(["n1", "n2"]), st.sampled_from(["a", "b", "c"]))
-entries = st.none() | st.builds(
-    _Entry,
-    st.sampled_from(["ann", "bob", "a"]),
-    st.integers(0, 2).map(lambda each: msgspec.Raw(msgspec.msgpack.encode(each))),
-)
+    # What people do.
 
+    @rule(who=places, meta=st.integers(0, 2))
+    def track(self, who, meta):
+        process, member = self.processes[who[0]], self.members[who]
+        member._rooms.add(ROOM)
+        tracked = entry(member, meta)
+        process.roster.track(member, ROOM, tracked)
+        process.pending[member] = who, tracked, meta
 
-@given(st.lists(st.tuples(places, entries, st.booleans()) | st.sampled_from(["n1", "n2"])))
-def test_diffs_add_up_to_what_is_known(steps):
-    """Whatever comes and goes, in whichever batches; and each diff is about what changed."""
-    replica, told = _Replica(), {}
+    @rule(which=which)
+    def announce(self, which):
+        """Whoever waited for the room to be read goes on, as the calls do."""
+        process = self.processes[which]
+        known = process.roster.rooms.get(ROOM)
+        if known is None or not known.was_read:
+            return
+        pending, process.pending = process.pending, {}
+        for member, (who, tracked, meta) in pending.items():
+            if process.roster.tracks(member, ROOM, tracked):
+                process.roster.announce(member, ROOM)
+                self.here[who] = member.key, meta
+                self.lingering = [
+                    each for each in self.lingering if (each[0], each[1]) != (which, member.key)
+                ]
 
-    def tell():
-        change = replica.change()
-        for key, metas in change["joins"].items():
-            assert key not in told
-            told[key] = metas
-        for key, metas in change.get("updates", {}).items():
-            assert told[key] != metas
-            told[key] = metas
-        for key, metas in change["leaves"].items():
-            assert told.pop(key) == metas
+    @rule(who=places)
+    def leave(self, who):
+        member = self.members[who]
+        self.processes[who[0]].roster.untrack(member, ROOM)
+        member._rooms.discard(ROOM)
+        member.present = None
+        self.here.pop(who, None)
 
-    for step in steps:
-        if isinstance(step, str):
-            replica.forget(step)
-            continue
-        place, entry, tells = step
-        replica.put(place, entry)
-        if tells:
-            tell()
-            assert told == replica.metas()
-    tell()
+    @rule(who=places)
+    def go(self, who):
+        process, member = self.processes[who[0]], self.members[who]
+        process.roster.gone(member, self.now, lambda _: GRACE)
+        member._rooms.clear()
+        gone = self.here.pop(who, None)
+        if gone is not None and member.user_id is not None:
+            self.lingering.append((who[0], member.key, gone[1], self.now + GRACE))
+        process.pending.pop(member, None)
+        self.count += 1
+        self.members[who] = Member(f"{who[0]}c{who[1]}-{self.count}", member.user_id)
 
-    assert told == replica.metas()
-    assert replica.change() == {"joins": {}, "leaves": {}}
-    assert len(replica.places) == len(told)
+    @rule(seconds=st.sampled_from([1.0, 4.0, 10.0]))
+    def time_passes(self, seconds):
+        self.now += seconds
+        for process in self.processes:
+            deadline = process.roster.next_deadline()
+            if deadline is not None and deadline <= self.now:
+                process.roster.expire(self.now)
+        self.lingering = [each for each in self.lingering if each[3] > self.now]
 
+    # What the processes do.
 
-people = st.lists(
-    st.tuples(
-        st.sampled_from(["track", "untrack", "leave", "go", "wait", "gap"]),
-        st.integers(0, 4),
-        st.integers(0, 2),
-    ),
-    max_size=30,
-)
+    @rule(which=which)
+    def begin_reading(self, which):
+        process = self.processes[which]
+        known = process.roster.rooms.get(ROOM)
+        if process.reading is None and known is not None:
+            if known.was_read and not process.stale:
+                return
+            process.stale = False
+            process.roster.begin_reading(known)
+            process.reading = known, {node: dict(each) for node, each in self.table.items()}
 
+    @rule(which=which, fails=st.booleans())
+    def end_reading(self, which, fails):
+        process = self.processes[which]
+        if process.reading is not None:
+            (known, table), process.reading = process.reading, None
+            process.roster.end_reading(ROOM, known, None if fails else table, patient=False)
+            process.stale |= fails and process.roster.rooms.get(ROOM) is known
 
-class Play:
-    """Five clients of two processes, three of two users."""
+    @rule(which=which)
+    def begin_writing(self, which):
+        process = self.processes[which]
+        if process.writing is None:
+            process.writing = process.roster.next_write()
 
-    def __init__(self, nodes):
-        self.nodes, self.tracked, self.working = nodes, {}, []
-        users = ["a", "b", "a", None, "b"]
-        self.clients = [nodes[place % 2].client(user) for place, user in enumerate(users)]
+    @rule(which=which, fate=st.sampled_from(["done", "done", "lost on the way", "answer lost"]))
+    def end_writing(self, which, fate):
+        process = self.processes[which]
+        write, process.writing = process.writing, None
+        if write is None:
+            return
+        if fate != "lost on the way":
+            entries = self.table.setdefault(process.name, {})
+            entries.update(write.joins)
+            for each in write.leaves:
+                entries.pop(each, None)
+        if fate == "done":
+            process.roster.wrote(write)
+            self.processes[1 - which].inbox.append((process.name, write))
+        else:
+            process.roster.not_written(write)
 
-    async def track(self, client, meta):
-        if client.node.with_id(client.connection.id):
-            self.tracked[client] = meta
-            self.working.append(asyncio.create_task(client.track(meta)))
+    @rule(which=which)
+    def deliver(self, which):
+        process = self.processes[which]
+        if process.inbox:
+            node, write = process.inbox.pop(0)
+            process.roster.apply(node, write.room, write.joins, write.leaves)
 
-    async def untrack(self, client, _):
-        await asyncio.gather(*self.working)
-        self.tracked.pop(client, None)
-        await client.node.untrack(client.connection.id, "tea")
+    @rule(which=which)
+    def lose(self, which):
+        """A gap: the room is to be read anew."""
+        process = self.processes[which]
+        process.inbox.clear()
+        process.stale = True
+        if process.reading is not None:
+            self.end_reading(which, fails=True)
 
-    async def leave(self, client, _):
-        self.tracked.pop(client, None)
-        client.node.leave(client.connection, "tea")
+    @rule()
+    def outage(self):
+        """The backend comes back, and may have forgotten all of it."""
+        self.table.clear()
+        for process in self.processes:
+            process.roster.write_again()
+            process.stale = True
 
-    async def go(self, client, _):
-        self.tracked.pop(client, None)
-        client.go()
+    @rule(which=which)
+    def tell(self, which):
+        process = self.processes[which]
+        if process.roster.due(ROOM) is None:
+            assert process.roster.news_of(ROOM, self.now) == []
+            return
+        assert process.roster.due(ROOM) <= self.now + DIFF_SECONDS
+        for recipients, message in process.roster.news_of(ROOM, self.now):
+            for each in recipients:
+                assert ROOM in each._rooms
+                each.told(message)
 
-    async def gap(self, client, _):
-        await client.node._missed(Gap(None, None, "a test"))
+    # What holds at any time, and in the end.
 
-    async def wait(self, client, _):
-        pass
+    @invariant()
+    def nothing_is_kept_twice_or_empty(self):
+        for process in getattr(self, "processes", ()):
+            roster = process.roster
+            for known in roster.rooms.values():
+                by_node = {
+                    (node, each): tracked
+                    for node, entries in known.entries.items()
+                    for each, tracked in entries.items()
+                }
+                by_key = {
+                    place: tracked
+                    for places in known.places.values()
+                    for place, tracked in places.items()
+                }
+                assert by_node == by_key
+                assert all(known.entries.values())
+                assert all(known.places.values())
+                assert all(ROOM in each._rooms for each in known.members)
+                assert known.newcomers.keys() <= known.members
+            for kept in (roster._own, roster._rooms_of, roster._leaving, roster._stored):
+                assert all(kept.values())
+            assert roster._urgent.keys() <= roster._unwritten.keys()
+            for room, ids in roster._unwritten.items():
+                own, stored = roster._own.get(room, {}), roster._stored.get(room, set())
+                assert ids
+                assert all(each in own or each in stored for each in ids)
 
     @property
     def expected(self):
         present = {}
-        for client, meta in self.tracked.items():
-            key = client.connection.user_id or client.connection.id
+        for key, meta in self.here.values():
+            present.setdefault(key, []).append(meta)
+        for _, key, meta, _ in self.lingering:
             present.setdefault(key, []).append(meta)
         return in_order(present)
 
+    def settle(self):
+        for which in (0, 1):
+            self.end_reading(which, fails=False)
+            self.begin_reading(which)
+            self.end_reading(which, fails=False)
+            self.announce(which)
+            self.end_writing(which, "done")
+        for _ in range(4):
+            for which in (0, 1):
+                self.begin_writing(which)
+                self.end_writing(which, "done")
+        for which in (0, 1):
+            while self.processes[which].inbox:
+                self.deliver(which)
+            # What changed in the table without a diff is found by reading.
+            self.processes[which].stale = True
+            self.begin_reading(which)
+            self.end_reading(which, fails=False)
+            self.tell(which)
 
-def in_order(present):
-    return present and {key: sorted(metas) for key, metas in present.items()}
+    def teardown(self):
+        if not hasattr(self, "processes"):
+            return
+        self.settle()
+        for which, process in enumerate(self.processes):
+            known = process.roster.rooms.get(ROOM)
+            if known is None:
+                assert not any(place == which for place, _ in self.here)
+                continue
+            assert in_order(known.metas()) == self.expected
+            for (place, _), member in self.members.items():
+                if place == which and member in known.members:
+                    assert in_order(member.present) == self.expected
+        for who in tuple(self.members):
+            self.leave(who)
+        self.time_passes(100.0)
+        self.settle()
 
-
-@given(people)
-def test_every_member_knows_who_is_present(steps):
-    """Over two processes, whoever comes and goes: in the end all know the same, which is so."""
-
-    async def play():
-        async with running() as nodes:
-            play = Play(nodes)
-            for act, who, meta in steps:
-                await getattr(play, act)(play.clients[who], meta)
-                await asyncio.sleep(0)
-            await asyncio.gather(*play.working)
-            expected = play.expected
-            for each in play.tracked:
-                await until(lambda each=each: in_order(each.present) == expected)
-            for node in nodes:
-                assert in_order(await node.presence("tea")) == expected
-                assert await node.count_present("tea") == len(expected)
-            for each in play.clients:
-                each.go()
-            await until(lambda: not any(node.traces for node in nodes))
-
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(presence_module, "BATCH", 0.0)
-        asyncio.run(play())
-
-
-# Coming while the room is read.
-
-
-async def test_all_who_come_while_the_room_is_read_are_told(nodes):
-    """Even if the first of them has gone by then."""
-    here, _ = nodes
-    ann, bob = here.client("ann"), here.client("bob")
-    gate = here.backend.stall("entries")
-    tracking = [asyncio.create_task(each.track()) for each in (ann, bob)]
-    await until(lambda: "entries" in here.backend.calls)
-    ann.go()
-    gate.set()
-    await asyncio.gather(*tracking)
-    await until(lambda: bob.present)
-
-    assert bob.present == {"bob": [MET]}
+        assert all(process.roster.is_empty for process in self.processes)
+        assert all(process.roster.next_deadline() is None for process in self.processes)
+        assert not any(self.table.values())
 
 
-async def test_whose_handler_is_cancelled_leaves_the_room_whole(nodes):
-    """The others of the process are told of everybody nevertheless."""
-    here, there = nodes
-    cid = there.client("cid")
-    await cid.track()
-    ann, bob = here.client("ann"), here.client("bob")
-    gate = here.backend.stall("entries")
-    first = asyncio.create_task(ann.track())
-    await until(lambda: "entries" in here.backend.calls)
-    second = asyncio.create_task(bob.track())
-    first.cancel()
-    await asyncio.wait((first,))
-    gate.set()
-    await second
-    ann.go()
-    await until(lambda: bob.present == {"bob": [MET], "cid": [MET]})
-
-    assert await here.presence("tea") == {"bob": [MET], "cid": [MET]}
+RosterMachine.TestCase.settings = settings(max_examples=80, stateful_step_count=40, deadline=None)
+TestRosterMachine = RosterMachine.TestCase
 
 
-async def test_who_leaves_and_comes_while_the_room_is_read_is_told_once(nodes):
-    """The first coming is over; the second counts."""
-    here, _ = nodes
-    ann = here.client("ann")
-    gate = here.backend.stall("entries")
-    first = asyncio.create_task(ann.track())
-    await until(lambda: "entries" in here.backend.calls)
-    here.leave(ann.connection, "tea")
-    second = asyncio.create_task(ann.track("again"))
-    await asyncio.sleep(0)
-    gate.set()
-    await asyncio.gather(first, second)
-    await until(lambda: ann.present)
-    await here.presence("tea")
-
-    assert (ann.present, ann.states) == ({"ann": ["again"]}, 1)
+# One step at a time.
 
 
-async def test_a_gap_while_the_room_is_read_has_it_read_again(nodes):
-    """What was read may be older than what was missed."""
-    here, there = nodes
-    gate = here.backend.stall("entries")
-    ann = here.client("ann")
-    tracking = asyncio.create_task(ann.track())
-    await until(lambda: "entries" in here.backend.calls)
-    await here._missed(Gap(None, None, "a test"))
-    gate.set()
-    await tracking
-    await until(lambda: here.backend.calls.count("entries") == 2)
-
-    assert await there.presence("tea") == {"ann": [MET]}
+@pytest.fixture
+def roster():
+    made = Roster()
+    made.begin("n1")
+    return made
 
 
-async def test_asking_waits_for_a_room_that_is_read(nodes):
-    """Half of the truth would be none."""
-    here, there = nodes
-    await there.client("bob").track()
-    gate = here.backend.stall("entries")
-    tracking = asyncio.create_task(here.client("ann").track())
-    await until(lambda: "entries" in here.backend.calls)
-    asking = asyncio.create_task(here.count_present("tea"))
-    await asyncio.sleep(0)
-    gate.set()
-    await tracking
-
-    assert await asking == 2
+def come(roster, member, meta=1, room=ROOM):
+    member._rooms.add(room)
+    tracked = entry(member, meta)
+    roster.track(member, room, tracked)
+    roster.announce(member, room)
+    return tracked
 
 
-# Backends that fail.
+@pytest.mark.parametrize("user_id", ["ann", None])
+@pytest.mark.parametrize("how", ["gone", "untrack", "withdraw"])
+def test_one_that_goes_before_it_was_announced_was_never_there(roster, user_id, how):
+    """Not even within the grace: nobody was told of it."""
+    member = Member("c1", user_id)
+    member._rooms.add(ROOM)
+    tracked = entry(member, 1)
+    roster.track(member, ROOM, tracked)
+    if how == "gone":
+        roster.gone(member, 0.0, lambda _: GRACE)
+        member._rooms.clear()
+    elif how == "untrack":
+        roster.untrack(member, ROOM)
+    else:
+        roster.withdraw(member, ROOM, tracked)
+
+    assert not roster.tracks(member, ROOM, tracked)
+    assert roster.is_empty
+    assert roster.next_write() is None
 
 
-async def test_a_room_that_could_not_be_read_is_read_later(caplog):
-    """Until then it is known as far as this process goes."""
-    async with running(ttl=0.06) as (here, there):
-        await there.client("bob").track()
-        here.fail("entries")
-        ann = here.client("ann")
-        await ann.track()
-        await until(lambda: ann.present == {"ann": [MET]})
-        here.fail()
-        await until(lambda: ann.present == {"ann": [MET], "bob": [MET]})
+def test_a_meta_that_is_withdrawn_leaves_the_one_before(roster):
+    """Whoever was told of a member goes on seeing it."""
+    member = Member("c1", "ann")
+    come(roster, member)
+    newer = entry(member, 2)
+    roster.track(member, ROOM, newer)
+    roster.withdraw(member, ROOM, newer)
 
-    assert "is not known whole for now" in caplog.text
+    assert roster.rooms[ROOM].metas() == {"ann": [1]}
 
 
-async def test_asking_a_backend_that_is_away_raises(nodes):
-    """Where nobody of this process is present: nothing is known, and that is no "nobody"."""
-    here, _ = nodes
-    here.fail("entries")
-    with pytest.raises(BackendError):
-        await here.presence("tea")
-    with pytest.raises(BackendError):
-        await here.count_present("tea")
-    ann = here.client("ann")
-    await ann.track()
+@pytest.mark.parametrize("attempts", [0, 1])
+def test_what_was_never_written_is_not_taken_out(roster, attempts):
+    """Else everybody who came and went while the backend was away would have to be told."""
+    for number in range(100):
+        member = Member(f"c{number}")
+        come(roster, member, room=f"room{number}")
+        if attempts and number == 0:
+            roster.not_written(roster.next_write())
+        roster.gone(member, 0.0, lambda _: GRACE)
+        member._rooms.clear()
+    left = []
+    while (write := roster.next_write()) is not None:
+        left.append(write)
+        roster.wrote(write)
 
-    assert await here.presence("tea") == {"ann": [MET]}
-    assert await here.count_present("tea") == 1
-
-
-async def test_what_could_not_be_written_is_written_later(nodes, monkeypatch, caplog):
-    """In every room, and without a word lost."""
-    monkeypatch.setattr(presence_module.random, "uniform", lambda *_: 0.01)
-    here, there = nodes
-    here.fail("enter")
-    clients = [here.client(name) for name in "abc"]
-    for number, each in enumerate(clients):
-        await each.track(room=str(number))
-    here.fail()
-    for number in range(3):
-        await until(lambda number=number: str(number) in there.backend.hub.tables)
-        assert await there.presence(str(number))
-
-    assert "presence is not told to other processes for now" in caplog.text
+    assert [(each.joins, each.leaves) for each in left] == [({}, ("c0",))] * attempts
+    assert roster.is_empty
 
 
-async def test_a_room_that_cannot_be_written_harms_no_other(nodes, caplog):
-    """A mistake of the backend's is logged, and the rest is written."""
-    here, there = nodes
-    own, write = here._presence, here._presence._write_room
-
-    async def fails_for_bad(room, ids):
-        if room == "bad":
-            raise ValueError("a mistake")
-        await write(room, ids)
-
-    own._write_room = fails_for_bad
-    clients = [here.client(room) for room in ("bad", "good")]
-    await asyncio.gather(*(each.track(room=each.connection.user_id) for each in clients))
-
-    assert await there.presence("good") == {"good": [MET]}
-    assert "the presence in 'bad' could not be written" in caplog.text
-    for each in clients:
-        each.go()
-
-
-@pytest.mark.parametrize("error", [AWAY, OSError("a mistake")])
-async def test_signs_of_life_go_on_after_a_failure(error):
-    """Whatever the backend raises."""
-    async with running(1, ttl=0.06) as (node,):
-        node.backend.failing = {"beat": error}
-        await until(lambda: node.backend.calls.count("beat") > 3)
-        node.fail()
-        node.backend.hub.tables.clear()
-        ann = node.client("ann")
-        await ann.track()
-        before = node.backend.calls.count("beat")
-        await until(lambda: node.backend.calls.count("beat") > before + 1)
-
-        assert node.backend.hub.beats
-
-
-async def test_an_end_while_the_backend_stalls_is_an_end(nodes):
-    """Whoever waits for it is let go, and nothing runs on."""
-    here, _ = nodes
-    ann = here.client("ann")
-    here.backend.stall("enter")
-    tracking = asyncio.create_task(ann.track())
-    await until(lambda: "enter" in here.backend.calls)
-    bob = here.client("bob")
-    waiting = asyncio.create_task(bob.track())
-    await until(lambda: here._presence._written is not None)
-    other = asyncio.create_task(here.client("cid").track(room="other"))
-    here.backend.stall("entries")
-    await asyncio.sleep(0)
-    await here._presence.stop()
-    async with asyncio.timeout(DEADLINE):
-        await asyncio.gather(tracking, waiting, other)
-
-    assert here.traces == []
-
-
-# What others tell.
-
-
-@pytest.mark.parametrize(
-    "data",
-    [
-        b"",
-        b"\xff",
-        b"\x93\xa1a\x01",
-        msgspec.msgpack.encode([1, 2]),
-        msgspec.msgpack.encode(["key"]),
-        msgspec.msgpack.encode(["key", {(1,): 2}]),
-        msgspec.msgpack.encode(["key", msgspec.msgpack.Ext(5, b"x")]),
-        b"\x92\xa3key" + b"\x91" * 100_000 + b"\xc0",
-    ],
-)
-async def test_entries_that_are_none_are_left_out(nodes, data):
-    """In a diff as in the table; the others are told."""
-    here, there = nodes
-    ann = here.client("ann")
-    await here.cluster.settled()
-    await there.backend.enter("tea", {"bad": data})
-    await ann.track()
-    good = msgspec.msgpack.encode(_Entry("good", msgspec.Raw(b"\x01")))
-    diff = PresenceDiff(0, 0, {"bad": data, "fine": good}, ("never there",))
-    there.cluster.publish("room:tea", diff)
-    await until(lambda: ann.present and "good" in ann.present)
-
-    assert await here.presence("tea") == {"ann": [MET], "good": [1]}
-
-
-async def test_a_diff_for_a_room_that_nobody_tracks_in_is_nothing(nodes):
-    """It leaves nothing behind either."""
-    here, _ = nodes
-    here._presence.take("0" * 12, "tea", PresenceDiff(0, 0, {}, ()))
-    here._presence.refresh(["tea"])
-
-    assert here.traces == []
-
-
-@pytest.mark.parametrize(
-    "meta", [object(), 10**30, {(1,): 2}, msgspec.msgpack.Ext(5, b""), "\ud800"]
-)
-async def test_a_meta_has_a_form_in_every_codec(nodes, meta):
-    """Else the members could not be told: it is refused, and who was there stays."""
-    here, _ = nodes
-    ann = here.client("ann")
-    await ann.track()
-    with pytest.raises(EncodeError):
-        await ann.track(meta)
-
-    assert await here.presence("tea") == {"ann": [MET]}
-
-
-# Little is kept, and little is done.
-
-
-async def test_a_process_alone_keeps_nothing_of_who_has_gone():
-    """Nor does it write down what nobody will read."""
-    node = Node()
-    await node.start()
+def test_a_newcomer_is_written_before_what_is_written_again(roster):
+    """After an outage, with thousands of entries to tell, nobody waits for all of them."""
     for number in range(50):
-        client = node.client("ann" if number % 2 else None)
-        await client.track(room=str(number))
-        client.go()
-    node._presence.write_again()
-    await node.stop()
+        come(roster, Member(f"c{number}"), room=f"room{number}")
+    while (write := roster.next_write()) is not None:
+        roster.wrote(write)
+    roster.write_again()
+    come(roster, Member("new"), room="lobby")
 
-    assert node.traces == []
-    assert not node._presence._passing
-
-
-async def test_coming_to_a_full_room_costs_no_look_at_everybody():
-    """A thousand members more do not make it slower: the work is counted, not the time."""
-    node = Node()
-    for number in range(300):
-        await node.client(f"user{number}").track()
-    replica = node._presence._replicas["tea"]
-    await until(lambda: not replica.dirty)
-    looked = 0
-
-    class Counting(dict):
-        def __iter__(self):
-            nonlocal looked
-            looked += len(self)
-            return super().__iter__()
-
-        items = values = keys = __iter__
-
-    replica.entries = {name: Counting(each) for name, each in replica.entries.items()}
-    await node.client("late").track()
-    assert replica.change()["joins"] == {"late": [MET]}
-    assert looked == 0
-    await node._presence.stop()
+    assert roster.next_write().room == "lobby"
+    assert len({roster.next_write().room for _ in range(50)}) == 50
+    assert roster.next_write() is None
 
 
-# Grace.
+def test_a_name_is_taken_over_at_a_start(roster):
+    """Who tracked before there were others is this process's own, and is written."""
+    early = Roster()
+    member = Member("c1", "ann")
+    come(early, member)
+    early.begin("n1")
+
+    assert early.nodes() == {"n1"}
+    assert set(early.next_write().joins) == {"c1"}
 
 
-async def test_one_id_that_comes_back_within_the_grace_stays():
-    """The end of the grace of its former self is not its own."""
-    node = Node(grace=0.01)
-    ann = node.client("ann")
-    await ann.track()
-    ann.go()
-    ann.go()
-    node.add(ann.connection)
-    await ann.track()
-    await asyncio.sleep(0.03)
+def test_nothing_is_written_without_others():
+    """A process alone has nobody to tell."""
+    alone = Roster()
+    come(alone, Member("c1", "ann"))
 
-    assert await node.presence("tea") == {"ann": [MET]}
-    ann.go()
-    node._presence.gone(ann.connection)
-    await until(lambda: not node.traces)
-    await node._presence.stop()
+    assert not alone.writes_due
+    assert alone.rooms[ROOM].metas() == {"ann": [1]}
 
 
-async def test_an_end_within_the_grace_takes_its_timers_along():
-    """Nothing happens later."""
-    node = Node(grace=30)
-    ann = node.client("ann")
-    await ann.track()
-    ann.go()
-    assert await node.presence("tea") == {"ann": [MET]}
-    await node._presence.stop()
+def test_members_are_told_at_most_so_often(roster):
+    """Changes within a moment become one diff; the first one is not kept waiting."""
+    member = Member("c1", "ann")
+    come(roster, member)
+    first = roster.due(ROOM)
+    roster.news_of(ROOM, 10.0)
+    roster.apply("n2", ROOM, {"c2": msgspec.msgpack.encode(entry(Member("c2"), 1))}, ())
 
-    assert node.traces == []
-
-
-# Processes that die.
+    assert first <= 0.0
+    assert roster.due(ROOM) == 10.0 + DIFF_SECONDS
 
 
-async def test_a_process_that_dies_is_forgotten_at_each_step():
-    """Whether its last diff came or not: its people go when it gives no sign of life."""
-    async with running(3, ttl=0.3) as (here, dying, gone):
-        ann = here.client("ann")
-        await ann.track()
-        await dying.client("bob").track()
-        gone.backend.stall("publish")
-        tracking = asyncio.create_task(gone.client("cid").track())
-        await until(lambda: ann.present and "bob" in ann.present)
-        for node in (dying, gone):
-            for task in (*node._presence._tasks, *node.cluster._tasks):
-                task.cancel()
-        await here._missed(Gap(None, None, "a test"))
-        await until(lambda: ann.present == {"ann": [MET]})
-        await tracking
+@pytest.mark.parametrize("module", [presence, room_roster, history])
+def test_what_decides_does_nothing_else(module):
+    """No loop, no log, no clock: what it is asked is what it answers."""
+    imported = {
+        name.name.split(".")[0] if isinstance(node, ast.Import) else node.module.split(".")[0]
+        for node in ast.walk(ast.parse(inspect.getsource(module)))
+        if isinstance(node, (ast.Import, ast.ImportFrom))
+        for name in node.names
+    }
 
-        assert await here.presence("tea") == {"ann": [MET]}
-
-
-async def test_a_failure_to_tell_is_logged_and_the_next_change_is_told(nodes, caplog):
-    """No task of it is left with an exception that nobody sees."""
-    here, _ = nodes
-    own, send = here._presence, here._presence._send
-    ann = here.client("ann")
-
-    async def fails(*_):
-        raise ValueError("a mistake")
-
-    own._send = fails
-    await ann.track()
-    await until(lambda: "were not told who is present" in caplog.text)
-    own._send = send
-    bob = here.client("bob")
-    await bob.track()
-    await until(lambda: bob.present)
-
-    assert bob.present == {"ann": [MET], "bob": [MET]}
-
-
-async def test_diffs_that_come_while_the_room_is_read_are_applied_after(nodes):
-    """What was read may be older; what it has no more is taken away."""
-    here, there = nodes
-    ann, bob = here.client("ann"), there.client("bob")
-    await bob.track()
-    await ann.track()
-    await until(lambda: ann.present == {"ann": [MET], "bob": [MET]})
-    here._presence._replicas["tea"].put(("gone", "c"), _Entry("ghost", msgspec.Raw(b"\x01")))
-    gate = here.backend.stall("entries")
-    read = here.backend.calls.count("entries")
-    here._presence.refresh(["tea"])
-    await until(lambda: here.backend.calls.count("entries") > read)
-    await bob.track("away")
-    await until(lambda: here._presence._replicas["tea"].waiting)
-    gate.set()
-    await until(lambda: ann.present == {"ann": [MET], "bob": ["away"]})
-
-    assert await here.presence("tea") == {"ann": [MET], "bob": ["away"]}
-
-
-async def test_one_that_has_gone_is_not_present(nodes):
-    """Quietly: it could not know."""
-    here, _ = nodes
-    ann = here.client("ann")
-    ann.go()
-    await ann.track()
-
-    assert here.traces == []
-
-
-async def test_what_arrives_during_the_end_begins_nothing(nodes):
-    """No task is left behind that would tell members of it."""
-    here, there = nodes
-    ann = here.client("ann")
-    await ann.track()
-    await until(lambda: ann.present)
-    good = msgspec.msgpack.encode(_Entry("late", msgspec.Raw(b"\x01")))
-    stopping = asyncio.create_task(here._presence.stop())
-    await asyncio.sleep(0)
-    here._presence.take(there.cluster.node, "tea", PresenceDiff(0, 0, {"c": good}, ()))
-    await stopping
-
-    assert not here._presence._passing
-    assert here.traces == []
+    assert not imported & {"asyncio", "logging", "time", "random"}

@@ -3,7 +3,7 @@
 import msgspec
 import pytest
 
-from falcon_pachinko.counters import MOST_TYPES, Counters, Handled, type_of
+from falcon_pachinko.counters import MOST_CLIENT_CODES, MOST_TYPES, Counters, Handled, type_of
 
 
 class Said(msgspec.Struct, tag="said"):
@@ -98,7 +98,7 @@ def test_ends_are_counted_by_their_codes():
     """As text, which any JSON reader takes for a key."""
     counters = Counters()
     for code in (1000, 1006, 1000):
-        counters.count_closed(code)
+        counters.count_closed(code, by_client=True)
 
     assert counters.status()["closed"] == {"1000": 2, "1006": 1}
 
@@ -120,3 +120,50 @@ def test_a_status_is_a_copy():
     counters.dropped["overflow"] += 1
 
     assert (status["sent"], status["dropped"]) == ({}, {})
+
+
+@pytest.mark.parametrize("codes", [range(3000, 5000), range(4000, 5000), range(4999, 2999, -2)])
+def test_close_codes_that_clients_make_up_do_not_grow_without_bound(codes):
+    """A client that closes with another one each time makes some dozens of counters at most."""
+    counters = Counters()
+    for code in codes:
+        counters.count_closed(code, by_client=True)
+    known = 16 + 70  # of the standard, and of HTTP
+
+    assert len(counters.status()["closed"]) <= MOST_CLIENT_CODES + known + 1
+    assert sum(counters.closed.values()) == len(codes)
+    assert counters.status()["closed"]["(other)"] > 0
+
+
+@pytest.mark.parametrize("code", [1000, 1001, 1006, 1013, 3403, 3429, 3503, 4401])
+def test_codes_that_mean_something_always_count_apart(code):
+    """However many others came before."""
+    counters = Counters()
+    for junk in range(4500, 4999):
+        counters.count_closed(junk, by_client=True)
+    counters.count_closed(code, by_client=True)
+
+    assert counters.status()["closed"][str(code)] == 1
+
+
+def test_codes_of_the_application_count_apart():
+    """Clients that got there first take nothing away from them."""
+    counters = Counters()
+    for junk in range(4500, 4999):
+        counters.count_closed(junk, by_client=True)
+    for _ in range(2):
+        counters.count_closed(4001, by_client=False)
+    counters.count_closed(4001, by_client=True)
+
+    assert counters.status()["closed"]["4001"] == 3
+
+
+def test_what_the_application_makes_up_is_bounded_too():
+    """Codes and types of errors alike."""
+    counters = Counters()
+    for number in range(MOST_TYPES + 100):
+        counters.count_closed(3000 + number, by_client=False)
+        counters.count_error(f"said-{number}")
+
+    assert len(counters.closed) <= MOST_TYPES + 1
+    assert len(counters.errors) <= MOST_TYPES + 1

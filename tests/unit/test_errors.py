@@ -59,7 +59,10 @@ SENTENCES = {
         ["worker poll is not a coroutine"],
     ),
     "duplicate worker": (DuplicateWorkerError("poll"), ["'poll'", "name=..."]),
-    "encode": (EncodeError("no object()"), ["nobody gets it", "no object()", "msgspec structs"]),
+    "encode": (
+        EncodeError("no object()"),
+        ["was not sent", "no object()", "msgspec structs", "enc_hook"],
+    ),
     "unknown connection": (UnknownConnectionError("c-1"), ["'c-1'", "may have gone"]),
     "duplicate connection": (DuplicateConnectionError("c-1"), ["'c-1'", "remove it first"]),
     "room name": (

@@ -109,15 +109,6 @@ def test_unknown_fields_further_inside_are_refused(payload_type):
     assert refused(Room, {"type": "t", "payload": payload}) == "invalid_payload"
 
 
-def test_a_type_that_is_foreign_to_msgspec_is_refused_with_the_class():
-    """No message could ever be of such a type: the class is refused."""
-    with pytest.raises(HandlerDefinitionError):
-
-        class Room(WebSocketResource):
-            @handles_message("say")
-            async def say(self, ws, payload: complex): ...
-
-
 @pytest.mark.parametrize("message_type", ["a\0b", "\ud800"])
 def test_a_type_that_cannot_be_on_the_wire_is_a_handler_error(message_type):
     """The error names the handler's type and is one of ours."""

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from falcon_pachinko import HandlerDefinitionError, Hook
+from falcon_pachinko import HandlerDefinitionError, Hook, MessageError
 from falcon_pachinko.messages.hooks import HookChain, ReceivedMessage
 
 MESSAGE = ReceivedMessage("say", {"text": "hi"}, 7)
@@ -142,9 +142,9 @@ class NotAwaited:
     ("hook", "why"),
     [
         (Noting, r"Noting is a class; hooks are instances: Noting\(\)"),
-        (object(), "object is no hook: it has none of before_connect"),
+        (object(), "object is not a hook: it has none of before_connect"),
         (NotAwaited(), "is awaited by the library but is not a coroutine"),
-        (3, "int is no hook"),
+        (3, "int is not a hook"),
     ],
     ids=["class", "object", "plain method", "number"],
 )
@@ -152,3 +152,76 @@ def test_what_could_never_be_a_hook_is_refused(hook, why):
     """When it is given, with the reason."""
     with pytest.raises(HandlerDefinitionError, match=why):
         HookChain([hook])
+
+
+# What is refused.
+
+
+class Refusing(Hook):
+    """Answers a refusal with what it was given, or raises it."""
+
+    def __init__(self, name, log, answer=None):
+        self.name, self.log, self.answer = name, log, answer
+
+    async def on_refused(self, ws, refusal, frame):
+        self.log.append((self.name, ws, refusal.code, frame))
+        if isinstance(self.answer, MessageError) or not isinstance(self.answer, Exception):
+            return self.answer
+        raise self.answer
+
+
+REFUSAL = MessageError("unknown_type", "Unknown message type 'x'.")
+OTHER = MessageError("upgrade", "Get the new version.")
+
+
+def refused(hooks, own=None):
+    return run(HookChain(hooks).refused("ws", REFUSAL, "frame", own))
+
+
+def test_a_refusal_is_what_it_was_where_nothing_answers():
+    """No hook, no method, or hooks that only look."""
+    log = []
+
+    assert refused([]) is REFUSAL
+    assert (
+        refused([Refusing("a", log), Noting("b", log)], Refusing("own", log).on_refused) is REFUSAL
+    )
+    assert log == [(name, "ws", "unknown_type", "frame") for name in ("a", "own")]
+
+
+def test_the_first_answer_to_a_refusal_counts():
+    """From the outside in, the resource's own method last; the others are not asked."""
+    log = []
+    hooks = [Refusing("a", log), Refusing("b", log, OTHER), Refusing("c", log, REFUSAL)]
+
+    assert refused(hooks, Refusing("own", log, REFUSAL).on_refused) is OTHER
+    assert [name for name, *_ in log] == ["a", "b"]
+
+
+@pytest.mark.parametrize("answer", [True, "text", 5, {"code": "x"}, MessageError])
+def test_what_is_not_an_error_is_not_an_answer(answer):
+    """Also a class that was not called."""
+    log = []
+
+    assert refused([Refusing("a", log, answer)], Refusing("own", log, OTHER).on_refused) is OTHER
+
+
+def test_what_is_raised_on_a_refusal_is_logged_once(caplog):
+    """It counts as no answer, and the others are asked."""
+    log = []
+    hooks = [Refusing("a", log, KeyError("bug")), Refusing("b", log, OTHER)]
+
+    assert refused(hooks) is OTHER
+    assert len(caplog.records) == 1
+    assert "on_refused failed" in caplog.text
+    assert "KeyError: 'bug'" in caplog.text
+
+
+def test_an_on_refused_that_is_not_a_coroutine_is_refused():
+    """With the chain, like the other points."""
+
+    class Plain:
+        def on_refused(self, ws, refusal, frame): ...
+
+    with pytest.raises(HandlerDefinitionError, match="is not a coroutine"):
+        HookChain([Plain()])

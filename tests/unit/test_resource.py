@@ -13,7 +13,7 @@ from falcon_pachinko import (
 
 OWNED = {
     "ws", "state", "parent", "schema", "subprotocols", "hooks", "close_on_error",
-    "on_connect", "on_disconnect", "on_message",
+    "on_connect", "on_disconnect", "on_message", "on_refused",
     "join_room", "leave_room", "broadcast_to_room", "send", "track",
 }  # fmt: skip
 

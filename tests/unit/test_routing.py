@@ -1,12 +1,15 @@
-"""Templates: filled in, checked, and compared with what resources take."""
+"""Routes: declared, checked, and compared with what resources take."""
 
-import falcon.uri
+import abc
+import functools
+from typing import Self
+
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 
 from falcon_pachinko import (
     Limits,
+    ResourceTypeError,
+    RouteTemplateError,
     SetupError,
     WebSocketConnectionManager,
     WebSocketResource,
@@ -31,39 +34,14 @@ def routed(template, resource=Room, **init_kwargs):
     return routes[0]
 
 
-@given(st.text(st.characters(codec="utf-8"), min_size=1), st.integers())
-def test_a_path_is_filled_in_and_quoted(room, number):
-    """Whatever the values are, they come out of the URL again as they went in."""
-    path = routed("/rooms/{room}/{n:int}").path(room=room, n=number)
-    _, rooms, quoted, n = path.split("/")
-
-    assert (rooms, falcon.uri.decode(quoted, unquote_plus=False), n) == ("rooms", room, str(number))
-
-
-def test_a_path_field_keeps_its_slashes():
-    """It stands for several segments."""
-    assert routed("/files/{rest:path}").path(rest="a b/c?") == "/files/a%20b/c%3F"
-
-
-@pytest.mark.parametrize("given_fields", [{}, {"room": "a"}, {"room": "a", "n": 1, "more": 2}])
-def test_a_path_needs_its_fields_and_no_others(given_fields):
-    """The error lists both."""
-    with pytest.raises(TypeError, match=r"the path of 'Room' needs room, n; given: \["):
-        routed("/{room}/{n:int}").path(**given_fields)
-
-
-def test_a_path_without_fields_is_itself():
-    """And an error there says that it needs nothing."""
-    assert routed("/lobby").path() == "/lobby"
-    with pytest.raises(TypeError, match="needs nothing; given"):
-        routed("/lobby").path(room="a")
-
-
 @pytest.mark.parametrize("template", ["rooms", "", "//rooms", "/a//b", None, 3])
 def test_a_template_starts_with_a_slash(template):
     """And has no empty segment, which no client's path could match."""
-    with pytest.raises(SetupError, match=r"must start with '/' and not have '//'"):
+    with pytest.raises(RouteTemplateError, match=r"must start with '/' and not have '//'") as bad:
         WebSocketRouter().add_route(template, Room)
+
+    assert isinstance(bad.value, SetupError)
+    assert isinstance(bad.value, ValueError)
 
 
 def test_a_route_tells_what_it_is():
@@ -110,3 +88,95 @@ def test_a_factory_is_asked_by_its_annotation():
     resources = [routed("/x", each).resource for each in (make, make_unannotated, make_misnamed)]
 
     assert resources == [Room, WebSocketResource, WebSocketResource]
+
+
+class Notes(WebSocketResource):
+    """Has arguments that are called as options of routes are."""
+
+    def __init__(self, name="?", limits=None):
+        self.made_with = (name, limits)
+
+    @classmethod
+    def green(cls) -> Self:
+        return cls("green")
+
+
+@pytest.mark.parametrize(
+    ("factory", "made_with"),
+    [
+        (functools.partial(Notes, name="tea"), ("tea", None)),
+        (functools.partial(functools.partial(Notes, name="tea"), name="milk"), ("milk", None)),
+        (functools.partial(Notes, "tea", limits=3), ("tea", 3)),
+        (Notes.green, ("green", None)),
+        (lambda: Notes(name="tea"), ("tea", None)),
+    ],
+)
+def test_an_argument_called_as_an_option_is_given_by_a_factory(factory, made_with):
+    """The option of that name stays the route's."""
+    route = routed("/x", factory, name="notes")
+
+    assert route.name == "notes"
+    assert route.create_resource().made_with == made_with
+
+
+@pytest.mark.parametrize("factory", [functools.partial(Notes, name="tea"), Notes.green])
+def test_a_partial_of_a_class_is_known_for_what_it_makes(factory):
+    """Its handlers, hooks and fields are checked as those of the class."""
+    assert routed("/x", factory).resource is Notes
+
+
+class Needs(WebSocketResource):
+    def __init__(self, name):
+        self.name = name
+
+
+@pytest.mark.parametrize(
+    ("resource", "options", "why"),
+    [
+        (Needs, {"name": "tea"}, r"argument: 'name'; name= is the route's own.*partial\(Needs, "),
+        (Notes, {"limits": 3}, r"limits=3 is not Limits\(...\).*partial\(Notes, limits=...\)"),
+        (Notes, {"limits": {"rooms": 1}}, "is not Limits"),
+        (Notes, {"name": 7}, r"name=7 is not a str.*partial\(Notes, name=...\)"),
+        (lambda: Notes("tea"), {"name": b"x"}, r"partial\(factory, name=...\)"),
+    ],
+)
+def test_an_option_that_was_meant_for_the_resource_is_told(resource, options, why):
+    """With the call that gives it to the resource."""
+    with pytest.raises(ResourceTypeError, match=why):
+        routed("/x", resource, **options)
+
+
+class Shape(WebSocketResource, abc.ABC):
+    @abc.abstractmethod
+    def area(self): ...
+
+
+class Square(Shape):
+    def area(self):
+        return 4
+
+
+@pytest.mark.parametrize("factory", [Shape, functools.partial(Shape)])
+def test_an_abstract_resource_is_refused(factory):
+    """When it is routed, not when the first client comes."""
+    with pytest.raises(ResourceTypeError, match="it is abstract; define area in a subclass"):
+        routed("/x", factory)
+
+    assert routed("/x", Square).create_resource().area() == 4
+
+
+def test_a_container_may_make_something_of_an_abstract_resource():
+    """It knows which subclass is meant; a partial's arguments are handed on to it."""
+    site = Site(
+        WebSocketConnectionManager(), Limits(), Admission(),
+        resource_factory=lambda cls, **given: {Shape: Square, Notes: Notes}[cls](**given),
+    )  # fmt: skip
+    routes = []
+    router = WebSocketRouter()
+    router.mount("", (), (), lambda line, hooks: routes.append(Route(line, hooks, site)))
+    router.add_route("/shape", Shape)
+    router.add_route("/notes", functools.partial(Notes, name="tea"), limits=Limits(rooms=1))
+    shape, notes = [route.create_resource() for route in routes]
+
+    assert isinstance(shape, Square)
+    assert notes.made_with == ("tea", None)

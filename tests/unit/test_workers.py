@@ -3,11 +3,17 @@
 import asyncio
 import contextlib
 import functools
+import inspect
 import signal
 
 import pytest
 
-from falcon_pachinko import DuplicateWorkerError, WorkerController, WorkerDefinitionError
+from falcon_pachinko import (
+    DuplicateWorkerError,
+    WorkerController,
+    WorkerDefinitionError,
+    worker,
+)
 from falcon_pachinko import workers as workers_module
 
 SOON = (0.001, 0.002)
@@ -87,6 +93,55 @@ def test_an_option_that_makes_no_sense_is_refused(given, why):
     """The text names the worker, the value and the choice."""
     with pytest.raises(WorkerDefinitionError, match=why):
         WorkerController().add(idle, **given)
+
+
+# Options beside the function.
+
+
+@worker
+async def bare():
+    await idle()
+
+
+@worker()
+async def empty():
+    await idle()
+
+
+@worker(name="told", restart="never", backoff=(1, 2))
+async def with_options():
+    await idle()
+
+
+def test_the_decorator_needs_no_options():
+    """With parentheses or without, the function is the function."""
+    controller = WorkerController()
+    made = [controller.add(each) for each in (bare, empty, with_options)]
+
+    assert inspect.iscoroutinefunction(bare)
+    assert [each.name for each in made] == ["bare", "empty", "told"]
+    assert [each.restart for each in made] == ["on-failure", "on-failure", "never"]
+
+
+@pytest.mark.parametrize(
+    "function",
+    [
+        worker(name="told")(functools.partial(idle)),
+        functools.partial(with_options),
+        worker(name="told")(Callable()),
+    ],
+    ids=["a partial", "a partial of one", "an object"],
+)
+def test_options_stand_beside_whatever_can_be_a_worker(function):
+    """On the thing itself, or on what it calls."""
+    assert WorkerController().add(function).name == "told"
+
+
+@pytest.mark.parametrize("given", ["prices", 3, (1, 2)])
+def test_an_option_without_its_name_is_told(given):
+    """``@worker("prices")`` would be a decorator of a text."""
+    with pytest.raises(WorkerDefinitionError, match=r"is not a function; write @worker, or"):
+        worker(given)
 
 
 def test_arguments_that_do_not_fit_are_refused():
@@ -282,6 +337,86 @@ async def test_a_critical_worker_takes_the_process_down(controller, caplog):
 
     assert worker.state == "failed"
     assert "worker vital is critical: the server stops" in caplog.text
+
+
+async def test_what_a_critical_crash_ends_in_can_be_changed(controller, caplog):
+    """Also after the worker was added: a test wants to hear of it, and to live on."""
+    told = []
+
+    async def vital():
+        raise OSError("no tea")
+
+    made = controller.add(vital, critical=True)
+    controller.on_critical = lambda *crash: told.append(crash)
+    await controller.start()
+    await until(lambda: made.state == "failed")
+
+    assert [(crashed, str(error)) for crashed, error in told] == [(made, "no tea")]
+    assert "the server stops" not in caplog.text
+
+
+async def test_stopping_without_a_timeout_waits_for_the_ends():
+    """For those who switch the limit off."""
+    controller = WorkerController(stop_timeout=None)
+    controller.add(idle)
+    await controller.start()
+    await asyncio.sleep(0)
+    await controller.stop()
+
+    assert controller.status() == {"idle": {"state": "stopped", "restarts": 0}}
+
+
+@pytest.mark.parametrize("kind", ["a thread", "a thread with a loop", "a coroutine"])
+async def test_another_thread_is_told_whose_loop_it_is(controller, kind):
+    """A worker there would send from the wrong loop; the error names the way."""
+    await controller.start()
+
+    async def add():
+        controller.add(idle)
+
+    ask = {
+        "a thread": lambda: controller.add(idle),
+        "a thread with a loop": lambda: asyncio.run(add()),
+        "a coroutine": lambda: asyncio.run(controller.stop()),
+    }[kind]
+    with pytest.raises(RuntimeError, match=r"another event loop; .*run_coroutine_threadsafe"):
+        await asyncio.to_thread(ask)
+
+    assert controller.status() == {}
+    assert controller.started
+
+
+@pytest.mark.parametrize("stop_first", [True, False])
+def test_workers_whose_loop_is_gone_start_anew_in_another(stop_first):
+    """A server that was torn down has not said goodbye."""
+    controller = WorkerController()
+    made = controller.add(idle)
+
+    async def run_and_tear_down():
+        await controller.start()
+        await asyncio.sleep(0)
+
+    async def run_again():
+        if stop_first:
+            await controller.stop()
+        await controller.start()
+        await asyncio.sleep(0)
+        seen = made.state
+        await controller.stop()
+        return seen
+
+    asyncio.run(run_and_tear_down())
+
+    assert asyncio.run(run_again()) == "running"
+
+
+async def test_before_the_start_workers_may_be_added_anywhere(controller):
+    """As modules do when they are imported."""
+    await asyncio.to_thread(controller.add, idle)
+    await controller.start()
+    await asyncio.sleep(0)
+
+    assert controller.status()["idle"]["state"] == "running"
 
 
 async def test_stopping_waits_for_the_ends(controller):

@@ -1,7 +1,7 @@
 import pytest
 from room import create_app
 
-from falcon_pachinko.testing import simulate
+from falcon_pachinko.testing import RequestError, simulate
 
 pytestmark = pytest.mark.asyncio
 
@@ -31,9 +31,10 @@ async def test_a_wrong_payload_is_answered_and_nobody_else_hears_of_it():
     ):
         await bob.expect("welcome")
 
-        answer = await ann.request("say", {"text": 5})
+        with pytest.raises(RequestError) as refused:
+            await ann.request("say", {"text": 5})
 
-        assert answer["payload"]["code"] == "invalid_payload"
+        assert refused.value.code == "invalid_payload"
         await bob.expect_nothing()
 
 

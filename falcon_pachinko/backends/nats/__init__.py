@@ -47,7 +47,7 @@ class NatsBackend(SupervisedBackend):
         tls: What certificates to trust, where a server wants TLS; by default the system's.
 
     Raises:
-        SetupError: The URL says what there is not, or nats-py is not installed.
+        SetupError: The URL has an unknown setting or a bad value, or nats-py is not installed.
 
     Example::
 
@@ -75,7 +75,7 @@ class NatsBackend(SupervisedBackend):
     def _linked(self) -> Link:
         self.check_up()
         if self._link is None:
-            raise BackendError(self.name, "it has just lost its connection")
+            raise BackendError(self.name, "the connection was just lost")
         return self._link
 
     async def start(self, node: str) -> None:
@@ -147,7 +147,7 @@ class NatsBackend(SupervisedBackend):
         if self._ahead + len(event.data) > AHEAD:
             if not self._overrun:
                 self._overrun = True
-                self.queue.put(Lost("more arrived than this process could take up"))
+                self.queue.put(Lost("messages arrived faster than this process could handle them"))
             return
         self._overrun = False
         self._ahead += len(event.data) + EVENT_BYTES
@@ -174,7 +174,7 @@ class NatsBackend(SupervisedBackend):
         return await self._state.beat(ttl)
 
     def _lease_ended(self) -> None:
-        self.queue.put(Lost("this process was silent for so long that it counted as gone"))
+        self.queue.put(Lost("this process gave no sign of life for longer than its lease"))
 
     async def acquire(self, name: str, ttl: float) -> int | None:
         return await self._state.acquire(name, ttl)

@@ -110,7 +110,7 @@ class Histories:
                 continue
             self._remember((stream.name, channel), epoch._replace(used=began))
             return HistoryPosition(epoch.name, sequence)
-        raise BackendError(self._streams.name, f"too many write to {channel!r:.200} at once")
+        raise BackendError(self._streams.name, f"too many concurrent writes to {channel!r:.200}")
 
     def _remember(self, key: tuple[str, str], epoch: _Epoch) -> None:
         self._epochs[key] = epoch
@@ -126,9 +126,11 @@ class Histories:
 
     async def _epoch(self, stream: Stream, kept: Sequence[Stored], limits: HistoryLimits) -> str:
         """Return the epoch that is on; empty if there is none."""
-        if not kept or kept[-1].at + limits.seconds <= await self._streams.now(stream):
+        # Of what somebody else wrote there, nothing says an epoch: it counts as nothing.
+        ours = [each for each in kept if EPOCH in each.headers]
+        if not ours or ours[-1].at + limits.seconds <= await self._streams.now(stream):
             return ""
-        return kept[-1].headers.get(EPOCH, "")
+        return ours[-1].headers[EPOCH]
 
     async def read(self, channel: str, after: HistoryPosition, limits: HistoryLimits) -> Past:
         """Return what was kept after a position; begin a history where there is none."""
@@ -150,7 +152,7 @@ class Histories:
             except WrongSequence:
                 continue
             return Past(HistoryPosition(epoch, place), (), complete=False)
-        raise BackendError(self._streams.name, f"too many write to {channel!r:.200} at once")
+        raise BackendError(self._streams.name, f"too many concurrent writes to {channel!r:.200}")
 
     async def forget(self, channel: str) -> None:
         """End a history, whatever its limits are."""

@@ -28,7 +28,7 @@ _CLOSE = 1.0  # seconds; then what still waits to be sent is thrown away
 
 
 class NoResponders(BackendError):  # noqa: N818  # what NATS calls it
-    """Nobody listens on the subject of a question."""
+    """No one listens on the subject of a question."""
 
 
 class Link:
@@ -203,7 +203,7 @@ class Link:
         """
         message = await self._ask(subject, data, headers, None)
         if message.status == "503":
-            raise NoResponders(self.where.name, f"nobody answers on {subject}")
+            raise NoResponders(self.where.name, f"no responders on {subject}")
         return message
 
     async def ask_many(self, subject: str, data: bytes) -> tuple[list[NatsMessage], NatsMessage]:
@@ -241,7 +241,8 @@ class Link:
             return await answer
         finally:
             timer.cancel()
-            answer.cancel()
+            if not answer.cancel() and not answer.cancelled():
+                answer.exception()  # it may never have been awaited
             del self._asked[name]
 
     def _wait_once_more(self, answer: asyncio.Future[NatsMessage], seconds: float) -> None:

@@ -50,6 +50,7 @@ _OF_THE_CLIENT = (
 )  # fmt: skip
 _KEPT, _PLAIN = b"\xfeK", b"\xfeP"  # what begins with neither was published as it is
 _STAMP = 13  # digits in front of what a history keeps: milliseconds
+_MOST_DIGITS = 19  # of an offset
 
 
 class _Link:
@@ -117,7 +118,7 @@ class _Link:
 
     def _answer(self, reply: Any) -> None:
         if not self._waiting:
-            raise ValueError("the server answered what it was not asked")
+            raise ValueError("unexpected reply from the server")
         future, count, replies = self._waiting[0]
         replies.append(reply)
         if len(replies) >= count:
@@ -141,7 +142,7 @@ class RedisBackend(SupervisedBackend):
             ``required``, ``ttl``, ``timeout`` and ``probe`` in its query.
 
     Raises:
-        SetupError: The URL says something that is not understood, or redis-py is missing.
+        SetupError: The URL has an unknown setting or a bad value, or redis-py is missing.
 
     Example::
 
@@ -163,14 +164,16 @@ class RedisBackend(SupervisedBackend):
             self._make: Any = self._options.pop("connection_class", Connection)
             self._make(**self._options, protocol=2)
         except Exception as error:  # whatever redis-py thinks of the URL
-            raise SetupError(f"{name}: {type(error).__name__} in its settings") from error
+            raise SetupError(
+                f"{name}: redis-py refuses these settings ({type(error).__name__})"
+            ) from error
         space = settings.namespace
         self._prefix = f"{space}:c:".encode()
         self._nodes, self._tokens = f"{space}:nodes", f"{space}:tokens"
         self._commands, self._subscription = _Link(self, None), _Link(self, self._arrive)
-        self._wanted: set[str] = set()
-        self._live: set[str] = set()
-        self._changed: dict[str, None] = {}
+        self._wanted: set[str] = set()  # what the app listens to
+        self._live: set[str] = set()  # what this connection is subscribed to, or was told to be
+        self._changed: dict[str, None] = {}  # where the two differ: what the server is told next
         self._adjusting = asyncio.Lock()
         self._held: dict[str, int] = {}
         self._lease_end = math.inf
@@ -209,6 +212,8 @@ class RedisBackend(SupervisedBackend):
         return self.settings.timeout * (1 + len(self._wanted) / CHANNELS_IN_TIME)
 
     async def disconnect(self) -> None:
+        self._live.clear()
+        self._changed = dict.fromkeys(self._wanted)
         await self._commands.close()
         await self._subscription.close()
 
@@ -246,7 +251,12 @@ class RedisBackend(SupervisedBackend):
         await self._change(channels)
 
     async def _change(self, channels: Collection[str]) -> None:
-        self._changed.update(dict.fromkeys(channels))
+        for name in channels:
+            # What comes and goes while the server is away leaves nothing to tell.
+            if (name in self._wanted) is not (name in self._live):
+                self._changed[name] = None
+            else:
+                self._changed.pop(name, None)
         if self.state != "up":
             return
         try:
@@ -336,7 +346,7 @@ class RedisBackend(SupervisedBackend):
         )
         self._lease_end = began + ttl
         if alive.pop(0) or began > before:
-            self.queue.put(Lost("this process was not heard of for longer than its lease"))
+            self.queue.put(Lost("this process gave no sign of life for longer than its lease"))
         return [node.decode() for node in alive]
 
     async def acquire(self, name: str, ttl: float) -> int | None:
@@ -375,16 +385,33 @@ class RedisBackend(SupervisedBackend):
         return HistoryPosition(epoch.decode(), int(offset))
 
     async def read(self, channel: str, after: HistoryPosition, limits: HistoryLimits) -> Past:
-        epoch, offset, complete, first, items = await self._run(
+        epoch, offset, forgotten, complete, items = await self._run(
             READ, self._history(channel), *_bounds(limits), after.epoch, str(after.offset)
         )
-        entries = tuple(Kept(place, item[_STAMP:]) for place, item in enumerate(items, int(first)))
-        return Past(HistoryPosition(epoch.decode(), int(offset)), entries, complete == 1)
+        since = after.offset if complete == 1 else int(forgotten)
+        entries = _kept(items, epoch, since, int(offset))
+        whole = complete == 1 and len(entries) == int(offset) - since
+        return Past(HistoryPosition(epoch.decode(), int(offset)), entries, whole)
 
     async def forget(self, channel: str) -> None:
         self.check_up()
         request = command("DEL", *self._history(channel))
         _check(self.name, await self.bounded(self._commands.send(request)))
+
+
+def _kept(items: Iterable[bytes], epoch: bytes, since: int, last: int) -> tuple[Kept, ...]:
+    """Read what a list holds of one epoch, in order; leave out what is not of our making."""
+    kept = []
+    for item in items:
+        of, _, rest = item[_STAMP:].partition(b":")
+        number, colon, data = rest.partition(b":")
+        if of != epoch or not colon or not number.isdigit() or len(number) > _MOST_DIGITS:
+            continue
+        offset = int(number)
+        if since < offset <= last:
+            kept.append(Kept(offset, data))
+            since = offset
+    return tuple(kept)
 
 
 def _bounds(limits: HistoryLimits) -> tuple[str, str, str]:
@@ -405,4 +432,4 @@ def _check(name: str, replies: list[Any]) -> None:
     """Raise what the server refused."""
     for reply in replies:
         if isinstance(reply, Refused):
-            raise BackendError(name, f"the server says: {reply.why}")
+            raise BackendError(name, f"the server answered: {reply.why}")

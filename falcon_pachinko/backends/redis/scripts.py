@@ -1,8 +1,9 @@
 """What Redis does in one step: Lua, with the server's own clock, in milliseconds.
 
-Keys, all behind the namespace: ``h`` a history's epoch, offset and size, ``k`` what
-it keeps; ``nodes`` when each node's lease ends, ``n`` a node's tables, ``t`` a table's
-nodes, ``e`` one node's entries in one table; ``l`` a lease, ``tokens`` the last token.
+Keys, all behind the namespace: ``h`` a history's epoch, last offset, size and last
+forgotten offset, ``k`` what it keeps; ``nodes`` when each node's lease ends, ``n`` a
+node's tables, ``t`` a table's nodes, ``e`` one node's entries in one table; ``l`` a
+lease, ``tokens`` the last token.
 """
 
 from __future__ import annotations
@@ -27,32 +28,47 @@ local now = time[1] * 1000 + math.floor(time[2] / 1000)
 local function digits(number) return string.format('%.0f', number) end
 """
 
-# KEYS: h, k.  ARGV: count, bytes, milliseconds.  Whatever is kept has its time in front.
-# An offset is where the list ends; so what was forgotten needs no record of its own.
+# KEYS: h, k.  ARGV: count, bytes, milliseconds.
+# Whatever is kept has its time, its epoch and its offset in front: 13 digits, then
+# "epoch:offset:". What else may be in the list (somebody's mistake) counts as nothing, and
+# leaves with what is older.
 _HISTORY = (
     _NOW
     + """
 local count, bytes, age = tonumber(ARGV[1]), tonumber(ARGV[2]), tonumber(ARGV[3])
-local meta = redis.call('HMGET', KEYS[1], 'epoch', 'offset', 'size')
+local meta = redis.call('HMGET', KEYS[1], 'epoch', 'offset', 'size', 'forgotten')
 local epoch, offset, size = meta[1], tonumber(meta[2]), tonumber(meta[3])
-if not epoch then
-    epoch, offset, size = digits(time[1] * 1000000 + time[2]), 0, 0
-    redis.call('HSET', KEYS[1], 'epoch', epoch, 'offset', 0, 'size', 0)
+local forgotten = tonumber(meta[4])
+if not (epoch and offset and size and forgotten) then
+    epoch, offset, size, forgotten = digits(time[1] * 1000000 + time[2]), 0, 0, 0
+    -- HSET first: a server without memory refuses it, but not once something was deleted.
+    redis.call('HSET', KEYS[1], 'epoch', epoch, 'offset', 0, 'size', 0, 'forgotten', 0)
     redis.call('DEL', KEYS[2])
     redis.call('PEXPIRE', KEYS[1], ARGV[3])
 end
-local kept = redis.call('LLEN', KEYS[2])
+local function place(item)
+    local at, of, written = string.match(item, '^(%d%d%d%d%d%d%d%d%d%d%d%d%d)(%d+):(%d+):')
+    local number = tonumber(written)
+    if of == epoch and number > forgotten and number <= offset then
+        return tonumber(at), number, #item - 15 - #of - #written
+    end
+end
 local function trim()
-    while kept > 0 do
+    while true do
         local oldest = redis.call('LINDEX', KEYS[2], 0)
-        if kept <= count and size <= bytes and tonumber(string.sub(oldest, 1, 13)) + age > now then
+        if not oldest then
+            forgotten, size = offset, 0
             break
         end
+        local at, number, length = place(oldest)
+        if at then
+            forgotten = number - 1
+            if offset - number < count and size <= bytes and at + age > now then break end
+            forgotten, size = number, size - length
+        end
         redis.call('LPOP', KEYS[2])
-        kept, size = kept - 1, size - #oldest + 13
     end
-    if kept == 0 then size = 0 end
-    redis.call('HSET', KEYS[1], 'size', digits(size))
+    redis.call('HSET', KEYS[1], 'size', digits(size), 'forgotten', digits(forgotten))
 end
 """
 )
@@ -62,28 +78,29 @@ APPEND = (
     _HISTORY
     + """
 local data = ARGV[5]
-offset, kept, size = offset + 1, kept + 1, size + #data
-redis.call('RPUSH', KEYS[2], digits(now) .. data)
+offset, size = offset + 1, size + #data
+local position = epoch .. ':' .. digits(offset) .. ':'
+redis.call('RPUSH', KEYS[2], digits(now) .. position .. data)
 redis.call('HSET', KEYS[1], 'offset', digits(offset))
 trim()
 redis.call('PEXPIREAT', KEYS[1], digits(now + age))
 redis.call('PEXPIREAT', KEYS[2], digits(now + age))
-local position = epoch .. ':' .. digits(offset) .. ':'
 redis.call('PUBLISH', ARGV[4], '\\254K' .. position .. data)
 return {epoch, digits(offset)}
 """
 )
 
 # ARGV: ..., the epoch and the offset after which to read.
+# What is skipped is the right number of entries, or fewer if there are others between them.
 READ = (
     _HISTORY
     + """
 trim()
-local after, forgotten = tonumber(ARGV[5]), offset - kept
+local after = tonumber(ARGV[5])
 local complete = epoch == ARGV[4] and after >= forgotten and after <= offset
 local skipped = complete and after - forgotten or 0
 local items = redis.call('LRANGE', KEYS[2], digits(skipped), -1)
-return {epoch, digits(offset), complete and 1 or 0, digits(forgotten + skipped + 1), items}
+return {epoch, digits(offset), digits(forgotten), complete and 1 or 0, items}
 """
 )
 

@@ -105,8 +105,8 @@ class Envelopes(Bait):
         return "taken"
 
     @handles_message("bag")
-    async def bag(self, ws, payload: set[Any]):
-        """Take what need not be hashable."""
+    async def bag(self, ws, payload: set[int | str]):
+        """Take what is hashed."""
         return "taken"
 
     @handles_message("table")

@@ -55,6 +55,25 @@ class Health:
         resp.media = {"status": "ok"}
 
 
+class Request:
+    async def on_put(self, req, resp):
+        body = await req.stream.read()
+        resp.media = {
+            "query": req.params,
+            "tea": req.get_header("X-Tea"),
+            "type": req.content_type,
+            "body": body.decode(),
+            "host": req.host,
+        }
+
+
+class Ponder(WebSocketResource):
+    """Never answers a handshake."""
+
+    async def on_connect(self, req, ws):
+        await asyncio.Event().wait()
+
+
 class Broken:
     async def process_startup(self, scope, event):
         raise ZeroDivisionError("no tea")
@@ -74,7 +93,9 @@ def create(*middleware):
     made = falcon.asgi.App(middleware=list(middleware))
     install(made, limits=Limits(handler_grace=0.1))
     made.add_websocket_route("/desk", Desk)
+    made.add_websocket_route("/ponder", Ponder)
     made.add_route("/health", Health())
+    made.add_route("/request", Request())
     return made
 
 

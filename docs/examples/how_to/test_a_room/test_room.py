@@ -1,9 +1,10 @@
 import contextlib
 
+import msgspec
 import pytest
 from room import create_app
 
-from falcon_pachinko.testing import Disconnected, HandshakeDenied, simulate
+from falcon_pachinko.testing import Disconnected, HandshakeDenied, RequestError, simulate
 
 pytestmark = pytest.mark.asyncio
 
@@ -34,6 +35,29 @@ async def test_the_count_is_answered(pachinko_client):
         answer = await ann.request("count")
 
     assert answer == {"type": "reply", "ref": "1", "payload": 1}
+
+
+async def test_a_wrong_payload_is_refused(pachinko_client):
+    async with pachinko_client.connect("/rooms/tea") as ann:
+        with pytest.raises(RequestError) as refused:
+            await ann.request("say", 5)
+
+    assert (refused.value.code, refused.value.path) == ("invalid_payload", "$.payload")
+
+
+# endregion
+
+
+# region: typed
+class Said(msgspec.Struct, tag_field="type", tag="said"):
+    payload: str
+
+
+async def test_a_frame_is_read_into_a_type(pachinko_client):
+    async with pachinko_client.connect("/rooms/tea") as ann:
+        await ann.send({"type": "say", "payload": "Tea?"})
+
+        assert await ann.receive(Said) == Said("Tea?")
 
 
 # endregion
@@ -111,6 +135,8 @@ async def test_on_a_real_server(pachinko_server):
         await ann.send({"type": "say", "payload": "Tea?"})
 
         await ann.expect("said", "Tea?")
+    health = await pachinko_server.http.get("/health")
+    assert (health.status_code, health.json) == (200, {"ok": True})
 
 
 # endregion

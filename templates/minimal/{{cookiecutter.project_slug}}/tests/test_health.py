@@ -7,6 +7,6 @@ from {{ cookiecutter.package }}.asgi import app
 
 def test_health_is_ok_while_the_app_runs() -> None:
     """A load balancer that asks for /health gets a 200 and a word."""
-    answer = TestClient(app).simulate_get("/health")
+    answer = TestClient(app).simulate_get("/health", host="localhost")
 
     assert (answer.status_code, answer.json) == (200, {"status": "ok"})

@@ -1,0 +1,435 @@
+"""Rooms that remember: a client that comes back gets what it missed, then what is live.
+
+The backend gives each message of such a room its place, and all processes
+deliver in that order, the sender's own included. So a sender waits for the
+backend here, as nowhere else. Without it the members of this process get the
+message anyway, and the history ends: no client is told that one with a hole is
+complete. What each member gets is decided in `history`; here it is sent.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Awaitable, Callable, Collection, Coroutine
+from typing import Any, Generic
+
+import msgspec
+
+from falcon_pachinko.backends.base import HistoryPosition, Past
+from falcon_pachinko.cluster.history import (
+    Placed,
+    Returning,
+    RoomHistory,
+    opened,
+    packet_for,
+    place,
+    place_all,
+)
+from falcon_pachinko.cluster.member import M
+from falcon_pachinko.cluster.node import Node
+from falcon_pachinko.cluster.outage import Outage
+from falcon_pachinko.cluster.parcels import (
+    ALL,
+    Broadcast,
+    ParcelPackets,
+    for_history,
+    is_object,
+)
+from falcon_pachinko.errors import BackendError, ConnectionStateError, EncodeError, NoHistoryError
+from falcon_pachinko.limits import HistoryLimits
+from falcon_pachinko.messages.codec import JSON
+
+__all__ = ["History"]
+
+log = logging.getLogger("falcon_pachinko.history")
+
+PLACE_TIMEOUT = 3.0
+"""Seconds that a sender waits for the backend to give its message a place."""
+
+MESSAGES_PER_TURN = 64
+"""How many messages a client that comes back gets before other tasks run."""
+
+MOST_GIVEN_UP = 10_000
+"""How many of our own messages are remembered as delivered without a place."""
+
+MOST_BROKEN = 100_000
+"""How many rooms are remembered whose history is to end; more are only told to the others."""
+
+
+class _Echo:
+    """A message of our own, on its way back from the backend."""
+
+    def __init__(self) -> None:
+        self.over = asyncio.Event()
+        """Set when it has arrived, or there is no member here any more to wait for it."""
+        self.arrived = False
+        self.taken: asyncio.Future[tuple[int, int]] = asyncio.get_running_loop().create_future()
+        """How many members here took it, and how many did not."""
+
+    def end(self, sent: int, dropped: int) -> None:
+        self.over.set()
+        if not self.taken.done():
+            self.taken.set_result((sent, dropped))
+
+
+class _Room(Generic[M]):
+    """What the shell needs of a room beside the decisions; lives as long as those."""
+
+    def __init__(self, name: str) -> None:
+        self.core: RoomHistory[M] = RoomHistory(name)
+        self.order = asyncio.Lock()  # held while one message goes to all of the room
+        self.echoes: dict[int, _Echo] = {}  # by the number of the parcel, while a sender waits
+
+
+class History(Generic[M]):
+    """What rooms remember; the manager has one.
+
+    Args:
+        node: This process among others.
+        members: Returns who is in a room here.
+        select: Returns whom of a room's members here a message is for: by its target,
+            its exclusions, and the rooms in which it was kept before.
+        fan_out: Sends packets to members of a room, and returns how many took them; who
+            leaves the room meanwhile is left out.
+        limits: Returns how much of a room is kept; None for a room without a history.
+        spawn: Runs a coroutine in a task of its own, whose end is waited for.
+    """
+
+    def __init__(
+        self,
+        node: Node,
+        *,
+        members: Callable[[str], Collection[M]],
+        select: Callable[[str, Broadcast], list[M]],
+        fan_out: Callable[[str, list[M], ParcelPackets], Awaitable[int]],
+        limits: Callable[[str], HistoryLimits | None],
+        spawn: Callable[[Coroutine[Any, Any, None]], None],
+    ) -> None:
+        self._node, self._members, self._select = node, members, select
+        self._fan_out, self._limits, self._spawn = fan_out, limits, spawn
+        self._rooms: dict[str, _Room[M]] = {}  # those with members here that something was done in
+        self._given_up: dict[int, None] = {}
+        # Numbers of our own messages that members here got without a place: not delivered
+        # again if they come back after all. MOST_GIVEN_UP at most, the oldest go first.
+        self._broken: dict[str, None] = {}
+        # Rooms whose history lacks a message, and has to end before it is used again.
+        # MOST_BROKEN at most.
+        self._outage = Outage()
+
+    def _room(self, name: str) -> _Room[M] | None:
+        """Return what is known of a room with members here."""
+        room = self._rooms.get(name)
+        if room is None and self._members(name):
+            room = self._rooms[name] = _Room(name)
+        return room
+
+    # Sending.
+
+    async def send(self, name: str, parcel: Broadcast) -> tuple[int, int, bool]:
+        """Keep a message in one room, and have its members get it with its place.
+
+        Waits for the place, `PLACE_TIMEOUT` seconds at most; then the members here get
+        the message without one, and the history ends. One that is cancelled has been sent
+        all the same, maybe.
+
+        Args:
+            name: A room that has a history.
+            parcel: The message as JSON and, where it has that form, as MessagePack. Its
+                target, exclusions and ``kept_in`` say which members get it now.
+
+        Returns:
+            How many members here took it, how many did not, and whether it is published.
+
+        Raises:
+            EncodeError: The message is not an object, so that it has no room for its place,
+                or has more bytes than the history keeps altogether. It was not sent.
+            NoHistoryError: The room has no history.
+        """
+        limits = self._limits(name)
+        if limits is None:
+            raise NoHistoryError(name)
+        if not is_object(parcel):
+            raise EncodeError(
+                "a room with a history takes objects (dicts, structs), which have room "
+                "for a place; pass store=False to send something else"
+            )
+        kept = for_history(parcel)
+        data = self._node.number_alone(kept)
+        if len(data) > limits.bytes:
+            raise EncodeError(
+                f"it takes {len(data)} bytes, and the whole history of {name!r:.200} has "
+                f"{limits.bytes} (HistoryLimits.bytes); raise that limit, or pass store=False"
+            )
+        self._node.reaches_others()  # which warns where nobody can be reached
+        room, echo = self._room(name), _Echo()
+        if room is not None:
+            room.echoes[kept.seq] = echo
+        try:
+            async with asyncio.timeout(PLACE_TIMEOUT):
+                position = await self._append(name, data, limits)
+                if room is not None:
+                    if self._node.alone:
+                        self._spawn(self.deliver(self._node.name, name, kept, position))
+                    await echo.over.wait()
+        except (BackendError, TimeoutError) as error:
+            if not echo.arrived:
+                why = str(error) or "it did not come back in time"
+                return await self._send_without_place(name, parcel, kept.seq, why)
+        finally:
+            if room is not None:
+                del room.echoes[kept.seq]
+        taken = await echo.taken if room is not None else (0, 0)
+        return *taken, not self._node.alone
+
+    async def _append(self, name: str, data: bytes, limits: HistoryLimits) -> HistoryPosition:
+        await self._node.subscriptions.live(f"room:{name}")  # else it would not come back
+        await self._end_if_broken(name)
+        position = await self._node.backend.append(f"room:{name}", data, limits)
+        self._outage.over()
+        return position
+
+    async def _send_without_place(
+        self, name: str, parcel: Broadcast, seq: int, why: str
+    ) -> tuple[int, int, bool]:
+        """Give a message to the members here, and end the history: it has a hole now."""
+        self._outage.report(
+            log, "could not keep a message to %.200r, so its history ends: %s", name, why
+        )
+        self._node.count_unpublished()
+        self._break(name)
+        self._given_up[seq] = None
+        if len(self._given_up) > MOST_GIVEN_UP:
+            del self._given_up[next(iter(self._given_up))]
+        chosen = self._select(name, parcel)
+        sent = await self._fan_out(name, chosen, ParcelPackets(parcel))
+        return sent, len(chosen) - sent, False
+
+    async def deliver(
+        self, node: str, name: str, parcel: Broadcast, position: HistoryPosition
+    ) -> None:
+        """Give a message with a place to the members here, in its turn, once."""
+        if not is_object(parcel):
+            self._node.reject(f"dropped a kept message of {name!r:.200} that is not an object")
+            return
+        while (room := self._room(name)) is not None:
+            async with room.order:
+                if self._rooms.get(name) is room:  # else all have left, and others have come
+                    await self._deliver_here(room, node, name, parcel, position)
+                    return
+
+    async def _deliver_here(
+        self, room: _Room[M], node: str, name: str, parcel: Broadcast, position: HistoryPosition
+    ) -> None:
+        own = node == self._node.name
+        echo, taken = room.echoes.get(parcel.seq) if own else None, (0, 0)
+        try:
+            news = room.core.is_news(position)
+            if news and not (own and parcel.seq in self._given_up):
+                if echo is not None:
+                    echo.arrived = True
+                    echo.over.set()
+                placed = place(name, parcel, position)
+                live, too_slow = room.core.route(self._select(name, parcel), placed)
+                self._cut_off(too_slow)
+                sent = await self._fan_out(name, live, placed.packets)
+                taken = sent, len(live) - sent
+            if own:
+                self._given_up.pop(parcel.seq, None)
+        finally:
+            if echo is not None:
+                echo.end(*taken)
+
+    # Coming back.
+
+    async def join(
+        self, member: M, name: str, since: HistoryPosition, join: Callable[[], None]
+    ) -> None:
+        """Put a connection into a room, and send it what came after a position, then what is live.
+
+        Cancelled, or with an error, it leaves a member that was not sent everything: the
+        caller then takes it out of the room.
+
+        Args:
+            member: The connection.
+            name: The room.
+            since: Where the client was when it was here last.
+            join: Puts it into the room.
+
+        Raises:
+            NoHistoryError: The room has no history.
+            ConnectionStateError: The connection is in that room already.
+        """
+        if name in member._rooms:
+            raise ConnectionStateError(
+                f"the connection is in {name!r:.200} already: give since= to the first join_room()"
+            )
+        limits = self._limits(name)
+        if limits is None:
+            raise NoHistoryError(name)
+        join()
+        room = self._room(name)
+        if room is None or name not in member._rooms:
+            return  # it has gone
+        core = room.core
+        returning = core.come_back(member)
+        try:
+            await self._node.subscriptions.live(f"room:{name}")
+            at = await self._send_past(core, member, returning, since, limits)
+            if not core.is_returning(member, returning):
+                return  # it has left
+            for placed in core.caught_up(member, at):
+                packet = packet_for(placed, member)
+                if packet is not None:
+                    member._outbox.push(packet)
+        finally:
+            if core.is_returning(member, returning):
+                del core.returning[member]
+
+    async def _send_past(
+        self,
+        core: RoomHistory[M],
+        member: M,
+        returning: Returning,
+        since: HistoryPosition,
+        limits: HistoryLimits,
+    ) -> HistoryPosition | None:
+        """Send a member its past, again where that has changed; return up to where it goes."""
+        at = None
+        while core.is_returning(member, returning):
+            returning.restart()
+            past = await self._read(core.name, at or since, limits)
+            if returning.stale or not core.is_returning(member, returning):
+                continue
+            at = await self._replay(core, member, past)
+            if not returning.stale:
+                break
+        return at
+
+    async def _read(self, name: str, since: HistoryPosition, limits: HistoryLimits) -> Past | None:
+        """Ask the backend; None if it is away."""
+        try:
+            await self._end_if_broken(name)
+            past = await self._node.backend.read(f"room:{name}", since, limits)
+        except BackendError as error:
+            self._outage.report(log, "could not read the history of %.200r: %s", name, error)
+            return None
+        self._outage.over()
+        return past
+
+    async def _replay(
+        self, core: RoomHistory[M], member: M, past: Past | None
+    ) -> HistoryPosition | None:
+        """Tell a member where it stands, and send it what the backend has for it."""
+        replay = core.replay(member, past)
+        await member.send_media({"type": "history.state", "payload": replay.state})
+        for count, placed in enumerate(replay.entries, 1):
+            if core.name not in member._rooms:
+                break  # it has left meanwhile
+            packet = packet_for(placed, member)
+            if packet is not None:
+                await member._send(packet, volatile=False, latest=None)
+            if not count % MESSAGES_PER_TURN:
+                await asyncio.sleep(0)
+        return replay.position
+
+    def _cut_off(self, members: Collection[M]) -> None:
+        """Close those who take their past too slowly for what arrives meanwhile."""
+        for member in members:
+            budget = member.limits.outbox_bytes
+            reason = f"too slow: over {budget} bytes came while it caught up (outbox_bytes)"
+            member._outbox.close(1013, reason)
+
+    async def kept(self, name: str) -> list[Any]:
+        """Return the messages of a room that are kept, oldest first, as JSON clients get them.
+
+        Raises:
+            NoHistoryError: The room has no history.
+            BackendError: The backend is away.
+        """
+        limits = self._limits(name)
+        if limits is None:
+            raise NoHistoryError(name)
+        past = await self._node.backend.read(f"room:{name}", HistoryPosition(), limits)
+        return [
+            msgspec.json.decode(text) for each in place_all(name, past) if (text := _as_json(each))
+        ]
+
+    # Gaps.
+
+    async def catch_up(self, name: str) -> None:
+        """Deliver what was missed while this process was cut off from the backend."""
+        limits, room = self._limits(name), self._room(name)
+        if limits is None or room is None:
+            return
+        past = await self._read(name, room.core.known_by_all(self._members(name)), limits)
+        if past is None or self._rooms.get(name) is not room:
+            return  # the backend is away, or all have left meanwhile
+        if past.complete:
+            for node, parcel, position in opened(past):
+                await self.deliver(node, name, parcel, position)
+            return
+        async with room.order:
+            await self._begin_anew(room, name, past)
+
+    async def _begin_anew(self, room: _Room[M], name: str, past: Past) -> None:
+        """Give what is kept to all members: nobody can tell what they missed."""
+        members = [each for each in self._members(name) if each not in room.core.returning]
+        room.core.begin_anew(past)
+        for member in members:
+            # Sending waits now and then; who has left meanwhile is to leave nothing here.
+            if name in member._rooms and self._rooms.get(name) is room:
+                await self._replay(room.core, member, past)
+        for node, parcel, _ in opened(past):
+            echo = room.echoes.get(parcel.seq)
+            if echo is not None and node == self._node.name:
+                echo.arrived = True
+                echo.end(len(members), 0)
+
+    def left(self, member: M, name: str, *, last: bool) -> None:
+        """Note that a connection is not in a room any more; maybe it was the last one here."""
+        room = self._rooms.get(name)
+        if room is None:
+            return
+        room.core.leave(member)
+        if last:
+            del self._rooms[name]
+            for echo in room.echoes.values():
+                echo.end(0, 0)  # it is not listened to any more
+
+    # Histories with a hole.
+
+    def _break(self, name: str) -> None:
+        if name in self._broken or len(self._broken) < MOST_BROKEN:
+            self._broken[name] = None
+        else:
+            self._node.note_hole(ALL)
+
+    async def _end_if_broken(self, name: str) -> None:
+        """End a history that has a hole; then tell the others, who read it anew."""
+        if name in self._broken:
+            del self._broken[name]
+            try:
+                await self._node.backend.forget(f"room:{name}")
+            except BaseException:
+                self._broken[name] = None
+                raise
+            self._node.note_hole(f"room:{name}")
+
+    async def mend(self) -> None:
+        """End all histories that have a hole: the backend is there again."""
+        for name in tuple(self._broken):
+            try:
+                await self._end_if_broken(name)
+            except BackendError as error:
+                message = "could not end the history of %.200r, which lacks a message: %s"
+                self._outage.report(log, message, name, error)
+                if self._node.backend.state != "up":
+                    return  # all of them are tried again when it is back
+
+
+def _as_json(placed: Placed) -> str | None:
+    try:
+        return str(placed.packets[JSON].event["text"])
+    except EncodeError:
+        return None

@@ -1,0 +1,211 @@
+"""What arrives from other processes: opened, checked for gaps, and handed on."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections.abc import Awaitable, Callable, Collection
+from typing import NamedTuple
+
+from falcon_pachinko.backends.base import (
+    Backend,
+    Event,
+    HistoryPosition,
+    Lost,
+    Received,
+    StateChanged,
+)
+from falcon_pachinko.cluster.parcels import Hello, Mark, Parcel, decode
+
+__all__ = ["Gap", "GapLog", "Listening"]
+
+log = logging.getLogger("falcon_pachinko.cluster")
+
+EVENTS_PER_TURN = 64
+"""How many events are taken before other tasks run."""
+
+GAP_LOG_SECONDS = 10.0
+"""Seconds for which a gap on a channel is logged once."""
+
+GAP_LOG_CHANNELS = 16
+"""How many channels are named in the log within that time; the gaps of more are counted."""
+
+RETRY_AFTER = 0.2
+"""Seconds between a failure of the backend and the next try."""
+
+
+class Gap(NamedTuple):
+    """Some messages of other processes may be missing here; a hook gets it, see `on_gap`."""
+
+    channel: str | None
+    """Where: ``room:tea``, ``user:bob``, ``all``; None if that is not known: anywhere."""
+    node: str | None
+    """The process whose messages are missing; None if that is not known: any."""
+    why: str
+    """A sentence for the log."""
+
+
+class GapLog:
+    """Logs gaps: once per channel and period, however many come.
+
+    Args:
+        clock: What tells the time, in seconds.
+    """
+
+    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
+        self._clock = clock
+        self._until = float("-inf")  # the end of this period
+        self._named: set[str | None] = set()  # the channels that were logged in it
+        self._more = 0  # gaps that were not
+
+    def note(self, gap: Gap) -> None:
+        """Log a gap, or count it."""
+        now = self._clock()
+        if now >= self._until:
+            if self._more:
+                log.warning("%d more gaps since the last warning", self._more)
+            self._until, self._more = now + GAP_LOG_SECONDS, 0
+            self._named.clear()
+        if gap.channel in self._named or len(self._named) >= GAP_LOG_CHANNELS:
+            self._more += 1
+            log.debug("messages may be missing on %.200r: %s", gap.channel, gap.why)
+            return
+        self._named.add(gap.channel)
+        where = "any channel" if gap.channel is None else f"{gap.channel!r:.200}"
+        log.warning("messages from other processes may be missing on %s: %s", where, gap.why)
+
+
+class Listening:
+    """The way in to one process.
+
+    Args:
+        backend: What reports events.
+        subscribed: Tells whether a channel is listened to.
+        deliver: Awaited with a node, a parcel from it, the channel it came by and its
+            position, if it was kept; those that were kept come from this process, too.
+        hello: Called with what another process says of itself.
+        gap: Awaited with each gap.
+        changed: Called with each change of the backend's state.
+        lost: Called when the backend may have forgotten what this process told it.
+    """
+
+    def __init__(
+        self,
+        backend: Backend,
+        *,
+        subscribed: Callable[[str], bool],
+        deliver: Callable[[str, Parcel, str, HistoryPosition | None], Awaitable[None]],
+        hello: Callable[[Hello], None],
+        gap: Callable[[Gap], Awaitable[None]],
+        changed: Callable[[StateChanged], None],
+        lost: Callable[[], None],
+    ) -> None:
+        self._backend, self._subscribed = backend, subscribed
+        self._deliver, self._hello, self._gap = deliver, hello, gap
+        self._changed, self._lost = changed, lost
+        self.gaps = 0
+        """How often messages of other processes may have been missed."""
+        self.rejected = 0
+        """How much arrived that could not be delivered."""
+        self._gap_log = GapLog()
+        self.reset(b"")
+
+    def reset(self, head: bytes) -> None:
+        """Be a process whose parcels begin with ``head``, and which has heard nothing yet."""
+        self._head = head
+        self._heard: dict[str, dict[str, int]] = {}
+        # By channel and process, the last number; only of channels that are listened to.
+        self._nodes: set[str] = set()  # the processes in there, or that were
+
+    async def run(self) -> None:
+        """Take what the backend reports, until its events end."""
+        while True:
+            try:
+                count = 0
+                async for event in self._backend.events():
+                    await self._take(event)
+                    count += 1
+                    if not count % EVENTS_PER_TURN:
+                        await asyncio.sleep(0)
+            except Exception:
+                log.exception("backend %s failed to report events; retrying", self._backend.name)
+                await self._take(Lost("the backend failed to report events"))
+                await asyncio.sleep(RETRY_AFTER)
+            else:
+                return
+
+    async def _take(self, event: Event) -> None:
+        """Handle one event; whatever it raises is logged, and the next one comes."""
+        try:
+            match event:
+                case Received():
+                    await self._receive(event)
+                case Lost(why):
+                    self._heard.clear()
+                    self._lost()
+                    await self._report(Gap(None, None, why))
+                case StateChanged():
+                    self._changed(event)
+        except Exception:
+            self.rejected += 1
+            log.exception("failed to deliver a message from another process")
+
+    async def _receive(self, event: Received) -> None:
+        channel, data, position = event
+        if position is None and data.startswith(self._head):
+            return  # an echo of our own
+        opened = decode(data)
+        if opened is None:
+            self.reject(f"dropped an undecodable message on {channel!r:.200}")
+            return
+        node, parcel = opened
+        if position is None and self._subscribed(channel):
+            await self._check(channel, node, parcel)
+        if isinstance(parcel, Hello):
+            self._hello(parcel)
+        elif not isinstance(parcel, Mark):
+            await self._deliver(node, parcel, channel, position)
+
+    def reject(self, why: str) -> None:
+        """Count a message that cannot be delivered; the log has the first one."""
+        self.rejected += 1
+        if self.rejected == 1:
+            log.warning("%s; further ones are only counted", why)
+
+    async def _check(self, channel: str, node: str, parcel: Parcel) -> None:
+        """Note a parcel's number; report a gap if another one should have come before it."""
+        heard = self._heard.get(channel)
+        if heard is None:
+            heard = self._heard[channel] = {}
+        self._nodes.add(node)
+        last = heard.get(node)
+        if isinstance(parcel, Mark):
+            if last is not None and last >= parcel.seq:
+                return  # what may have been lost has arrived
+            missed = True
+        else:
+            missed = last is not None and parcel.prev not in {0, last}
+        heard[node] = parcel.seq
+        if missed:
+            await self._report(
+                Gap(channel, node, "another process lost its connection, or could not publish")
+            )
+
+    async def _report(self, gap: Gap) -> None:
+        self.gaps += 1
+        self._gap_log.note(gap)
+        await self._gap(gap)
+
+    def forget(self, channel: str) -> None:
+        """Forget the numbers of a channel that is not listened to any more."""
+        self._heard.pop(channel, None)
+
+    def forget_dead(self, alive: Collection[str]) -> None:
+        """Forget the numbers of processes that are not alive any more."""
+        dead = self._nodes.difference(alive)
+        if dead:
+            self._nodes -= dead
+            for heard in self._heard.values():
+                for node in dead.intersection(heard):
+                    del heard[node]

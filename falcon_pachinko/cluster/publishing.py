@@ -1,0 +1,219 @@
+"""What this process sends to the others: numbered, queued, and marked where some is lost.
+
+Publishing never waits for the backend. A parcel goes into a queue that one task
+empties, in batches; while the backend is away it is counted as not published,
+and its channel gets a `Mark` as soon as the backend is back, before anything else of
+this process. Each parcel has a number and names the one before it on its channel: so
+a receiver that missed one finds out with the next, or with the mark.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections import deque
+from collections.abc import Callable, Iterable
+from typing import NamedTuple
+
+from falcon_pachinko.backends.base import Backend
+from falcon_pachinko.cluster.outage import Outage
+from falcon_pachinko.cluster.parcels import ALL, NODE_BYTES, Mark, Parcel, encode, header
+
+__all__ = ["Publishing"]
+
+log = logging.getLogger("falcon_pachinko.cluster")
+
+QUEUE_BYTES = 16 * 1_048_576
+"""How many bytes may wait to be published; what exceeds that is counted as not published."""
+
+PARCELS_PER_CALL = 512
+"""How many parcels are given to the backend at once."""
+
+MOST_HOLES = 100_000
+"""How many channels may wait for a mark; for more, one mark tells all processes."""
+
+CHANNELS_REMEMBERED = 1024
+"""Of how many channels without members here the last number is remembered.
+
+Of one that is forgotten, the next parcel names none before it, so that a receiver cannot
+tell whether it missed one; a loss that this process knows of is told by a mark anyway.
+"""
+
+STOP_TIMEOUT = 5.0
+"""Seconds that the end waits for what is queued."""
+
+RETRY_AFTER = 0.2
+"""Seconds between a call that failed and the next try."""
+
+
+class _Queued(NamedTuple):
+    channel: str
+    data: bytes
+    seq: int
+    is_mark: bool = False
+
+
+class Publishing:
+    """The way out of one process.
+
+    Args:
+        backend: What carries the bytes.
+        has_members: Tells whether a channel has members here, for as long as which its
+            last number is remembered.
+    """
+
+    def __init__(self, backend: Backend, has_members: Callable[[str], bool]) -> None:
+        self._backend, self._has_members = backend, has_members
+        self.unpublished = 0
+        """How many messages others did not get: the backend was away, or too much waited."""
+        self._seq = 0  # the last number given out; grows through every start
+        self.reset("")
+
+    def reset(self, name: str) -> None:
+        """Be a process of that name (empty: alone), which has published nothing yet."""
+        self.head = header(name or "0" * NODE_BYTES)
+        """What every parcel of this process begins with."""
+        self._last: dict[str, int] = {}
+        # The last number on each channel with members here, for the next parcel to name.
+        self._last_elsewhere: dict[str, int] = {}
+        # The same for channels without, those used last at the end: CHANNELS_REMEMBERED at most.
+        self._queue: deque[_Queued] = deque()
+        self._queue_bytes = 0  # of what is in the queue
+        self._holes: dict[str, int] = {}
+        # By channel, the last number that did not get out: a mark is due. MOST_HOLES at most.
+        self._work = asyncio.Event()  # there is something to publish, or a mark may be due
+        self._idle = asyncio.Event()  # the queue is empty, and the backend has all of it
+        self._idle.set()
+        self._outage = Outage()
+
+    def publish(self, channel: str, parcel: Parcel) -> bool:
+        """Queue a parcel for a channel; never waits.
+
+        Returns:
+            False if it is not on its way: the backend is away, or too much waits already.
+            That is counted, and the others are told of the loss.
+        """
+        try:
+            channel.encode()
+        except UnicodeEncodeError:
+            return False  # a name without a UTF-8 form: no process can listen to it
+        parcel.prev, parcel.seq = self._number(channel)
+        data = encode(self.head, parcel)
+        if self._backend.state != "up" or self._queue_bytes + len(data) > QUEUE_BYTES:
+            self.unpublished += 1
+            self._keep_hole(channel, parcel.seq)
+            return False
+        if channel in self._holes:
+            self._queue_mark(channel, self._holes.pop(channel))
+        self._put(_Queued(channel, data, parcel.seq))
+        return True
+
+    def number_alone(self, parcel: Parcel) -> bytes:
+        """Give a parcel a number outside of its channel's chain, and write it.
+
+        For a history, which has an order of its own.
+        """
+        self._seq = parcel.seq = self._seq + 1
+        return encode(self.head, parcel)
+
+    def note_hole(self, channel: str) -> None:
+        """Note that others may miss something on a channel: a mark tells them, when it can."""
+        _, seq = self._number(channel)
+        self._keep_hole(channel, seq)
+        self._work.set()
+
+    def wake(self) -> None:
+        """Go on, if there was nothing to do: the backend is back, and marks may be due."""
+        self._work.set()
+
+    def forget(self, channel: str) -> None:
+        """Note that a channel has no members here any more."""
+        last = self._last.pop(channel, None)
+        if last is not None:
+            self._remember_elsewhere(channel, last)
+
+    def _number(self, channel: str) -> tuple[int, int]:
+        """Return the last number on a channel (0 if it is not known) and the next one."""
+        self._seq += 1
+        before = self._last_elsewhere.pop(channel, 0) or self._last.get(channel, 0)
+        if self._has_members(channel):
+            self._last[channel] = self._seq
+        else:
+            self._last.pop(channel, None)
+            self._remember_elsewhere(channel, self._seq)
+        return before, self._seq
+
+    def _remember_elsewhere(self, channel: str, seq: int) -> None:
+        self._last_elsewhere[channel] = seq
+        if len(self._last_elsewhere) > CHANNELS_REMEMBERED:
+            del self._last_elsewhere[next(iter(self._last_elsewhere))]  # used longest ago
+
+    def _keep_hole(self, channel: str, seq: int) -> None:
+        if channel not in self._holes and len(self._holes) >= MOST_HOLES:
+            channel = ALL  # whoever listens to anything listens to this
+            _, seq = self._number(ALL)
+        self._holes[channel] = max(seq, self._holes.get(channel, 0))  # the last one counts
+
+    def _put(self, queued: _Queued) -> None:
+        self._queue.append(queued)
+        self._queue_bytes += len(queued.data)
+        self._idle.clear()
+        self._work.set()
+
+    def _queue_mark(self, channel: str, seq: int) -> None:
+        self._put(_Queued(channel, encode(self.head, Mark(seq, 0)), seq, is_mark=True))
+
+    # The task that empties the queue.
+
+    async def run(self) -> None:
+        """Empty the queue, until it is cancelled."""
+        while True:
+            await self._work.wait()
+            self._work.clear()
+            try:
+                await self._flush()
+            except Exception as error:  # noqa: BLE001  # whatever a backend raises, the next may go
+                self._outage.report(log, "could not publish to other processes: %s", error)
+                await asyncio.sleep(RETRY_AFTER)
+                self._work.set()
+            else:
+                self._outage.over()
+                self._idle.set()
+
+    async def finish(self) -> None:
+        """Wait until everything that is queued is published, a few seconds at most."""
+        try:
+            async with asyncio.timeout(STOP_TIMEOUT):
+                await self._idle.wait()
+        except TimeoutError:
+            log.warning("stopped before %d messages were published", len(self._queue))
+
+    async def _flush(self) -> None:
+        if self._backend.state != "up":
+            waiting, self._queue, self._queue_bytes = self._queue, deque(), 0
+            for channel, seq in self._lost(waiting).items():
+                self._keep_hole(channel, seq)
+            return
+        holes, self._holes = self._holes, {}
+        for channel, seq in holes.items():
+            self._queue_mark(channel, seq)
+        while self._queue:
+            count = min(PARCELS_PER_CALL, len(self._queue))
+            batch = [self._queue.popleft() for _ in range(count)]
+            self._queue_bytes -= sum(len(each.data) for each in batch)
+            try:
+                await self._backend.publish([(each.channel, each.data) for each in batch])
+            except BaseException:
+                waiting, self._queue = self._queue, deque()
+                for channel, seq in self._lost(batch).items():
+                    self._queue_mark(channel, seq)  # before what comes later on these channels
+                self._queue += waiting
+                raise
+
+    def _lost(self, queued: Iterable[_Queued]) -> dict[str, int]:
+        """Count what may not have been published; return the last of it on each channel."""
+        lost = {}
+        for each in queued:
+            self.unpublished += not each.is_mark
+            lost[each.channel] = each.seq
+        return lost

@@ -1,0 +1,152 @@
+"""Who is present in one room: what all processes have there, and what members were told.
+
+Pure: no task, no clock, no backend.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterable, Mapping
+from operator import itemgetter
+from typing import Any, Generic, TypeAlias
+
+import msgspec
+
+from falcon_pachinko.cluster.member import M
+from falcon_pachinko.messages.codec import DECODE_ERRORS
+
+__all__ = ["Entry", "Present", "RoomRoster", "Table", "read_entry"]
+
+Present: TypeAlias = dict[str, list[Any]]
+"""Who is present: for each key (the user's id, else the connection's) what was given as meta."""
+
+Table: TypeAlias = Mapping[str, Mapping[str, bytes]]
+"""A room as the backend knows it: entries by process and connection id."""
+
+Place: TypeAlias = tuple[str, str]
+"""Where an entry belongs: process and connection id."""
+
+
+class Entry(msgspec.Struct, array_like=True):
+    """What one connection tracks in one room."""
+
+    key: str
+    meta: msgspec.Raw
+
+
+_place = itemgetter(0)
+_decode_entry = msgspec.msgpack.Decoder(Entry).decode
+
+
+def read_entry(data: bytes) -> Entry | None:
+    """Read an entry of another process; None for other bytes, or a meta without a JSON form."""
+    try:
+        entry = _decode_entry(data)
+        msgspec.json.encode(msgspec.msgpack.decode(entry.meta))
+    except (*DECODE_ERRORS, ValueError, OverflowError):
+        return None
+    return entry
+
+
+class RoomRoster(Generic[M]):
+    """Who is present in one room, over all processes, and what its members here were told."""
+
+    def __init__(self) -> None:
+        self.entries: dict[str, dict[str, Entry]] = {}
+        # By process and connection id; a process without entries is not in here.
+        self.places: dict[str, dict[Place, Entry]] = {}
+        # Exactly the same entries, by key; a key without entries is not in here.
+        self.told: Present = {}
+        # What every member that is no newcomer knows: the state it got plus all diffs since.
+        self.members: set[M] = set()
+        # The connections of this process that are told; all are present here, and none is
+        # in here that has left or gone.
+        self.newcomers: dict[M, None] = {}  # members that were told nothing yet
+        self.changed: set[str] = set()  # keys that may differ from what was told
+        self.waiting: list[tuple[str, Mapping[str, bytes], Collection[str]]] | None = None
+        # The diffs that came while the room is read; None while it is not. Members are told
+        # nothing meanwhile.
+        self.was_read = False  # whether the backend was asked for it, with or without success
+        self.told_at = float("-inf")  # when members were told last
+
+    def put(self, place: Place, entry: Entry | None) -> None:
+        """Set or remove one entry, and note whom that is about."""
+        node, connection_id = place
+        before = self.entries.get(node, {}).pop(connection_id, None)
+        if before is not None:
+            self.changed.add(before.key)
+            del self.places[before.key][place]
+            if not self.places[before.key]:
+                del self.places[before.key]
+            if not self.entries[node]:
+                del self.entries[node]
+        if entry is not None:
+            self.changed.add(entry.key)
+            self.places.setdefault(entry.key, {})[place] = entry
+            self.entries.setdefault(node, {})[connection_id] = entry
+
+    def forget(self, node: str) -> None:
+        """Remove what a process has here."""
+        for connection_id in tuple(self.entries.get(node, ())):
+            self.put((node, connection_id), None)
+
+    def apply(self, node: str, joins: Mapping[str, bytes], leaves: Collection[str]) -> None:
+        """Apply what a process changed; entries that cannot be read are left out."""
+        for connection_id in leaves:
+            self.put((node, connection_id), None)
+        for connection_id, data in joins.items():
+            entry = read_entry(data)
+            if entry is not None:
+                self.put((node, connection_id), entry)
+
+    def take_over(self, table: Table, own: str, *, patient: bool) -> None:
+        """Replace what other processes have here by what the backend knows.
+
+        Args:
+            table: What the backend knows.
+            own: This process, whose entries it knows better itself.
+            patient: Keep the entries of processes that are not in the table at all: after
+                an outage they may only be late.
+        """
+        others = {
+            (node, connection_id): entry
+            for node, entries in table.items()
+            if node != own
+            for connection_id, data in entries.items()
+            if (entry := read_entry(data)) is not None
+        }
+        known = {
+            (node, connection_id): entry
+            for node, entries in self.entries.items()
+            if node != own
+            for connection_id, entry in entries.items()
+        }
+        for place in known.keys() - others.keys():
+            if not patient or place[0] in table:
+                self.put(place, None)
+        for place, entry in others.items():
+            if known.get(place) != entry:
+                self.put(place, entry)
+
+    def metas(self, keys: Iterable[str] | None = None) -> Present:
+        """Return what is known of some keys, or of all, in a stable order."""
+        return {
+            key: [
+                msgspec.msgpack.decode(entry.meta)
+                for _, entry in sorted(places.items(), key=_place)
+            ]
+            for key in (self.places if keys is None else keys)
+            if (places := self.places.get(key))
+        }
+
+    def change(self) -> dict[str, Present]:
+        """Return what changed since members were told last, by kind; from now on it is told."""
+        changed, self.changed = self.changed, set()
+        now = self.metas(changed)
+        joins = {key: metas for key, metas in now.items() if key not in self.told}
+        updates = {
+            key: metas for key, metas in now.items() if key in self.told and metas != self.told[key]
+        }
+        leaves = {key: self.told.pop(key) for key in changed if key not in now and key in self.told}
+        self.told.update(now)
+        diff = {"joins": joins, "leaves": leaves}
+        return diff | ({"updates": updates} if updates else {})

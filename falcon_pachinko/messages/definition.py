@@ -1,0 +1,116 @@
+"""What a resource class may define: checked when the class is made, and when it is routed."""
+
+from __future__ import annotations
+
+import inspect
+from typing import Any
+
+from falcon_pachinko.errors import HandlerDefinitionError
+from falcon_pachinko.messages.handlers import handles
+from falcon_pachinko.messages.signatures import (
+    is_handler,
+    refuse_falcon_hook,
+    require_coroutine,
+)
+
+__all__ = ["RESERVED", "check_class", "require_concrete"]
+
+_CALLBACKS = ("on_connect", "on_disconnect", "on_message", "on_refused")
+"""What the library calls: coroutines to override, and not handlers."""
+
+_SETTINGS = ("schema", "subprotocols", "hooks", "close_on_error")
+"""What a class sets to a value."""
+
+_OWN = (
+    "join_room", "leave_room", "broadcast_to_room", "send", "track", "untrack", "spawn",
+    "ws", "state", "parent",
+)  # fmt: skip
+"""What the library gives to a resource; overriding a verb to add to it is fine."""
+
+RESERVED = ("spawn", "untrack", "emits", "asks", "topics", "around_message")
+"""Names that have, or will have, a meaning of the library's own."""
+
+
+def check_class(resource: type, base: type) -> None:
+    """Refuse a resource class that defines one of the library's names for something else.
+
+    Args:
+        resource: The class that is being made.
+        base: `WebSocketResource`.
+
+    Raises:
+        HandlerDefinitionError: It names what is wrong, and the remedy.
+    """
+    for owner in resource.__mro__:
+        if owner is base or issubclass(base, owner):
+            continue
+        for name, member in vars(owner).items():
+            if name in _CALLBACKS:
+                _check_callback(owner, name, member)
+            elif name in _SETTINGS and handles(member):
+                raise HandlerDefinitionError(f"{owner.__name__}.{name}", _taken(name, member))
+            elif name in _OWN or name in RESERVED:
+                _check_own(owner, name, member, getattr(base, name, None))
+
+
+def _check_callback(owner: type, name: str, member: Any) -> None:
+    where = f"{owner.__name__}.{name}"
+    if handles(member):
+        raise HandlerDefinitionError(
+            where, f"is called by the library and cannot handle messages, too; {_remedy(name)}"
+        )
+    refuse_falcon_hook(member, where)
+    require_coroutine(member, "is awaited by the library")
+
+
+def _check_own(owner: type, name: str, member: Any, verb: Any) -> None:
+    where = f"{owner.__name__}.{name}"
+    if verb is None and name in RESERVED:
+        raise HandlerDefinitionError(
+            where, f"has a name that is reserved for the library; {_remedy(name)}"
+        )
+    if handles(member) or not inspect.iscoroutinefunction(verb) or not is_handler(member):
+        raise HandlerDefinitionError(where, _taken(name, member))
+    wanted = [
+        parameter.name
+        for parameter in inspect.signature(verb).parameters.values()
+        if parameter.default is parameter.empty
+    ]
+    try:
+        inspect.signature(member).bind(*wanted)
+        require_coroutine(member, "overrides a verb of the library")
+    except (TypeError, ValueError):
+        raise HandlerDefinitionError(where, _taken(name, member)) from None
+
+
+def _taken(name: str, member: Any) -> str:
+    return (
+        f"takes the name of the resource's own `{name}`, so that self.{name} would no longer be "
+        f"what the library means by it; {_remedy(name, is_method=is_handler(member))}"
+    )
+
+
+def _remedy(name: str, *, is_method: bool = True) -> str:
+    if not is_method:
+        return f"call it something else, such as `my_{name}`"
+    return (
+        f"call the method something else, such as `handle_{name.removeprefix('on_')}`; "
+        "the message type may stay as it is"
+    )
+
+
+def require_concrete(resource: type) -> None:
+    """Refuse a resource class that cannot serve a route.
+
+    Raises:
+        HandlerDefinitionError: It has abstract methods, or was decorated with `falcon.before`
+            or `falcon.after` after it was made.
+    """
+    abstract = sorted(getattr(resource, "__abstractmethods__", ()))
+    if abstract:
+        raise HandlerDefinitionError(
+            resource.__name__,
+            f"is abstract: it does not define {', '.join(abstract)}; route a subclass that does",
+        )
+    for name in _CALLBACKS:
+        refuse_falcon_hook(getattr(resource, name, None), f"{resource.__name__}.{name}")

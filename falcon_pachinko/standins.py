@@ -1,0 +1,105 @@
+"""What Falcon's router, its middleware and `falcon.inspect` see of a WebSocket route."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import Any, Protocol
+
+import falcon.routing
+
+__all__ = ["ResourceStandIn", "ServesWebSockets", "SharedPath", "http_routes", "shown_as"]
+
+
+class ServesWebSockets(Protocol):
+    """What serves the WebSockets of a path."""
+
+    on_websocket: Callable[..., Any]
+
+
+class ResourceStandIn:
+    """What middleware gets as ``resource``: it answers for the class that a route serves.
+
+    A resource of ours is made once the handshake has been let in, so that middleware
+    runs before there is one. This has all that its class has: attributes, properties
+    and methods that look at nothing but the class; ``isinstance`` is true of it.
+    """
+
+    __slots__ = ("__served",)
+
+    def __init__(self, resource: type) -> None:
+        self.__served = resource
+
+    @property  # type: ignore[misc]  # what isinstance looks at
+    def __class__(self) -> type:
+        return self.__served
+
+    def __getattr__(self, name: str) -> Any:
+        served = self.__served
+        for each in served.__mro__:
+            if name in each.__dict__:
+                found = each.__dict__[name]
+                bind = getattr(type(found), "__get__", None)
+                return found if bind is None else bind(found, self, served)
+        raise AttributeError(
+            f"the class {served.__name__} has no attribute {name!r}, and an instance of it is "
+            "made only once the handshake was let in",
+            name=name,
+            obj=self,
+        )
+
+    def __repr__(self) -> str:
+        return f"<{self.__served.__name__}, before there is a connection>"
+
+
+class SharedPath:
+    """A path that serves HTTP by one resource, and WebSockets by another.
+
+    Falcon takes it for one resource, with the responders of both.
+    """
+
+    def __init__(self, http: object, route: ServesWebSockets) -> None:
+        self.http, self.route = http, route
+
+    def __getattr__(self, name: str) -> Any:
+        if name.startswith("on_websocket"):  # with a suffix, where the HTTP resource has one
+            return self.route.on_websocket
+        return getattr(self.http, name)
+
+
+def shown_as(shown: type, kind: type) -> Any:
+    """Make a subclass that has the name and the place of another class.
+
+    `falcon.inspect` lists a route by the name, the file and the line of the class of
+    what it finds there: those should be the application's.
+    """
+    members = {"__module__": shown.__module__, "__qualname__": shown.__qualname__}
+    return type(shown.__name__, (kind,), members)
+
+
+def http_routes(router: Any) -> Iterator[tuple[str, object, dict[str, Any]]]:
+    """Go through what a router of Falcon's serves already.
+
+    Falcon has `falcon.inspect` for that, which reads the sources of all responders.
+
+    Yields:
+        A template, its resource, and the arguments that it was added with. Of a router
+        that is not Falcon's, nothing.
+    """
+    if not isinstance(router, falcon.routing.CompiledRouter):
+        return
+    nodes = list(router._roots)  # see above
+    while nodes:
+        node = nodes.pop()
+        nodes += node.children
+        if node.resource is not None and node.uri_template is not None:
+            suffix = _suffix_of(node.resource, node.method_map or {})
+            yield node.uri_template, node.resource, {"suffix": suffix} if suffix else {}
+
+
+def _suffix_of(resource: object, responders: dict[str, Any]) -> str | None:
+    """Find out with which suffix a resource was added: ``on_get_item`` serves GET for "item"."""
+    for method, responder in responders.items():
+        plain, name = f"on_{method.lower()}_", getattr(responder, "__name__", "")
+        if name.startswith(plain) and getattr(resource, name, None) == responder:
+            return str(name.removeprefix(plain))
+    return None
