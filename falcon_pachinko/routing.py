@@ -26,7 +26,7 @@ from falcon_pachinko.factories import (
 )
 from falcon_pachinko.limits import Limits
 from falcon_pachinko.manager import WebSocketConnectionManager
-from falcon_pachinko.messages.definition import require_concrete
+from falcon_pachinko.messages.definition import require_unwrapped
 from falcon_pachinko.messages.hooks import HookChain
 from falcon_pachinko.messages.query import QueryReader, query_type
 from falcon_pachinko.paths import PathTemplate
@@ -98,8 +98,6 @@ class Declaration:
         self.template, self.factory, self.init_kwargs = template, factory, init_kwargs
         self.limits = limits
         self.resource = resource_class(template, factory)
-        if isinstance(factory, type):
-            require_concrete(self.resource)
         self.made_from = class_and_arguments(factory)
         self.name = name or self.resource.__name__
         self.children = WebSocketRouter()
@@ -235,6 +233,7 @@ class Route:
             if each.limits is not None:
                 self.limits = self.limits.overridden_by(each.limits)
         self.hooks = HookChain(hooks)
+        require_unwrapped(self.resource)
         self.resource.__pachinko_table__.compiled(site.codecs)  # refuses what it cannot decode
         self.stand_in = ResourceStandIn(self.resource)
         """What middleware gets as the resource."""

@@ -143,6 +143,7 @@ class ParcelPackets(dict[Codec, Packet]):
         parcel: What came.
         more: Fields to put beside the message's own, which is an object then.
 
+    >>> from falcon_pachinko.messages.codec import JSON
     >>> said = Broadcast(1, 0, "said", '{"type":"said"}')
     >>> ParcelPackets(said, {"history": {"offset": 7}})[JSON].event["text"]
     '{"type":"said","history":{"offset":7}}'
@@ -236,6 +237,7 @@ def for_history(parcel: Broadcast) -> Broadcast:
     That is MessagePack, which has bytes and times; JSON is made from it. A message
     that MessagePack has no form of (a number of 30 digits) is kept as JSON.
 
+    >>> from falcon_pachinko.messages.codec import JSON
     >>> said = Broadcast(1, 0, "said", '{"n":1}', msgspec.msgpack.encode({"n": 1}))
     >>> kept = for_history(said)
     >>> kept.text is None, ParcelPackets(kept)[JSON].event["text"]

@@ -13,7 +13,7 @@ from falcon_pachinko.messages.signatures import (
     require_coroutine,
 )
 
-__all__ = ["RESERVED", "check_class", "require_concrete"]
+__all__ = ["RESERVED", "check_class", "require_unwrapped"]
 
 _CALLBACKS = ("on_connect", "on_disconnect", "on_message", "on_refused")
 """What the library calls: coroutines to override, and not handlers."""
@@ -99,18 +99,11 @@ def _remedy(name: str, *, is_method: bool = True) -> str:
     )
 
 
-def require_concrete(resource: type) -> None:
-    """Refuse a resource class that cannot serve a route.
+def require_unwrapped(resource: type) -> None:
+    """Refuse a resource class that was decorated for HTTP after it was made.
 
     Raises:
-        HandlerDefinitionError: It has abstract methods, or was decorated with `falcon.before`
-            or `falcon.after` after it was made.
+        HandlerDefinitionError: `falcon.before` or `falcon.after` has wrapped its callbacks.
     """
-    abstract = sorted(getattr(resource, "__abstractmethods__", ()))
-    if abstract:
-        raise HandlerDefinitionError(
-            resource.__name__,
-            f"is abstract: it does not define {', '.join(abstract)}; route a subclass that does",
-        )
     for name in _CALLBACKS:
         refuse_falcon_hook(getattr(resource, name, None), f"{resource.__name__}.{name}")

@@ -7,7 +7,7 @@ import msgspec
 import pytest
 
 from falcon_pachinko import Hook, MessageError, WebSocketResource, handles_message
-from falcon_pachinko.testing import simulate
+from falcon_pachinko.testing import RequestError, simulate
 
 BIN = ["pachinko.msgpack"]
 REGISTRY = []
@@ -110,9 +110,9 @@ async def ann(request, serve):
 
 
 async def error(ann, *message):
-    answer = await ann.request(*message)
-    assert answer["type"] == "error"
-    return answer["payload"]["code"]
+    with pytest.raises(RequestError) as refused:
+        await ann.request(*message)
+    return refused.value.code
 
 
 async def reply(ann, *message):

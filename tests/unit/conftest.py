@@ -166,19 +166,6 @@ def direct(request):
 
 
 @pytest.fixture
-def answered():
-    """Await a request; give the whole answer, an ``error`` too."""
-
-    async def wait(request):
-        try:
-            return await request
-        except RequestError as refused:
-            return refused.answer
-
-    return wait
-
-
-@pytest.fixture
 def post(direct):
     """Make outboxes that are open, once for each way of sending."""
 
@@ -198,5 +185,18 @@ def until():
         async with asyncio.timeout(DEADLINE):
             while not condition():  # noqa: ASYNC110  # anything may make it true
                 await asyncio.sleep(0)
+
+    return wait
+
+
+@pytest.fixture
+def answered():
+    """Await a request; give the whole answer, an ``error`` too."""
+
+    async def wait(request):
+        try:
+            return await request
+        except RequestError as refused:
+            return refused.answer
 
     return wait

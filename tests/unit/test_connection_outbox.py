@@ -52,7 +52,7 @@ def watched(outbox):
 async def push_all(outbox, wire, texts, **options):
     """Push texts while the server stalls, and wait until one of them is stuck in it."""
     wire.stalled = True
-    taken = [outbox.push(pack_text(each), **options) for each in texts]
+    taken = [outbox.put(pack_text(each), **options) for each in texts]
     await wire.holds_one()
     return taken
 
@@ -176,7 +176,7 @@ async def test_an_empty_frame_waits_like_any_other(wire, post):
     draining = asyncio.create_task(outbox.drained())
     await asyncio.sleep(0)
     early = draining.done()
-    dropped = not outbox.push(pack_text("x"), volatile=True)
+    dropped = not outbox.put(pack_text("x"), volatile=True)
     wire.drain()
     await draining
 
@@ -293,7 +293,7 @@ async def test_a_volatile_frame_is_dropped_behind_one_that_is_being_written(wire
     outbox = post(wire)
     await push_all(outbox, wire, ["slow", "behind"])
 
-    taken = outbox.push(pack_text("now"), volatile=True)
+    taken = outbox.put(pack_text("now"), volatile=True)
     wire.drain()
     await wire.took(2)
 
@@ -306,7 +306,7 @@ async def test_a_volatile_frame_leaves_if_nothing_is_being_written(wire, post):
     """Waiting for the writer's first turn is not being behind."""
     outbox = post(wire)
 
-    taken = [outbox.push(pack_text(each), volatile=True) for each in "abc"]
+    taken = [outbox.put(pack_text(each), volatile=True) for each in "abc"]
     await wire.took(3)
 
     assert taken == [True] * 3
@@ -317,7 +317,7 @@ async def test_a_volatile_frame_is_kept_before_the_accept(wire, post):
     """Like any other: the client has not had the chance to read."""
     outbox = post(wire, is_open=False)
 
-    taken = [outbox.push(pack_text(each), volatile=True) for each in "ab"]
+    taken = [outbox.put(pack_text(each), volatile=True) for each in "ab"]
     await outbox.accept(ACCEPT)
     await wire.took(3)
 
@@ -344,11 +344,11 @@ async def test_the_latest_replaces_what_waits_under_its_key_in_its_place(wire, p
     """What was sent in between stays behind it, and what has another key is another value."""
     outbox = post(wire)
     await push_all(outbox, wire, ["slow"])
-    outbox.push(pack_text("x1"), key="x")
-    outbox.push(pack_text("y1"), key="y")
+    outbox.put(pack_text("x1"), key="x")
+    outbox.put(pack_text("y1"), key="y")
     outbox.push(pack_text("plain"))
 
-    taken = outbox.push(pack_text("x2, longer"), key="x")
+    taken = outbox.put(pack_text("x2, longer"), key="x")
     bytes_waiting = outbox.bytes
     wire.drain()
     await wire.took(4)
@@ -364,8 +364,8 @@ async def test_what_is_being_written_is_not_replaced(wire, post):
     outbox = post(wire)
     await push_all(outbox, wire, ["x1"], key="x")
 
-    outbox.push(pack_text("x2"), key="x")
-    outbox.push(pack_text("x3"), key="x")
+    outbox.put(pack_text("x2"), key="x")
+    outbox.put(pack_text("x3"), key="x")
     wire.drain()
     await wire.took(2)
 
@@ -376,13 +376,13 @@ async def test_a_key_is_free_again_when_its_value_has_left(wire, post):
     """Nothing of it stays behind in the outbox."""
     outbox = post(wire)
     await push_all(outbox, wire, ["slow"])
-    outbox.push(pack_text("x1"), key="x")
+    outbox.put(pack_text("x1"), key="x")
     wire.drain()
     await wire.took(2)
     await outbox.drained()
     keys = dict(outbox._keys or {})
 
-    outbox.push(pack_text("x2"), key="x")
+    outbox.put(pack_text("x2"), key="x")
     await wire.took(3)
 
     assert keys == {}
@@ -393,17 +393,17 @@ async def test_a_value_is_replaced_before_the_accept_and_after_it(wire, post):
     """The client gets the last one, as long as none of them is being written."""
     outbox = post(wire, is_open=False)
     outbox.push(pack_text("hello"))
-    outbox.push(pack_text("x1"), key="x")
-    outbox.push(pack_text("x2"), key="x")
+    outbox.put(pack_text("x1"), key="x")
+    outbox.put(pack_text("x2"), key="x")
     wire.stalled = True
     accepting = asyncio.create_task(outbox.accept(ACCEPT))
     await wire.holds_one()
-    outbox.push(pack_text("x3"), key="x")
+    outbox.put(pack_text("x3"), key="x")
     wire.let_one_through()
     await accepting
     await wire.holds_one()
 
-    outbox.push(pack_text("x4"), key="x")
+    outbox.put(pack_text("x4"), key="x")
     wire.drain()
     await wire.took(3)
 
@@ -425,9 +425,9 @@ async def test_a_value_that_does_not_fit_is_judged_as_if_the_old_were_gone(
     outbox = post(wire, outbox_bytes=10, on_overflow=policy)
     await push_all(outbox, wire, ["123"])
     outbox.push(pack_text("45"))
-    outbox.push(pack_text("x"), key="x")
+    outbox.put(pack_text("x"), key="x")
 
-    taken = outbox.push(pack_text("7654321"), key="x")
+    taken = outbox.put(pack_text("7654321"), key="x")
     wire.drain()
     await wire.took(2)
     await outbox.drained()
@@ -442,10 +442,10 @@ async def test_a_value_that_a_policy_dropped_is_forgotten(wire, post):
     """The next one takes its place at the end, and is not lost with it."""
     outbox = post(wire, outbox_bytes=4, on_overflow="drop_oldest")
     await push_all(outbox, wire, ["s"])
-    outbox.push(pack_text("x1"), key="x")
+    outbox.put(pack_text("x1"), key="x")
     outbox.push(pack_text("abc"))
 
-    taken = outbox.push(pack_text("x"), key="x")
+    taken = outbox.put(pack_text("x"), key="x")
     waiting = waiting_texts(outbox)
     wire.drain()
     await wire.took(2)
@@ -460,9 +460,9 @@ async def test_a_value_that_a_policy_dropped_is_forgotten(wire, post):
 async def test_the_only_value_that_waits_may_outgrow_the_budget(wire, post, policy):
     """As any frame may, when nothing else waits."""
     outbox = post(wire, is_open=False, outbox_bytes=4, on_overflow=policy)
-    outbox.push(pack_text("x1"), key="x")
+    outbox.put(pack_text("x1"), key="x")
 
-    taken = outbox.push(pack_text("larger than four"), key="x")
+    taken = outbox.put(pack_text("larger than four"), key="x")
     await outbox.accept(ACCEPT)
     await wire.took(2)
 

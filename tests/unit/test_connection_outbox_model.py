@@ -211,7 +211,7 @@ class OutboxMachine(RuleBasedStateMachine):
             self.model.settle()
 
             packet = pack_text(text)
-            taken = self.run(lambda: self.outbox.push(packet, volatile=volatile, key=key))  # noqa: B023  # it runs at once
+            taken = self.run(lambda: self.outbox.put(packet, volatile=volatile, key=key))  # noqa: B023  # it runs at once
 
             # That a server is broken, a push can tell only where it is stepped by hand.
             assert taken == expected or (self.wire.error is not None and not taken)

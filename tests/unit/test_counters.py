@@ -62,6 +62,66 @@ def test_new_counters_have_counted_nothing():
     }  # fmt: skip
 
 
+@pytest.mark.parametrize("bad", [3, None, ["x"], True])
+def test_a_type_that_is_no_text_is_none(bad):
+    """A label is a text: what is not cannot be one."""
+    assert type_of({"type": bad}) == "(untyped)"
+
+
+def test_a_message_is_counted_for_each_who_gets_it():
+    """By its type, and where that is known already, by its name."""
+    counters = Counters()
+
+    counters.count_sent(Said(), 3)
+    counters.count_sent_type("said", 2)
+    counters.count_sent([1])
+
+    assert counters.status()["sent"] == {"said": 5, "(untyped)": 1}
+
+
+def test_types_beyond_the_bound_count_as_one():
+    """Those that were known before keep their own."""
+    counters = Counters()
+    for number in range(MOST_TYPES):
+        counters.count_sent_type(str(number))
+
+    counters.count_sent_type("one more")
+    counters.count_sent_type("and more")
+    counters.count_sent_type("0")
+
+    assert counters.sent["(other)"] == 2
+    assert counters.sent["0"] == 2
+    assert "one more" not in counters.sent
+
+
+def test_ends_are_counted_by_their_codes():
+    """As text, which any JSON reader takes for a key."""
+    counters = Counters()
+    for code in (1000, 1006, 1000):
+        counters.count_closed(code, by_client=True)
+
+    assert counters.status()["closed"] == {"1000": 2, "1006": 1}
+
+
+def test_a_handler_that_runs_is_counted_already():
+    """Its seconds come when it is done."""
+    counters = Counters()
+
+    assert counters.handling("say") == Handled(1, 0.0)
+    assert counters.handling("say") is counters.received["say"]
+
+
+def test_a_status_is_a_copy():
+    """What was read does not change under whoever has read it."""
+    counters = Counters()
+    status = counters.status()
+
+    counters.count_sent({"type": "said"})
+    counters.dropped["overflow"] += 1
+
+    assert (status["sent"], status["dropped"]) == ({}, {})
+
+
 @pytest.mark.parametrize("codes", [range(3000, 5000), range(4000, 5000), range(4999, 2999, -2)])
 def test_close_codes_that_clients_make_up_do_not_grow_without_bound(codes):
     """A client that closes with another one each time makes some dozens of counters at most."""
@@ -107,63 +167,3 @@ def test_what_the_application_makes_up_is_bounded_too():
 
     assert len(counters.closed) <= MOST_TYPES + 1
     assert len(counters.errors) <= MOST_TYPES + 1
-
-
-@pytest.mark.parametrize("bad", [3, None, ["x"], True])
-def test_a_type_that_is_no_text_is_none(bad):
-    """A label is a text: what is not cannot be one."""
-    assert type_of({"type": bad}) == "(untyped)"
-
-
-def test_a_message_is_counted_for_each_who_gets_it():
-    """By its type, and where that is known already, by its name."""
-    counters = Counters()
-
-    counters.count_sent(Said(), 3)
-    counters.count_sent_type("said", 2)
-    counters.count_sent([1])
-
-    assert counters.status()["sent"] == {"said": 5, "(untyped)": 1}
-
-
-def test_types_beyond_the_bound_count_as_one():
-    """Those that were known before keep their own."""
-    counters = Counters()
-    for number in range(MOST_TYPES):
-        counters.count_sent_type(str(number))
-
-    counters.count_sent_type("one more")
-    counters.count_sent_type("and more")
-    counters.count_sent_type("0")
-
-    assert counters.sent["(other)"] == 2
-    assert counters.sent["0"] == 2
-    assert "one more" not in counters.sent
-
-
-def test_ends_are_counted_by_their_codes():
-    """As text, which any JSON reader takes for a key."""
-    counters = Counters()
-    for code in (1000, 1006, 1000):
-        counters.count_closed(code)
-
-    assert counters.status()["closed"] == {"1000": 2, "1006": 1}
-
-
-def test_a_handler_that_runs_is_counted_already():
-    """Its seconds come when it is done."""
-    counters = Counters()
-
-    assert counters.handling("say") == Handled(1, 0.0)
-    assert counters.handling("say") is counters.received["say"]
-
-
-def test_a_status_is_a_copy():
-    """What was read does not change under whoever has read it."""
-    counters = Counters()
-    status = counters.status()
-
-    counters.count_sent({"type": "said"})
-    counters.dropped["overflow"] += 1
-
-    assert (status["sent"], status["dropped"]) == ({}, {})

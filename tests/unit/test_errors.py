@@ -152,7 +152,9 @@ def test_a_long_room_name_is_cut_in_the_text_and_whole_in_the_data():
 
 def test_a_room_name_is_shown_in_ascii():
     """What a client sent cannot smuggle control characters or look-alikes into a log."""
-    assert r"'a\nb\u202e' cannot name" in str(InvalidNameError("a\nb\u202e", "why"))
+    assert r"'a\nb\u202e' cannot be a room name" in str(
+        InvalidNameError("a\nb\u202e", "room name", "why")
+    )
 
 
 @pytest.mark.parametrize(

@@ -40,6 +40,7 @@ PUBLIC = [
     "ResourceTypeError",
     "RoomLimitError",
     "RouteConflictError",
+    "RouteTemplateError",
     "SetupError",
     "Target",
     "UnknownConnectionError",

@@ -73,7 +73,7 @@ class Bench:
         self.handshake = Handshake(
             falcon.testing.create_asgi_req(),
             params or {},
-            [(params or {}) if number == len(made) - 1 else () for number in range(len(made))],
+            [((), None)] * (len(made) - 1) + [(params or {}, None)],
             make,
             admission=admission or Admission(),
             hooks=HookChain(hooks),

@@ -82,7 +82,7 @@ async def test_a_concurrent_handler_that_never_began_leaves_no_warning(serve):
     assert [str(each.message) for each in caught] == []
 
 
-async def test_a_payload_whose_post_init_fails_is_the_applications_failure(serve, caplog):
+async def test_a_payload_whose_post_init_fails_is_the_applications_failure(serve, answered):
     """What msgspec does not wrap fails the one message, and the connection lives."""
 
     class Explosive(msgspec.Struct):
@@ -100,8 +100,8 @@ async def test_a_payload_whose_post_init_fails_is_the_applications_failure(serve
             return payload
 
     async with simulate(serve(Room)) as client, client.connect("/") as ann:
-        answer = await ann.request("t", {})
-        alive = await ann.request("echo", 1)
+        answer = await answered(ann.request("t", {}))
+        alive = await answered(ann.request("echo", 1))
 
     assert answer["payload"]["code"] == "internal_error"
     assert alive["payload"] == 1
