@@ -30,7 +30,14 @@ from falcon_pachinko.messages.handlers import PING, Handler, HandlerTable
 from falcon_pachinko.messages.hooks import HookChain, ReceivedMessage
 from falcon_pachinko.messages.outcomes import sole_error
 from falcon_pachinko.session.gate import Gate
-from falcon_pachinko.session.handshake import Accepted, Denied, Gone, Handshake, Outcome, closed_early
+from falcon_pachinko.session.handshake import (
+    Accepted,
+    Denied,
+    Gone,
+    Handshake,
+    Outcome,
+    closed_early,
+)
 from falcon_pachinko.typing import Frame
 
 __all__ = ["Session"]
