@@ -588,6 +588,9 @@ class WebSocketConnectionManager:
         """Take a connection from everything, as one that has ended."""
         self._revocations.end(connection)
         if self._registry.connections.get(connection.id) is connection:
+            if not connection.accepted:  # never here, so it does not stay for a while either
+                for room in connection._rooms:
+                    self._exchange.presence.untrack(connection, room)
             self._exchange.presence.gone(connection)
             self._registry.forget(connection)
 

@@ -1,0 +1,223 @@
+"""Who is thrown out stays out: during a handshake, during a handler, on every process."""
+
+import asyncio
+import contextlib
+from datetime import UTC, datetime, timedelta
+
+import falcon.asgi
+import pytest
+
+from falcon_pachinko import Principal, WebSocketResource, handles_message, install, to
+from falcon_pachinko.backends import MemoryBackend, MemoryHub
+from falcon_pachinko.testing import Disconnected, HandshakeDenied, simulate
+
+
+class Steps:
+    """Where a handshake waits, and what came of it."""
+
+    def __init__(self):
+        self.at = asyncio.Event()
+        self.go = asyncio.Event()
+        self.seen = []
+
+    async def wait(self, where, wanted):
+        if where == wanted:
+            self.at.set()
+            await self.go.wait()
+
+
+class Desk(WebSocketResource):
+    def __init__(self, steps, where):
+        self.steps, self.where = steps, where
+
+    async def on_connect(self, req, ws):
+        await ws.add_tag("staff")
+        await self.join_room("office")
+        await self.track("office")
+        try:
+            await self.steps.wait("on_connect", self.where)
+        except asyncio.CancelledError:
+            self.steps.seen.append("cancelled")
+            sent = await self.broadcast_to_room("office", {"type": "late"})
+            self.steps.seen.append(sent.sent)
+            raise
+        await self.steps.wait("after", self.where)
+        return True
+
+    @handles_message("talk", concurrent=True)
+    async def talk(self, ws):
+        await self.chatter()
+
+    @handles_message("lecture")
+    async def lecture(self, ws):
+        await self.chatter()
+
+    async def chatter(self):
+        self.steps.at.set()
+        try:
+            await asyncio.Event().wait()
+        finally:
+            with contextlib.suppress(asyncio.CancelledError):
+                await asyncio.sleep(0)  # a clean-up of its own
+            sent = await self.broadcast_to_room("office", {"type": "late"})
+            self.steps.seen.append(sent.sent)
+
+
+class Watcher(WebSocketResource):
+    async def on_connect(self, req, ws):
+        await self.join_room("office")
+        return True
+
+
+def make_app(hub, steps, where):
+    app = falcon.asgi.App()
+
+    async def authenticate(req):
+        user = req.get_param("user")
+        if user == "ann":
+            await steps.wait("authenticate", where)
+        return user
+
+    install(app, authenticate=authenticate, backend=hub and MemoryBackend(hub))
+    app.add_websocket_route("/desk", Desk, steps=steps, where=where)
+    app.add_websocket_route("/watch", Watcher)
+    return app
+
+
+@pytest.fixture
+def steps():
+    return Steps()
+
+
+@pytest.fixture(params=[1, 2], ids=["one process", "two processes"])
+async def processes(request, steps):
+    """Start one process, or two on a hub; give where Ann comes, and where she is thrown out."""
+    hub = MemoryHub() if request.param == 2 else None
+
+    async with contextlib.AsyncExitStack() as stack:
+
+        async def start(where):
+            apps = [make_app(hub, steps, where) for _ in range(request.param)]
+            clients = [await stack.enter_async_context(simulate(app)) for app in apps]
+            return clients[0], clients[-1]
+
+        yield start
+
+
+async def knock(client):
+    try:
+        async with client:
+            return "in"
+    except HandshakeDenied as denied:
+        return denied.status
+    except Disconnected:
+        return "closed"
+
+
+TARGETS = {
+    "user": to.user("ann"),
+    "everyone but bob": to.everyone - to.user("bob"),
+    "user and more": to.user("ann") | to.room("nowhere"),
+}
+
+
+@pytest.mark.parametrize("where", ["authenticate", "on_connect"])
+@pytest.mark.parametrize("target", TARGETS)
+async def test_a_handshake_that_began_before_is_not_let_in(processes, steps, where, target):
+    """Wherever it stands by then, and whatever names the user; no room keeps it."""
+    here, there = await processes(where)
+    knocking = asyncio.create_task(knock(here.connect("/desk?user=ann")))
+    await steps.at.wait()
+
+    await there.manager.disconnect(TARGETS[target], 4403, "out")
+    await arrived(here, there)
+    steps.go.set()
+
+    assert await knocking == 403
+    assert here.manager.status()["connections"] == 0
+    assert here.manager.status()["rooms"] == 0
+    assert await here.manager.presence("office") == {}
+
+
+async def arrived(here, there):
+    """Let what one process has published arrive at the other."""
+    for _ in range(20):
+        await asyncio.sleep(0)
+
+
+async def test_a_handshake_that_begins_later_is_let_in(processes, steps):
+    """A disconnect is no ban."""
+    here, there = await processes("nowhere")
+    await there.manager.disconnect(to.user("ann"), 4403, "out")
+    await arrived(here, there)
+
+    assert await knock(here.connect("/desk?user=ann")) == "in"
+
+
+async def test_others_are_let_in_meanwhile(processes, steps):
+    """Only those whom the target names."""
+    here, there = await processes("on_connect")
+    ann = asyncio.create_task(knock(here.connect("/desk?user=ann")))
+    bob = asyncio.create_task(knock(here.connect("/desk?user=bob")))
+    await steps.at.wait()
+
+    await there.manager.disconnect(to.user("ann"), 4403, "out")
+    await arrived(here, there)
+    steps.go.set()
+
+    assert (await ann, await bob) == (403, "in")
+
+
+async def test_an_on_connect_that_runs_is_cancelled_and_heard_no_more(processes, steps):
+    """What it still sends while it ends reaches nobody, and its rooms are left."""
+    here, there = await processes("on_connect")
+    async with here.connect("/watch?user=bob") as bob:
+        knocking = asyncio.create_task(knock(here.connect("/desk?user=ann")))
+        await steps.at.wait()
+
+        await there.manager.disconnect(to.user("ann"), 4403, "out")
+
+        assert await knocking == 403
+        assert steps.seen == ["cancelled", 0]
+        await bob.expect_nothing()
+
+
+@pytest.mark.parametrize("kind", ["talk", "lecture"])
+@pytest.mark.parametrize("how", ["disconnect", "expiry"])
+async def test_a_handler_of_one_who_is_thrown_out_is_heard_no_more(
+    processes, steps, closing, kind, how
+):
+    """It is cancelled at once, and what its clean-up sends reaches nobody."""
+    here, there = await processes("nowhere")
+    async with here.connect("/watch?user=bob") as bob, here.connect("/desk?user=ann") as ann:
+        await ann.send_json({"type": kind})
+        await steps.at.wait()
+        if how == "disconnect":
+            await there.manager.disconnect(to.user("ann"), 4403, "out")
+        else:
+            async for each in here.manager.connections():
+                if each.user_id == "ann":
+                    each._expire_in(0)
+        code = await closing(ann)
+        await asyncio.wait([ann.task])  # its clean-ups
+
+        assert code == {"disconnect": 4403, "expiry": 4401}[how]
+        assert steps.seen == [0]
+        await bob.expect_nothing()
+
+
+async def test_an_expiry_during_a_handshake_ends_it(steps):
+    """Who may be here for a moment only is not let in when that has passed."""
+    app = falcon.asgi.App()
+
+    async def authenticate(req):
+        moment = datetime.now(UTC) + timedelta(milliseconds=1)
+        return Principal(user_id="ann", expires_at=moment)
+
+    install(app, authenticate=authenticate)
+    app.add_websocket_route("/desk", Desk, steps=steps, where="on_connect")
+    async with simulate(app) as client:
+        status = await knock(client.connect("/desk"))
+
+    assert status == 403
+    assert steps.seen == ["cancelled", 0]
