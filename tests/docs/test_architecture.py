@@ -51,7 +51,9 @@ def test_the_stages_of_a_connection_are_those_of_the_code(pages):
     drawn = {stage: set() for stage in outbox.Stage}
     for line in picture.text.splitlines():
         first, _, after = line.partition("──▶")
-        drawn[outbox.Stage(first.strip())] = set(map(outbox.Stage, after.split()))
+        drawn[outbox.Stage[first.strip().upper()]] = {
+            outbox.Stage[name.upper()] for name in after.split()
+        }
 
     assert drawn == outbox.NEXT
 

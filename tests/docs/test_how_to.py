@@ -474,7 +474,7 @@ async def test_the_table_has_every_key_of_the_status(load, pages):
 async def test_a_draining_app_is_not_healthy(load):
     """A load balancer sees 503 from the beginning of the shutdown on."""
     async with simulate(load("how_to/observe.py").app) as client:
-        client.manager.draining = True
+        client.manager._draining = True
         answer = await client.http.simulate_get("/health")
 
     assert (answer.status_code, answer.json["state"]) == (503, "draining")
