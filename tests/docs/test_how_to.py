@@ -17,7 +17,9 @@ import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
 from falcon_pachinko import (
+    ConnectionStateError,
     Hook,
+    Limits,
     MessageError,
     Principal,
     WebSocketResource,
@@ -544,3 +546,146 @@ def test_the_tests_of_the_page_pass(examples, tmp_path):
     printed = run("-m", "pytest", "-p", "no:cacheprovider", "test_room.py", cwd=tmp_path)
 
     assert re.search(r"= 11 passed in", printed), printed
+
+
+# Sending options.
+
+
+@pytest.fixture
+async def board(load):
+    """Give the example's module, and a client with two members of a board, of which one stalls."""
+    module = load("how_to/sending_options.py")
+    async with (
+        simulate(module.app, write_buffer=1) as client,
+        client.connect("/boards/1") as ann,
+        client.connect("/boards/1") as bob,
+    ):
+        yield module, client, ann, bob
+
+
+async def fall_behind(client, ann, bob):
+    """Have Bob read nothing, with one frame in the server's buffer and one being written."""
+    await bob.stall()
+    for number in range(2):
+        await ann.request("line", [{"x": number, "y": number}])
+
+
+async def catch_up(bob):
+    """Give the types and payloads that Bob gets, once he reads again."""
+    await bob.resume()
+    frames = []
+    while not frames or frames[-1]["type"] != "typing":
+        frames.append(await bob.receive_json())
+    return [(each["type"], each.get("payload")) for each in frames]
+
+
+async def test_a_volatile_message_is_dropped_for_a_client_that_is_behind(board):
+    """It is counted; one who keeps up gets it."""
+    _, client, ann, bob = board
+    await ann.request("cursor", {"x": 1, "y": 1})
+    assert (await bob.receive_json())["type"] == "cursor"
+    await fall_behind(client, ann, bob)
+    await ann.request("cursor", {"x": 2, "y": 2})
+    await ann.request("typing")
+    got = await catch_up(bob)
+
+    assert [kind for kind, _ in got] == ["line", "line", "typing"]
+    assert client.manager.status()["dropped"] == {"volatile": 1}
+
+
+async def test_a_replaceable_message_takes_the_place_of_the_one_that_waits(board):
+    """The newest value arrives once, where the first one waited, and nothing is dropped."""
+    _, client, ann, bob = board
+    await fall_behind(client, ann, bob)
+    for zoom in (1, 2, 3):
+        await ann.request("zoom", zoom)
+    await ann.request("typing")
+    got = await catch_up(bob)
+
+    assert [each for each in got if each[0] != "line"] == [("zoom", 3), ("typing", None)]
+    assert client.manager.status()["dropped"] == {}
+
+
+async def test_a_history_keeps_what_neither_is_fleeting_nor_says_otherwise(board):
+    """Of the four messages of the board, only the line is kept."""
+    _, client, ann, _ = board
+    await ann.request("line", [])
+    await ann.request("cursor", {"x": 1, "y": 1})
+    await ann.request("zoom", 2)
+    await ann.request("typing")
+
+    assert [each["type"] for each in await client.manager.history("board:1")] == ["line"]
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"volatile": True, "latest": "zoom"},
+        {"latest": ""},
+        {"store": True, "local": True},
+        {"store": True, "volatile": True},
+        {"store": True, "latest": "zoom"},
+    ],
+)
+async def test_options_that_contradict_each_other_are_refused(board, options):
+    """Before anything is sent."""
+    _, client, _, bob = board
+    with pytest.raises(ValueError, match="volatile|latest|local"):
+        await client.manager.broadcast_to_room("board:1", "x", **options)
+
+    await bob.expect_nothing()
+
+
+async def test_a_local_notice_reaches_the_boards_of_this_process_but_one(board):
+    """``exclude`` takes a connection as well as an id."""
+    module, client, ann, bob = board
+    async with client.connect("/boards/2") as cleo:
+        first, *_ = client.manager._registry.all()
+        await module.announce(client.manager, first, "Tea.")
+        excluded = {ann: "board:1", bob: "board:1", cleo: "board:2"}
+        got = {each: await notices(each) for each in excluded}
+
+    assert sorted(got.values()) == [0, 1, 1]
+
+
+async def notices(client):
+    """Count the notices that a client has got."""
+    try:
+        while (await client.receive_json(0.05))["type"] != "notice":
+            pass
+    except AssertionError:
+        return 0
+    return 1
+
+
+async def test_drained_returns_when_all_has_left(load):
+    """The close comes after the last page, whatever the client's pace."""
+    module = load("how_to/sending_options.py")
+    async with simulate(module.app, write_buffer=1) as client, client.connect("/export") as ann:
+        await ann.stall()
+        await ann.send({"type": "export", "payload": 3})
+        await ann.resume()
+        pages = [(await ann.expect("page"))["payload"] for _ in range(3)]
+
+        await ann.expect_close(4000)
+    assert pages == [0, 1, 2]
+
+
+async def test_a_send_before_the_accept_that_does_not_fit_says_to_accept_first(serve):
+    """Nothing waits there: the handshake would wait for itself."""
+    raised = []
+
+    class Eager(WebSocketResource):
+        async def on_connect(self, req, ws):
+            await self.send("x" * 50)
+            try:
+                await self.send("x" * 50)
+            except ConnectionStateError as error:
+                raised.append(str(error))
+            return True
+
+    app = serve(Eager, limits=Limits(outbox_bytes=80))
+    async with simulate(app) as client, client.connect("/") as ann:
+        assert await ann.receive_json() == "x" * 50
+
+    assert "accept first" in raised[0]
