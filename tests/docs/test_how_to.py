@@ -18,10 +18,13 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from falcon_pachinko import (
     ConnectionStateError,
+    EncodeError,
+    HandlerDefinitionError,
     Hook,
     Limits,
     MessageError,
     Principal,
+    RouteTemplateError,
     WebSocketResource,
     handles_message,
     install,
@@ -630,7 +633,7 @@ async def test_a_history_keeps_what_neither_is_fleeting_nor_says_otherwise(board
 async def test_options_that_contradict_each_other_are_refused(board, options):
     """Before anything is sent."""
     _, client, _, bob = board
-    with pytest.raises(ValueError, match="volatile|latest|local"):
+    with pytest.raises(ValueError, match=r"volatile|latest|local"):
         await client.manager.broadcast_to_room("board:1", "x", **options)
 
     await bob.expect_nothing()
@@ -689,3 +692,265 @@ async def test_a_send_before_the_accept_that_does_not_fit_says_to_accept_first(s
         assert await ann.receive_json() == "x" * 50
 
     assert "accept first" in raised[0]
+
+
+# Route WebSockets beside HTTP.
+
+
+async def test_middleware_sees_the_attributes_of_the_class(load):
+    """Before there is an instance."""
+    seen = []
+
+    class Note:
+        async def process_resource_ws(self, req, ws, resource, params):
+            seen.append(req.context.audience)
+
+    module = load("how_to/routes.py")
+    module.app.add_middleware(Note())
+    async with simulate(module.app) as client, client.connect("/rooms/tea"):
+        pass
+
+    assert seen == ["members"]
+
+
+@pytest.mark.parametrize("path", ["/app/rooms/tea", "/rooms/tea"])
+async def test_a_prefix_is_there_or_is_not(load, path):
+    """A proxy may strip it; the path by name has none."""
+    app = load("how_to/routes.py").app
+    async with simulate(app) as client, client.connect(path, root_path="/app") as ann:
+        page = await client.http.simulate_get(path, root_path="/app")
+
+        assert await ann.receive_json() == {"url": "/rooms/tea"}
+    assert page.json == {"room": "tea"}
+
+
+@pytest.mark.parametrize("template", ["chat", "//chat"])
+def test_a_template_that_no_path_matches_is_refused(template):
+    """When the route is added."""
+    app = falcon.asgi.App()
+    install(app)
+
+    with pytest.raises(RouteTemplateError):
+        app.add_websocket_route(template, WebSocketResource)
+
+
+# Falcon's own WebSockets.
+
+
+async def test_an_adopted_websocket_is_reached_until_it_ends(load):
+    """By rooms and by its id; and it can be closed."""
+    app = load("how_to/adopt.py").app
+    async with simulate(app) as client:
+        async with client.connect("/ticker?id=bank-7") as bank:
+            while not await client.manager.count(to.room("ticker")):  # noqa: ASYNC110  # no event tells it
+                await asyncio.sleep(0)
+            await client.manager.broadcast_to_room("ticker", {"type": "price"})
+            await client.manager.send_to_connection("bank-7", {"type": "you"})
+            heard = [(await bank.receive_json())["type"] for _ in range(2)]
+            await client.manager.disconnect("bank-7", 4001)
+            await bank.expect_close(4001)
+
+        assert heard == ["price", "you"]
+        assert await client.manager.count() == 0
+
+
+# Disconnect.
+
+
+async def test_a_handshake_that_began_before_a_disconnect_is_denied(serve):
+    """And leaves no room behind; one that begins later is let in."""
+    asked, answer = asyncio.Event(), asyncio.Event()
+
+    async def authenticate(_req):
+        asked.set()
+        await answer.wait()
+        return "ann"
+
+    class Room(WebSocketResource):
+        async def on_connect(self, req, ws):
+            await self.join_room("lobby")
+            return True
+
+    async with simulate(serve(Room, authenticate=authenticate)) as client:
+        early = asyncio.create_task(client.connect("/").__aenter__())
+        await asked.wait()
+        await client.manager.disconnect(to.user("ann"), 4003)
+        answer.set()
+        with pytest.raises(HandshakeDenied):
+            await early
+        rooms = await client.manager.get_rooms_by_prefix("")
+        async with client.connect("/"):
+            later = await client.manager.get_rooms_by_prefix("")
+
+    assert (rooms, later) == ([], ["lobby"])
+
+
+async def test_a_disconnected_client_is_heard_no_more(serve):
+    """Its handler is cancelled at once, and what it sends while it ends reaches nobody."""
+    begun, stopped = asyncio.Event(), asyncio.Event()
+
+    class Room(WebSocketResource):
+        async def on_connect(self, req, ws):
+            await self.join_room("lobby")
+            return True
+
+        @handles_message("work")
+        async def work(self, ws):
+            begun.set()
+            try:
+                await asyncio.Event().wait()
+            finally:
+                await self.broadcast_to_room("lobby", "one last word")
+                stopped.set()
+
+    async with (
+        simulate(serve(Room)) as client,
+        client.connect("/") as ann,
+        client.connect("/") as bob,
+    ):
+        await ann.send({"type": "work"})
+        await begun.wait()
+        (busy,) = (ws for ws in client.manager._registry.all() if ws._session.is_busy)
+        await client.manager.disconnect(busy.id, 4003)
+        await ann.expect_close(4003)
+        await stopped.wait()
+
+        await bob.expect_nothing()
+
+
+# Readable denials.
+
+
+def test_the_page_reads_what_the_server_writes(pages, region):
+    """The pattern of the script finds the seconds in each reason of the page that has them."""
+    source = region("how_to/denied.js#why")
+    (pattern,) = re.findall(r"/(retry in .+?)/", source)
+    page = pages["docs/how-to/deny-a-handshake.md"].text
+    (reason,) = re.findall(r"is closed: 3503 \(registered\) (.+)", page)
+
+    assert re.search(pattern, reason)[1] == "600"
+
+
+@pytest.mark.parametrize(
+    ("given", "seen"),
+    [
+        (MessageError("full", status=409), (3409, "full")),
+        (falcon.HTTPTooManyRequests(retry_after=7), (3429, "429 Too Many Requests; retry in 7 s")),
+        (falcon.HTTPMovedPermanently("/else"), (3301, "Moved Permanently")),
+    ],
+)
+async def test_a_denial_is_readable_for_those_who_offer_to_read(serve, given, seen):
+    """The status plus 3000, and the title; it is not accepted, and counts as denied."""
+
+    class Door(WebSocketResource):
+        async def on_connect(self, req, ws):
+            raise given
+
+    app = serve(Door)
+    async with simulate(app) as client:
+        async with client.connect("/", subprotocols=["pachinko.json"]) as ann:
+            with pytest.raises(falcon.WebSocketDisconnected):
+                await ann.receive()
+        status = client.manager.status()
+
+    assert (ann.close_code, ann.close_reason) == seen
+    assert (status["denied"], status["accepted"]) == (1, 0)
+
+
+async def test_a_close_before_the_accept_is_readable_as_it_is(serve):
+    """Its own code and reason; a client without the subprotocol sees 403."""
+
+    class Door(WebSocketResource):
+        async def on_connect(self, req, ws):
+            await ws.close(4409, "Full.")
+
+    async with simulate(serve(Door)) as client:
+        async with client.connect("/", subprotocols=["pachinko.json"]) as ann:
+            await ann.expect_close(4409)
+        with pytest.raises(HandshakeDenied, match="403"):
+            await client.connect("/").__aenter__()
+
+    assert ann.close_reason == "Full."
+
+
+async def test_readable_denials_can_be_switched_off():
+    """Then a client gets the status, and may still speak the subprotocol."""
+    app = falcon.asgi.App()
+    install(app, readable_denials=False)
+    app.add_websocket_route("/", WebSocketResource)
+    async with simulate(app) as client:
+        with pytest.raises(HandshakeDenied, match="404"):
+            await client.connect("/nowhere", subprotocols=["pachinko.json"]).__aenter__()
+        async with client.connect("/", subprotocols=["pachinko.json"]) as ann:
+            assert ann.subprotocol == "pachinko.json"
+
+
+@pytest.mark.parametrize("header", [{"Origin": "https://evil.example"}, {"Host": "evil.example"}])
+async def test_a_foreign_page_is_told_no_more_than_its_status(header):
+    """Whatever it offers."""
+    app = falcon.asgi.App()
+    install(app, allowed_hosts="localhost")
+    app.add_websocket_route("/", WebSocketResource)
+    async with simulate(app) as client:
+        for path in ("/", "/nowhere"):
+            with pytest.raises(HandshakeDenied):
+                await client.connect(
+                    path, headers=header, subprotocols=["pachinko.json"]
+                ).__aenter__()
+
+
+# Types of one's own, refusals, and the query.
+
+
+async def test_what_no_hook_knows_is_not_sent(load):
+    """The sender gets an error that names the option."""
+    app = load("how_to/custom_types.py").app
+    async with simulate(app) as client, client.connect("/files"):
+        with pytest.raises(EncodeError, match="enc_hook"):
+            await client.manager.broadcast_to_all(object())
+
+
+def test_a_foreign_type_without_a_hook_is_refused_when_it_is_routed(load):
+    """Not when the first client sends one."""
+    app = falcon.asgi.App()
+    install(app)
+
+    with pytest.raises(HandlerDefinitionError, match="dec_hook"):
+        app.add_websocket_route("/files", load("how_to/custom_types.py").Files)
+
+
+async def test_refusals_are_counted_by_the_hook(load):
+    """The hook is asked before the resource, which may answer as long as the hook did not."""
+    module = load("how_to/refusals.py")
+    (hook,) = module.Chat.hooks
+    async with simulate(module.app) as client, client.connect("/chat") as ann:
+        for frame in ('{"type": "sing"}', "?", '{"type": "say", "payload": 5}'):
+            await ann.send_text(frame)
+            await ann.expect("error")
+
+    assert hook.counts == {"unknown_type": 1, "invalid_json": 1, "invalid_payload": 1}
+
+
+async def test_what_the_query_does_not_know_is_ignored(load):
+    """A token may stand beside; a blank value is an empty text, and commas do not split."""
+    app = load("how_to/query.py").app
+    path = "/shops/tea?token=5f2a&tags=&tags=a,b"
+    async with simulate(app) as client, client.connect(path) as ann:
+        answer = await ann.request("show")
+
+    assert answer["payload"]["tags"] == ["", "a,b"]
+
+
+@pytest.mark.parametrize("annotation", [dict, int])
+def test_another_query_than_a_struct_is_refused(annotation):
+    """When the route is added."""
+
+    class Shop(WebSocketResource):
+        async def on_connect(self, req, ws, *, query: annotation):
+            return True
+
+    app = falcon.asgi.App()
+    install(app)
+
+    with pytest.raises(HandlerDefinitionError, match="query"):
+        app.add_websocket_route("/", Shop)
