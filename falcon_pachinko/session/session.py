@@ -14,6 +14,7 @@ import time
 import types
 from collections import deque
 from collections.abc import Callable, Generator
+from functools import partial
 from http import HTTPStatus
 from typing import Any, NamedTuple
 
@@ -22,7 +23,7 @@ import msgspec
 
 from falcon_pachinko.connection.connection import SENDER, Connection
 from falcon_pachinko.connection.inbox import READ_AHEAD_AFTER, Excess, Inbox
-from falcon_pachinko.connection.outbox import ABNORMAL, CLOSE_WAIT, CONNECTING, OPEN, resume
+from falcon_pachinko.connection.outbox import ABNORMAL, CLOSE_WAIT, OPEN, resume
 from falcon_pachinko.errors import EncodeError, MessageError
 from falcon_pachinko.messages.envelopes import Ref, Refusal, read_ping, ref_of
 from falcon_pachinko.messages.handlers import PING, Handler, HandlerTable
@@ -248,14 +249,13 @@ class Session:
         try:
             try:
                 method = getattr(connection.resource, handler.name)  # a test may have patched it
-                if handler.takes_payload:
-                    handling = method(connection, payload)
-                else:
-                    handling = method(connection)
+                given = (connection, payload) if handler.takes_payload else (connection,)
                 if hooks.layers:
                     name = None if handler is _ON_MESSAGE else what
                     message = ReceivedMessage(name, payload, ref)
-                    handling = _within(hooks, connection, message, handling)
+                    handling = hooks.around(connection, message, partial(method, *given))
+                else:
+                    handling = method(*given)
                 if handler.concurrent:
                     answer = await handling
                 else:
@@ -454,9 +454,13 @@ class Session:
 
     def _end_with_server(self) -> None:
         """The server has cancelled its call: it will not wait for much longer."""
-        outbox = self.connection._outbox
-        if outbox.stage in (OPEN, CONNECTING):
-            outbox.close(1012, "")
+        self.connection._outbox.close(1012, "")
+        # It may have been closed, or the client gone, before: then handlers had their grace.
+        self._inbox.drain()
+        self._drop_turns()
+        self._end_beside(set(self._tasks))
+        if self._in_handler:
+            self._cancel()
 
     # Leaving.
 
@@ -558,16 +562,6 @@ def _take_cancellation_back() -> bool:
     while task.cancelling():
         task.uncancel()
     return was_cancelled
-
-
-async def _within(
-    hooks: HookChain, connection: Connection, message: ReceivedMessage, handling: Any
-) -> Any:
-    """Run a handler within the hooks around messages."""
-    try:
-        return await hooks.around(connection, message, lambda: handling)
-    finally:
-        handling.close()  # a hook that refused the message has left it unstarted
 
 
 async def _on_message(ws: Connection, frame: Frame) -> None:
