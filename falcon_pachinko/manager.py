@@ -25,7 +25,8 @@ from falcon_pachinko.connection.connection import (
     check_close_code,
     check_sending,
 )
-from falcon_pachinko.connection.outbox import CLOSE_WAIT, CONNECTING
+from falcon_pachinko.connection.outbox import CLOSE_WAIT
+from falcon_pachinko.connection.stage import CONNECTING
 from falcon_pachinko.counters import Counters
 from falcon_pachinko.errors import (
     ConnectionStateError,

@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Any
 
 import falcon
 
-from falcon_pachinko.connection.outbox import CLOSED, CLOSING, CONNECTING, FORGOTTEN, OPEN, Outbox
+from falcon_pachinko.connection.outbox import Outbox
+from falcon_pachinko.connection.stage import CLOSED, CLOSING, CONNECTING, FORGOTTEN, OPEN
 from falcon_pachinko.errors import ConnectionStateError
 from falcon_pachinko.leases import check_lease
 from falcon_pachinko.limits import Limits

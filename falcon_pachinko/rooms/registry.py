@@ -8,7 +8,7 @@ from collections.abc import Set as AbstractSet
 from typing import Protocol
 
 from falcon_pachinko.connection.connection import Connection
-from falcon_pachinko.connection.outbox import CONNECTING, OPEN
+from falcon_pachinko.connection.stage import CONNECTING, OPEN
 from falcon_pachinko.errors import DuplicateConnectionError, MessageError, RoomLimitError
 from falcon_pachinko.messages.codec import Codec
 from falcon_pachinko.names import check_name, check_user_id

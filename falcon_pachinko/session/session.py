@@ -15,7 +15,6 @@ import types
 from collections import deque
 from collections.abc import Callable, Generator
 from functools import partial
-from http import HTTPStatus
 from typing import Any, NamedTuple
 
 import falcon
@@ -23,12 +22,15 @@ import msgspec
 
 from falcon_pachinko.connection.connection import SENDER, Connection
 from falcon_pachinko.connection.inbox import READ_AHEAD_AFTER, Excess, Inbox
-from falcon_pachinko.connection.outbox import ABNORMAL, CLOSE_WAIT, OPEN, resume
+from falcon_pachinko.connection.outbox import ABNORMAL, CLOSE_WAIT
+from falcon_pachinko.connection.stage import OPEN
+from falcon_pachinko.connection.stepping import resume
 from falcon_pachinko.errors import EncodeError, MessageError
 from falcon_pachinko.messages.envelopes import Ref, Refusal, read_ping, ref_of
 from falcon_pachinko.messages.handlers import PING, Handler, HandlerTable
 from falcon_pachinko.messages.hooks import HookChain, ReceivedMessage
 from falcon_pachinko.messages.outcomes import sole_error
+from falcon_pachinko.session.answers import Error, Fault, Pong, Reply, from_http
 from falcon_pachinko.session.gate import Gate
 from falcon_pachinko.session.handshake import Accepted, Denied, Gone, Handshake, Outcome
 from falcon_pachinko.typing import Frame
@@ -38,31 +40,6 @@ __all__ = ["Session"]
 log = logging.getLogger("falcon_pachinko")
 
 _GOING_AWAY = (1001, 1012)  # what servers report when it is they who go
-
-
-class _Reply(msgspec.Struct, tag_field="type", tag="reply"):
-    """The answer to a message: what its handler returned."""
-
-    ref: Ref | msgspec.UnsetType
-    payload: Any
-
-
-class _Fault(msgspec.Struct, omit_defaults=True):
-    code: str
-    message: str
-    path: str | None = None
-    status: int | None = None
-
-
-class _Error(msgspec.Struct, tag_field="type", tag="error"):
-    """The answer to a message that was refused, or that its handler failed on."""
-
-    ref: Ref | msgspec.UnsetType
-    payload: _Fault
-
-
-class _Pong(msgspec.Struct, tag_field="type", tag="pong"):
-    ref: Ref | msgspec.UnsetType
 
 
 class _Turn(NamedTuple):
@@ -215,7 +192,7 @@ class Session:
             return
         if not handler.concurrent:
             if handler is PING:
-                await connection.send_media(_Pong(msgspec.UNSET if ref is None else ref))
+                await connection.send_media(Pong(msgspec.UNSET if ref is None else ref))
             else:
                 await self._run(handler, payload, ref)
             return
@@ -263,9 +240,9 @@ class Session:
             finally:
                 handled.seconds += time.perf_counter() - began
             if ref is not None:
-                await connection.send_media(_Reply(ref, answer))
+                await connection.send_media(Reply(ref, answer))
             elif answer is not None:
-                await connection.send_media(_Reply(msgspec.UNSET, answer))
+                await connection.send_media(Reply(msgspec.UNSET, answer))
         except MessageError as refusal:
             await self._refuse(refusal, ref)
         except (falcon.HTTPError, falcon.HTTPStatus) as error:
@@ -302,10 +279,10 @@ class Session:
 
     async def _refuse(self, error: MessageError, ref: Ref) -> None:
         """Tell the client that its message was refused."""
-        fault = _Fault(error.code, error.message, error.path, error.status)
+        fault = Fault(error.code, error.message, error.path, error.status)
         mark = msgspec.UNSET if ref is None else ref
         try:
-            await self.connection.send_media(_Error(mark, fault))
+            await self.connection.send_media(Error(mark, fault))
         except EncodeError as unsendable:
             await self._fail(unsendable, error.code, ref)
 
@@ -379,8 +356,8 @@ class Session:
         try:
             if connection.resource is not None:
                 error = await self._ask_about(error, frame)
-            fault = _Fault(error.code, error.message, error.path, error.status)
-            answer = _Error(msgspec.UNSET if ref is None else ref, fault)
+            fault = Fault(error.code, error.message, error.path, error.status)
+            answer = Error(msgspec.UNSET if ref is None else ref, fault)
             connection._outbox.push(connection._codec.encode(answer))
         finally:
             connection._outbox.close(excess.close_code, excess.sentence)
@@ -393,7 +370,7 @@ class Session:
         ping = read_ping(frame, connection._codec)
         if ping is None:
             return False
-        pong = _Pong(msgspec.UNSET if ping.ref is None else ping.ref)
+        pong = Pong(msgspec.UNSET if ping.ref is None else ping.ref)
         connection._outbox.push(connection._codec.encode(pong))
         return True
 
@@ -570,21 +547,3 @@ async def _on_message(ws: Connection, frame: Frame) -> None:
 
 _ON_MESSAGE = Handler("on_message", _on_message, Any, name="on_message")
 """What takes the frames that no handler claims."""
-
-
-def from_http(error: falcon.HTTPError | falcon.HTTPStatus) -> MessageError | None:
-    """Turn an HTTP error or redirect into a message's error, with the status beside its name.
-
-    A status of success that was raised is not an answer: None.
-
-    >>> from_http(falcon.HTTPForbidden()).code
-    'forbidden'
-    """
-    if error.status_code < 300:
-        return None
-    try:
-        code = HTTPStatus(error.status_code).name.lower()
-    except ValueError:
-        code = f"http_{error.status_code}"
-    sentence = getattr(error, "description", None) or getattr(error, "title", None) or ""
-    return MessageError(code, sentence, status=error.status_code)

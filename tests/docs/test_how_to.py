@@ -21,6 +21,7 @@ from falcon_pachinko import (
     EncodeError,
     HandlerDefinitionError,
     Hook,
+    InvalidNameError,
     Limits,
     MessageError,
     Principal,
@@ -261,7 +262,7 @@ async def test_a_slow_client_is_one_warning(load, log):
         (line,) = log.getvalue().splitlines()
         await ann.drop()
 
-    assert re.match(r"WARNING /prices \w+ .*outbox_bytes=65536.*drop_oldest", line)
+    assert re.match(r"WARNING /prices ~\w+ .*outbox_bytes=65536.*drop_oldest", line)
 
 
 # Nested resources and hooks.
@@ -522,7 +523,7 @@ async def test_a_failure_is_logged_as_the_page_shows(load, pages, log, answered)
         (ws,) = client.manager._registry.all()
     line, *traceback = log.getvalue().splitlines()
 
-    assert line == re.sub(r"\b[0-9a-f]{24}\b", ws.id, shown.text.strip())
+    assert line == re.sub(r"~[0-9a-f]{24}\b", ws.id, shown.text.strip())
     assert traceback[-1] == "ZeroDivisionError: division by zero"
 
 
@@ -954,3 +955,50 @@ def test_another_query_than_a_struct_is_refused(annotation):
 
     with pytest.raises(HandlerDefinitionError, match="query"):
         app.add_websocket_route("/", Shop)
+
+
+# User ids.
+
+
+@pytest.mark.parametrize("user_id", ["", "  ", "ann\n", "x" * 201, "~ann"])
+async def test_what_cannot_be_a_user_id_is_refused_wherever_it_is_given(serve, user_id):
+    """By the principal, and by a connection."""
+    refused = []
+
+    class Desk(WebSocketResource):
+        async def on_connect(self, req, ws):
+            try:
+                ws.user_id = user_id
+            except InvalidNameError as error:
+                refused.append(error.code)
+            return True
+
+    with pytest.raises(InvalidNameError):
+        Principal(user_id=user_id)
+    async with simulate(serve(Desk)) as client, client.connect("/"):
+        pass
+
+    assert refused == ["invalid_name"]
+
+
+async def test_a_stranger_is_present_under_an_id_that_no_user_has(serve):
+    """It begins with the sign that user ids may not begin with."""
+
+    class Lobby(WebSocketResource):
+        async def on_connect(self, req, ws):
+            await self.track("lobby")
+            return True
+
+    async with simulate(serve(Lobby)) as client, client.connect("/"):
+        (key,) = await client.manager.presence("lobby")
+
+    assert key.startswith("~")
+
+
+@pytest.mark.parametrize(
+    "moment", [1893456000, "2030-01-01", datetime.fromisoformat("2030-01-01T12:00:00")]
+)
+def test_a_time_that_is_not_one_everywhere_is_refused(moment):
+    """With what to write instead."""
+    with pytest.raises((TypeError, ValueError), match="datetime"):
+        Principal(user_id="ann", expires_at=moment)

@@ -313,12 +313,12 @@ class Busy(WebSocketResource):
         self.story.append("may finish")
 
     @handles_message("serial")
-    async def serial(self, ws, payload: bool):
-        await self.work(ws, close=payload)
+    async def serial(self, ws, payload: str):
+        await self.work(ws, close=payload == "close")
 
     @handles_message("concurrent", concurrent=True)
-    async def concurrent(self, ws, payload: bool):
-        await self.work(ws, close=payload)
+    async def concurrent(self, ws, payload: str):
+        await self.work(ws, close=payload == "close")
 
     async def on_disconnect(self, ws, close_code):
         self.story.append(str(close_code))
@@ -410,7 +410,7 @@ async def test_what_runs_at_the_end_is_what_the_table_says(serve, pages, monkeyp
         opening = asyncio.ensure_future(ann.__aenter__())
         if busy != "on_connect":
             await opening
-            await ann.send_json({"type": busy, "payload": closes})
+            await ann.send_json({"type": busy, "payload": "close" if closes else "stay"})
         ws = await here.get()
         ending = await HOW[how](client, ann, ws)
         while not (ws.closed or ending or busy == "on_connect"):  # noqa: ASYNC110  # as above
