@@ -446,6 +446,48 @@ async def sight(opening, ann):
         return str(ann.close_code)
 
 
+@pytest.mark.parametrize(
+    ("how", "handled"), [(client_closes, ["1", "2"]), (client_vanishes, ["1", "2"])]
+)
+async def test_what_a_client_sent_before_it_left_is_still_handled(serve, monkeypatch, how, handled):
+    """It waits in the inbox while a handler is busy, and is not lost with its sender."""
+    assert await what_is_handled(serve, monkeypatch, how) == handled
+
+
+@pytest.mark.parametrize("how", [manager_disconnects, drains])
+async def test_what_waits_is_dropped_when_it_is_we_who_close(serve, monkeypatch, how):
+    """At most the handler that runs may finish."""
+    assert await what_is_handled(serve, monkeypatch, how) in ([], ["1"])
+
+
+async def what_is_handled(serve, monkeypatch, how):
+    """Send two messages, of which the first keeps the handler busy; end; say which were handled."""
+    monkeypatch.setattr("falcon_pachinko.session.session.READ_AHEAD_AFTER", 0.001)
+    handled, go, here = [], asyncio.Event(), asyncio.Queue()
+
+    class Desk(WebSocketResource):
+        @handles_message("work")
+        async def work(self, ws, payload: str):
+            here.put_nowait(ws)
+            await go.wait()
+            handled.append(payload)
+
+    async with simulate(serve(Desk)) as client, client.connect("/") as ann:
+        for number in "12":
+            await ann.send_json({"type": "work", "payload": number})
+        ws = await here.get()
+        while not ws._session._inbox._frames:  # noqa: ASYNC110  # no event tells it
+            await asyncio.sleep(0)
+        ending = await how(client, ann, ws)
+        for _ in range(3):  # the end arrives in the loop's next turn
+            await asyncio.sleep(0)
+        go.set()
+        await asyncio.wait([ann.task])
+        if ending is not None:
+            await ending
+    return handled
+
+
 async def test_on_disconnect_runs_to_its_end_although_the_task_is_cancelled(serve):
     """A server that cancels the connection's task waits for the clean-up, and cuts none short."""
     begun, go_on, ended = asyncio.Event(), asyncio.Event(), asyncio.Event()
