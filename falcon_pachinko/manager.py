@@ -109,6 +109,7 @@ class WebSocketConnectionManager:
         self._registry, self._fanout = self._exchange.registry, self._exchange.fanout
         self._cluster, self._revocations = self._exchange.cluster, self._exchange.revocations
         self._live = self._exchange.live
+        self._is_shared = self._cluster.backend.shared  # whether there may be other processes
         self._draining = False  # whether the server is going down: handshakes are denied
         self._sessions: set[asyncio.Task[Any]] = set()  # those that live, until their last clean-up
         self._gauges: dict[str, Callable[[], Any]] = {}
@@ -261,7 +262,8 @@ class WebSocketConnectionManager:
             chosen = self._registry.select(to)
         kept_in: tuple[str, ...] = ()
         kept = 0, 0, True
-        if self._options and store is not False and not (local or volatile or latest is not None):
+        lossy = volatile or latest is not None
+        if self._options.by_prefix and store is not False and not (local or lossy):
             named = rooms_named(to, self._registry.rooms.names)
             kept_in = tuple(room for room in named if self._options.of(room).history)
             if kept_in:
@@ -283,13 +285,13 @@ class WebSocketConnectionManager:
         if sender is not None and sender._outbox.stage is CONNECTING and sender in chosen:
             sender._outbox.check_room(packets[sender._codec].size, key)
         published = False
-        if not local and self._cluster.reaches_others():
+        if self._is_shared and not local and self._cluster.reaches_others():
             published = self._exchange.publish(
                 message, packets, to, ids, volatile=volatile, latest=latest, kept_in=kept_in
             )
         sent, dropped = await self._fanout.deliver(chosen, packets, to, volatile=volatile, key=key)
         self._counters.count_sent(message, sent)
-        if sender is not None and sender._outbox.is_behind and sender in chosen and not volatile:
+        if sender is not None and sender._outbox.bytes and sender in chosen and not volatile:
             await _keep_pace(sender)
         return Delivery(kept[0] + sent, kept[1] + dropped, published and kept[2])
 
@@ -581,13 +583,8 @@ class WebSocketConnectionManager:
         self._registry.add(connection)
         self._revocations.begin(connection)
 
-    def _end(self, session: asyncio.Task[Any]) -> None:
-        """Forget a session that is over."""
-        self._sessions.discard(session)
-
     def _forget(self, connection: Connection) -> None:
         """Take a connection from everything, as one that has ended."""
-        self._revocations.end(connection)
         if self._registry.connections.get(connection.id) is connection:
             self._exchange.presence.gone(connection)
             self._registry.forget(connection)
@@ -662,7 +659,8 @@ def _key_of(to: Target, latest: str) -> object:
 async def _keep_pace(sender: Connection) -> None:
     """Wait for the client that a broadcast is made for, if a task of its session makes it."""
     session = sender._session
-    if session is not None and session.owns(asyncio.current_task()):
+    behind = sender._outbox.is_behind
+    if behind and session is not None and session.owns(asyncio.current_task()):
         await sender._outbox.keep_pace()
 
 

@@ -269,7 +269,9 @@ class Inbox:
         code: int = event.get("code") or ABNORMAL
         self.gone = True
         self.code = ABNORMAL if code == 1005 and "reason" not in event else code
-        self.reason = fit_reason(event.get("reason") or "")
+        reason = event.get("reason")
+        if reason:
+            self.reason = fit_reason(reason)
         reader = self._reader
         if reader is not None and not self.waiting:
             reader.gone()
@@ -371,7 +373,8 @@ class Inbox:
         self._over = True
         self._reader = None
         self._frames.clear()
-        self._make_room()
+        if self._room is not None:
+            self._make_room()
         ahead = self._ahead
         if ahead is not None:
             ahead.cancel()
