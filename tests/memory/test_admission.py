@@ -289,7 +289,7 @@ async def test_an_expiry_is_forgotten_with_its_connection():
     async def authenticate(req):
         return Principal(user_id="ann", expires_at=ends)
 
-    async with simulate(lobby(authenticate=authenticate)) as client, client.connect("/"):
+    async with simulate(lobby(authenticate=authenticate)) as client, client.connect("/lobby"):
         (connection,) = client.manager._registry.all()
         timer = connection._expiry
 
