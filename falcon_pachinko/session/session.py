@@ -32,7 +32,14 @@ from falcon_pachinko.messages.hooks import HookChain, ReceivedMessage
 from falcon_pachinko.messages.outcomes import sole_error
 from falcon_pachinko.session.answers import Error, Fault, Pong, Reply, from_http
 from falcon_pachinko.session.gate import Gate
-from falcon_pachinko.session.handshake import Accepted, Denied, Gone, Handshake, Outcome
+from falcon_pachinko.session.handshake import (
+    Accepted,
+    Denied,
+    Gone,
+    Handshake,
+    Outcome,
+    closed_early,
+)
 from falcon_pachinko.typing import Frame
 
 __all__ = ["Session"]
@@ -490,7 +497,7 @@ class Session:
         """Deny the handshake; or return the error that Falcon is to answer."""
         connection, outbox = self.connection, self.connection._outbox
         if type(outcome) is Gone and outbox.close_code is not None and not self._inbox.gone:
-            outcome = Denied(close=(outbox.close_code, outbox.close_reason))
+            outcome = closed_early(outbox.close_code, outbox.close_reason)
         connection.manager._forget(connection)  # the client has its answer in a moment
         if type(outcome) is not Denied:
             self._gate.gone()
