@@ -260,6 +260,9 @@ class WebSocketConnectionManager:
             ids = tuple(each if isinstance(each, str) else each.id for each in exclude)
         else:
             chosen = self._registry.select(to)
+        key = None if latest is None else _key_of(to, latest)
+        if sender is not None and sender._outbox.stage is CONNECTING and sender in chosen:
+            sender._outbox.check_room(sender._codec.encode(message).size, key)
         kept_in: tuple[str, ...] = ()
         kept = 0, 0, True
         lossy = volatile or latest is not None
@@ -269,6 +272,7 @@ class WebSocketConnectionManager:
             if kept_in:
                 kept = await self._exchange.send_kept(message, to, kept_in, ids)
                 if is_within(to, kept_in):
+                    await _keep_pace(sender, chosen)
                     return Delivery(*kept)
                 # The others whom it names, who are in none of these rooms.
                 members = set[Connection]().union(*map(self._registry.in_room, kept_in))
@@ -281,9 +285,6 @@ class WebSocketConnectionManager:
             packets[codec] = codec.encode(message)
         if len(packets) > 1 or self._cluster.subprotocols:
             self._exchange.check_raw(message)
-        key = None if latest is None else _key_of(to, latest)
-        if sender is not None and sender._outbox.stage is CONNECTING and sender in chosen:
-            sender._outbox.check_room(packets[sender._codec].size, key)
         published = False
         if self._is_shared and not local and self._cluster.reaches_others():
             published = self._exchange.publish(
@@ -291,8 +292,8 @@ class WebSocketConnectionManager:
             )
         sent, dropped = await self._fanout.deliver(chosen, packets, to, volatile=volatile, key=key)
         self._counters.count_sent(message, sent)
-        if sender is not None and sender._outbox.bytes and sender in chosen and not volatile:
-            await _keep_pace(sender)
+        if sender is not None and sender._outbox.bytes and not volatile:
+            await _keep_pace(sender, chosen)
         return Delivery(kept[0] + sent, kept[1] + dropped, published and kept[2])
 
     async def broadcast_to_room(
@@ -656,11 +657,12 @@ def _key_of(to: Target, latest: str) -> object:
     return ("connection" if type(to) is ConnectionId else to, latest)
 
 
-async def _keep_pace(sender: Connection) -> None:
+async def _keep_pace(sender: Connection | None, chosen: list[Connection]) -> None:
     """Wait for the client that a broadcast is made for, if a task of its session makes it."""
+    if sender is None or not sender._outbox.is_behind or sender not in chosen:
+        return
     session = sender._session
-    behind = sender._outbox.is_behind
-    if behind and session is not None and session.owns(asyncio.current_task()):
+    if session is not None and session.owns(asyncio.current_task()):
         await sender._outbox.keep_pace()
 
 
