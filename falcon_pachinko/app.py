@@ -88,6 +88,21 @@ class _Installed:
             resource = resource.stand_in
         return responder, params, resource, template
 
+    # What an error handler of the application's raises comes here, past the handlers that are
+    # registered; see `_keep_denials_whole`.
+
+    async def _http_error_handler(
+        self, req: Any, resp: Any, error: Any, params: Any, ws: Any = None
+    ) -> None:
+        if not await _deny_whole(req, error, ws):
+            await super()._http_error_handler(req, resp, error, params, ws=ws)  # type: ignore[misc]  # Falcon's
+
+    async def _http_status_handler(
+        self, req: Any, resp: Any, status: Any, params: Any, ws: Any = None
+    ) -> None:
+        if not await _deny_whole(req, status, ws):
+            await super()._http_status_handler(req, resp, status, params, ws=ws)  # type: ignore[misc]  # Falcon's
+
     async def __call__(self, scope: Scope, receive: AsgiReceive, send: AsgiSend) -> None:
         """Serve one request, WebSocket or lifespan, as Falcon does."""
         falcons = super().__call__  # type: ignore[misc]  # Falcon's
@@ -137,14 +152,22 @@ def _keep_denials_whole(app: falcon.asgi.App[Any, Any]) -> None:
             *,
             falcons: Any = falcons,
         ) -> None:
-            gate = None if ws is None else Gate.of(req.scope)
-            if ws is None or gate is None or error.status_code < 300:
+            if not await _deny_whole(req, error, ws):
                 await falcons(req, resp, error, params, **({} if ws is None else {"ws": ws}))
-                return
-            gate.error = error
-            await ws.close(3000 + error.status_code)
 
         app._error_handlers[kind] = handle
+
+
+async def _deny_whole(
+    req: falcon.asgi.Request, error: Any, ws: falcon.asgi.WebSocket | None
+) -> bool:
+    """Deny a handshake with an error, which the gate is told; False if it is not for us."""
+    gate = None if ws is None else Gate.of(req.scope)
+    if ws is None or gate is None or error.status_code < 300:
+        return False
+    gate.error = error
+    await ws.close(3000 + error.status_code)
+    return True
 
 
 async def _answer(error: falcon.HTTPError, method: str, send: AsgiSend) -> None:

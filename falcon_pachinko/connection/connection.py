@@ -426,13 +426,6 @@ class Connection:
             max(seconds, 0), self._outbox.close, 4401, "the authentication has expired"
         )
 
-    def _forget(self, *, now: bool) -> None:
-        """Its session has ended; see `Outbox.forget`."""
-        if self._expiry is not None:
-            self._expiry.cancel()
-            self._expiry = None
-        self._outbox.forget(now=now)
-
 
 def _headers(given: Mapping[str, str] | Iterable[tuple[str, str]]) -> list[tuple[bytes, bytes]]:
     """Write headers as ASGI has them.

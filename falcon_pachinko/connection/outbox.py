@@ -535,9 +535,10 @@ class Outbox:
 
     def lose(self) -> None:
         """Note that the client is gone; what waits for it is forgotten."""
-        if self._queue:
-            self.counters.dropped["gone"] += len(self._queue)
-        self._clear()
+        if self._queue is not None:
+            if self._queue:
+                self.counters.dropped["gone"] += len(self._queue)
+            self._clear()
         self._close = None
         if self.stage not in (CLOSED, FORGOTTEN):
             self._end()
@@ -546,7 +547,8 @@ class Outbox:
         """Its end is settled: nothing more will be sent."""
         self._move(CLOSED)
         self._direct = False
-        self._wake()
+        if self._paced or self._drained is not None:
+            self._wake()
         if self.watcher is not None:
             self.watcher.closed()
 
@@ -582,7 +584,10 @@ class Outbox:
                 ``send_timeout`` seconds to take what is left.
         """
         self.watcher = self._context = None
-        self.lose()
+        if self._queue is not None:
+            self.lose()
+        elif self.stage is not CLOSED:
+            self._end()
         self._move(FORGOTTEN)
         if self._writer is not None:
             self.abort()

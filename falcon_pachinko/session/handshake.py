@@ -21,12 +21,14 @@ from falcon_pachinko.errors import MessageError, SetupError
 from falcon_pachinko.messages.hooks import HookChain
 from falcon_pachinko.session.admission import Admission
 
-__all__ = ["Accepted", "Arguments", "Denied", "Gone", "Handshake", "Outcome"]
+__all__ = ["Accepted", "Arguments", "Denied", "Gone", "Handshake", "Outcome", "closed_early"]
 
 log = logging.getLogger("falcon_pachinko")
 
 RETRY_AFTER = 1
 """Seconds after which a client may come back that was turned away by a server going down."""
+
+_LATER = (1001, 1012, 1013)  # going away, restart, overloaded
 
 
 class Accepted(NamedTuple):
@@ -180,7 +182,7 @@ class Handshake:
             return Gone()
         if connection.closed:
             code = connection.close_code
-            return Gone() if code is None else Denied(close=(code, connection.close_reason))
+            return Gone() if code is None else closed_early(code, connection.close_reason)
         return None
 
     def _refused(
@@ -248,6 +250,23 @@ class Handshake:
             connection._expire_in(seconds)  # only the handshake may
         manager._revocations.apply(connection)
         await manager._live("user", principal.user_id)  # what is sent to the user arrives
+
+
+def closed_early(code: int, reason: str) -> Denied:
+    """Return the denial that a close before the accept comes to.
+
+    Without the code, all that a client sees is a status, and 403 would tell it never to
+    come back: so a code that says "later" has one that says so too.
+
+    >>> closed_early(4401, "").error is None, closed_early(1012, "").error.status_code
+    (True, 503)
+    """
+    error = None
+    if code in _LATER:
+        error = falcon.HTTPServiceUnavailable(
+            description=reason or "The server is going down.", retry_after=RETRY_AFTER
+        )
+    return Denied(error, (code, reason))
 
 
 def _line(resource: Any) -> list[Any]:

@@ -32,7 +32,14 @@ from falcon_pachinko.messages.hooks import HookChain, ReceivedMessage
 from falcon_pachinko.messages.outcomes import sole_error
 from falcon_pachinko.session.answers import Error, Fault, Pong, Reply, from_http
 from falcon_pachinko.session.gate import Gate
-from falcon_pachinko.session.handshake import Accepted, Denied, Gone, Handshake, Outcome
+from falcon_pachinko.session.handshake import (
+    Accepted,
+    Denied,
+    Gone,
+    Handshake,
+    Outcome,
+    closed_early,
+)
 from falcon_pachinko.typing import Frame
 
 __all__ = ["Session"]
@@ -147,10 +154,11 @@ class Session:
         outcome: Outcome = Gone()
         try:
             try:
-                outcome = await self._handshake.settle(connection, inbox, self._decide)
-                manager._revocations.end(connection)
+                try:
+                    outcome = await self._handshake.settle(connection, inbox, self._decide)
+                finally:
+                    manager._revocations.end(connection)
                 if type(outcome) is Accepted:
-                    self._gate.answered()
                     own: HandlerTable = connection.resource.__pachinko_table__
                     self._table = own.compiled(manager._codecs)
                     async for frame in inbox:
@@ -170,7 +178,7 @@ class Session:
                 raise
             return await self._leave(outcome)
         finally:
-            manager._end(self._task)
+            manager._sessions.discard(self._task)
 
     # Handling.
 
@@ -448,8 +456,13 @@ class Session:
         while self._cancels:
             self._cancels -= 1
             self._task.uncancel()  # type: ignore[union-attr]  # it runs
-        self._drop_turns()
-        error = await self._answer(outcome)
+        if self._turns:
+            self._drop_turns()
+        error = None
+        if outbox.accepted:
+            self._gate.answered()
+        else:
+            error = await self._answer(outcome)
         by_client = outbox.close_code is None
         if outbox.close_code is None:
             outbox.close_code = inbox.code if outbox.accepted else ABNORMAL
@@ -458,27 +471,33 @@ class Session:
         if outbox.accepted:
             counters.count_closed(outbox.close_code, by_client=by_client)
         await inbox.stop()
-        connection._forget(now=self._server_ended or inbox.code in _GOING_AWAY)
+        if connection._expiry is not None:
+            connection._expiry.cancel()
+            connection._expiry = None
+        outbox.forget(now=self._server_ended or inbox.code in _GOING_AWAY)
         if self._ending is not None:
             self._ending.cancel()
             self._ending = None
         if self._tasks:
             await self._end_tasks()
         connection._muted = None
-        await self._say_goodbye()
+        # The goodbye, in the very task and context of the welcome; innermost first.
+        code = outbox.close_code if outbox.accepted else ABNORMAL
+        for hook in self._hooks.before_disconnect if outbox.accepted else ():
+            await self._clean_up(hook, "before_disconnect", code)
+        for resource in reversed(self._handshake.welcomed):
+            if resource.__pachinko_says_goodbye__:
+                await self._clean_up(resource.on_disconnect, "on_disconnect", code)
         # Whoever keeps the connection keeps no more than that, and nothing here refers to itself.
         connection._session = connection.resource = None
         self._ended.clear()
         return error
 
     async def _answer(self, outcome: Outcome) -> BaseException | None:
-        """Deny the handshake, unless it is accepted; return what Falcon is to answer."""
+        """Deny the handshake; or return the error that Falcon is to answer."""
         connection, outbox = self.connection, self.connection._outbox
-        if outbox.accepted:
-            self._gate.answered()
-            return None
         if type(outcome) is Gone and outbox.close_code is not None and not self._inbox.gone:
-            outcome = Denied(close=(outbox.close_code, outbox.close_reason))
+            outcome = closed_early(outbox.close_code, outbox.close_reason)
         connection.manager._forget(connection)  # the client has its answer in a moment
         if type(outcome) is not Denied:
             self._gate.gone()
@@ -507,17 +526,6 @@ class Session:
         self._end_beside(set(self._tasks))
         if self._tasks:
             await asyncio.wait(tuple(self._tasks), timeout=CLOSE_WAIT)
-
-    async def _say_goodbye(self) -> None:
-        """Run ``on_disconnect`` of all who let the client in, innermost first."""
-        connection = self.connection
-        code = (connection.close_code or ABNORMAL) if connection.accepted else ABNORMAL
-        if connection.accepted:
-            for hook in self._hooks.before_disconnect:
-                await self._clean_up(hook, "before_disconnect", code)
-        for resource in reversed(self._handshake.welcomed):
-            if resource.__pachinko_says_goodbye__:
-                await self._clean_up(resource.on_disconnect, "on_disconnect", code)
 
     async def _clean_up(self, step: Callable[..., Any], what: str, code: int) -> None:
         """Run one step of the end; the others follow, whatever it raises."""

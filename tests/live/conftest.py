@@ -44,6 +44,10 @@ class Server:
         self._clients = []
         if kind == "hypercorn":
             command = ["hypercorn", "--bind", f"127.0.0.1:{self.port}", *options, app]
+        elif kind == "granian":
+            command = ["granian", "--interface", "asgi", "--port", str(self.port), *options, app]
+        elif kind == "daphne":
+            command = ["daphne", "-p", str(self.port), *options, app]
         else:
             command = ["uvicorn", app, "--ws", kind, "--port", str(self.port), "--no-access-log"]
             command += ["--ws-per-message-deflate", "false", *options]

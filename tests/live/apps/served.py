@@ -1,0 +1,94 @@
+"""An app that tells what its server lets through: answers, codes, ends, and the lifespan."""
+
+import asyncio
+
+import falcon
+import falcon.asgi
+
+from falcon_pachinko import Limits, WebSocketResource, handles_message, install
+
+LONG = 60.0
+"""Seconds that whoever works takes, unless it is ended."""
+
+
+class Guest(WebSocketResource):
+    """Is let in or not, talks, works, and prints what becomes of it."""
+
+    subprotocols = ("tea.v1",)
+
+    async def on_connect(self, req, ws, manner):
+        """Do as the path says."""
+        if manner == "stranger":
+            raise falcon.HTTPUnauthorized(description="Log in first.", challenges=["Bearer"])
+        if manner == "early":
+            raise falcon.HTTPServiceUnavailable(retry_after=7)
+        if manner == "slowly":
+            await self.work("on_connect")
+        await self.join_room("guests")
+        return True
+
+    async def work(self, what):
+        """Work for long, and print how it ended."""
+        print(f"{what} begins", flush=True)
+        try:
+            await asyncio.sleep(LONG)
+        except asyncio.CancelledError:
+            print(f"{what} is cancelled", flush=True)
+            raise
+
+    @handles_message("serial")
+    async def serial(self, ws):
+        """Work, with all other messages behind it."""
+        await self.work("serial")
+
+    @handles_message("concurrent", concurrent=True)
+    async def concurrent(self, ws):
+        """Work, beside all other messages."""
+        await self.work("concurrent")
+
+    @handles_message("say")
+    async def say(self, ws, payload: int):
+        """Tell everybody a number."""
+        await self.broadcast_to_room("guests", {"type": "said", "payload": payload})
+
+    @handles_message("flood")
+    async def flood(self, ws, payload: int):
+        """Broadcast a lot, at a pace that a client that reads can keep."""
+        for number in range(payload):
+            message = {"type": "said", "payload": number, "ballast": "x" * 8000}
+            await self.broadcast_to_room("guests", message)
+            await asyncio.sleep(0.001)
+
+    @handles_message("leave")
+    async def leave(self, ws):
+        """Close from here."""
+        await ws.close(4001, "as you wish")
+
+    async def on_disconnect(self, ws, close_code):
+        """Print the end, after a moment that a hurried shutdown would cut off."""
+        await asyncio.sleep(0.05)
+        print(f"on_disconnect {close_code} {ws.close_reason!r}", flush=True)
+
+
+async def pulse(manager):
+    """Print when the lifespan begins, and when it ends."""
+    print("worker begins", flush=True)
+    try:
+        await asyncio.Event().wait()
+    finally:
+        print("worker ends", flush=True)
+
+
+class Status:
+    """What the manager says, over HTTP."""
+
+    async def on_get(self, req, resp):
+        """Answer with the status."""
+        resp.media = app.ws_connection_manager.status()
+
+
+app = falcon.asgi.App()
+install(app, limits=Limits(outbox_bytes=200_000, send_timeout=1.5, handler_grace=1.0))
+app.add_route("/status", Status())
+app.add_websocket_route("/guest/{manner}", Guest)
+app.add_websocket_worker(pulse)
