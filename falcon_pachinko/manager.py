@@ -25,7 +25,8 @@ from falcon_pachinko.connection.connection import (
     check_close_code,
     check_sending,
 )
-from falcon_pachinko.connection.outbox import CLOSE_WAIT, CONNECTING
+from falcon_pachinko.connection.outbox import CLOSE_WAIT
+from falcon_pachinko.connection.stage import CONNECTING
 from falcon_pachinko.counters import Counters
 from falcon_pachinko.errors import (
     ConnectionStateError,
@@ -108,6 +109,7 @@ class WebSocketConnectionManager:
         self._registry, self._fanout = self._exchange.registry, self._exchange.fanout
         self._cluster, self._revocations = self._exchange.cluster, self._exchange.revocations
         self._live = self._exchange.live
+        self._is_shared = self._cluster.backend.shared  # whether there may be other processes
         self._draining = False  # whether the server is going down: handshakes are denied
         self._sessions: set[asyncio.Task[Any]] = set()  # those that live, until their last clean-up
         self._gauges: dict[str, Callable[[], Any]] = {}
@@ -258,14 +260,19 @@ class WebSocketConnectionManager:
             ids = tuple(each if isinstance(each, str) else each.id for each in exclude)
         else:
             chosen = self._registry.select(to)
+        key = None if latest is None else _key_of(to, latest)
+        if sender is not None and sender._outbox.stage is CONNECTING and sender in chosen:
+            sender._outbox.check_room(sender._codec.encode(message).size, key)
         kept_in: tuple[str, ...] = ()
         kept = 0, 0, True
-        if self._options and store is not False and not (local or volatile or latest is not None):
+        lossy = volatile or latest is not None
+        if self._options.by_prefix and store is not False and not (local or lossy):
             named = rooms_named(to, self._registry.rooms.names)
             kept_in = tuple(room for room in named if self._options.of(room).history)
             if kept_in:
                 kept = await self._exchange.send_kept(message, to, kept_in, ids)
                 if is_within(to, kept_in):
+                    await _keep_pace(sender, chosen)
                     return Delivery(*kept)
                 # The others whom it names, who are in none of these rooms.
                 members = set[Connection]().union(*map(self._registry.in_room, kept_in))
@@ -278,18 +285,15 @@ class WebSocketConnectionManager:
             packets[codec] = codec.encode(message)
         if len(packets) > 1 or self._cluster.subprotocols:
             self._exchange.check_raw(message)
-        key = None if latest is None else _key_of(to, latest)
-        if sender is not None and sender._outbox.stage is CONNECTING and sender in chosen:
-            sender._outbox.check_room(packets[sender._codec].size, key)
         published = False
-        if not local and self._cluster.reaches_others():
+        if self._is_shared and not local and self._cluster.reaches_others():
             published = self._exchange.publish(
                 message, packets, to, ids, volatile=volatile, latest=latest, kept_in=kept_in
             )
         sent, dropped = await self._fanout.deliver(chosen, packets, to, volatile=volatile, key=key)
         self._counters.count_sent(message, sent)
-        if sender is not None and sender._outbox.is_behind and sender in chosen and not volatile:
-            await _keep_pace(sender)
+        if sender is not None and sender._outbox.bytes and not volatile:
+            await _keep_pace(sender, chosen)
         return Delivery(kept[0] + sent, kept[1] + dropped, published and kept[2])
 
     async def broadcast_to_room(
@@ -580,13 +584,8 @@ class WebSocketConnectionManager:
         self._registry.add(connection)
         self._revocations.begin(connection)
 
-    def _end(self, session: asyncio.Task[Any]) -> None:
-        """Forget a session that is over."""
-        self._sessions.discard(session)
-
     def _forget(self, connection: Connection) -> None:
         """Take a connection from everything, as one that has ended."""
-        self._revocations.end(connection)
         if self._registry.connections.get(connection.id) is connection:
             if not connection.accepted:  # never here, so it does not stay for a while either
                 for room in connection._rooms:
@@ -661,8 +660,10 @@ def _key_of(to: Target, latest: str) -> object:
     return ("connection" if type(to) is ConnectionId else to, latest)
 
 
-async def _keep_pace(sender: Connection) -> None:
+async def _keep_pace(sender: Connection | None, chosen: list[Connection]) -> None:
     """Wait for the client that a broadcast is made for, if a task of its session makes it."""
+    if sender is None or not sender._outbox.is_behind or sender not in chosen:
+        return
     session = sender._session
     if session is not None and session.owns(asyncio.current_task()):
         await sender._outbox.keep_pace()

@@ -6,7 +6,14 @@ import unicodedata
 
 from falcon_pachinko.errors import InvalidNameError
 
-__all__ = ["MAX_NAME_BYTES", "check_name", "check_user_id", "is_user_id"]
+__all__ = ["CONNECTION_MARK", "MAX_NAME_BYTES", "check_name", "check_user_id", "is_user_id"]
+
+CONNECTION_MARK = "~"
+"""What the id of a connection begins with, and a user id never does.
+
+Presence lists users by their ids and strangers by those of their connections: so no user
+can take the place of a stranger.
+"""
 
 MAX_NAME_BYTES = 200
 """How long the name of a room, a tag or a user may be, in bytes of UTF-8."""
@@ -67,6 +74,9 @@ def check_user_id(user_id: str, kind: str = "user_id") -> None:
     """
     if not isinstance(user_id, str):
         raise TypeError(f"a {kind} is a str, not {user_id!r:.200}; write {kind}=str(...)")
+    if kind == "user_id" and user_id.startswith(CONNECTION_MARK):
+        why = f"it begins with {CONNECTION_MARK!r}, as the ids of connections do"
+        raise InvalidNameError(user_id, kind, why)
     if not is_user_id(user_id):
         why = f"it is not 1 to {MAX_NAME_BYTES} bytes of visible text without control characters"
         raise InvalidNameError(user_id, kind, why)

@@ -18,6 +18,18 @@ from falcon_pachinko.messages.handlers import HandlerTable
 __all__ = ["WebSocketResource"]
 
 
+class _NotConnected:
+    """Stands in the place of ``ws`` until a resource has its connection."""
+
+    def __get__(self, resource: object, owner: type) -> Any:
+        if resource is None:
+            return self
+        raise SetupError(
+            f"{owner.__name__} has no connection yet: rooms, state and sending are "
+            "there from on_connect on, not in __init__"
+        )
+
+
 class WebSocketResource:
     """What serves one route: subclass it, and give it handlers.
 
@@ -38,7 +50,7 @@ class WebSocketResource:
                 await self.broadcast_to_room(self.room, {"type": "said", "payload": payload})
     """
 
-    ws: Connection
+    ws: Connection = _NotConnected()  # type: ignore[assignment]  # until the handshake sets it
     """The connection that this instance serves; there from ``on_connect`` on."""
 
     parent: WebSocketResource | None = None
@@ -73,7 +85,7 @@ class WebSocketResource:
     @property
     def state(self) -> falcon.Context:
         """The connection's bag of values: attributes or items, shared with the parent."""
-        return self.__pachinko_connection__().state
+        return self.ws.state
 
     async def on_connect(
         self, req: falcon.asgi.Request, ws: Connection, *args: Any, **params: Any
@@ -144,7 +156,7 @@ class WebSocketResource:
             NoHistoryError: ``since`` is given, and the room has no history.
             ConnectionStateError: ``since`` is given, and the connection is in it already.
         """
-        connection = self.__pachinko_connection__()
+        connection = self.ws
         await connection.manager._join(connection, room, since)
 
     async def track(self, room: str, meta: Mapping[str, Any] | None = None) -> None:
@@ -162,12 +174,12 @@ class WebSocketResource:
             InvalidNameError: The name cannot name a room.
             RoomLimitError: It is in as many rooms as it may be.
         """
-        connection = self.__pachinko_connection__()
+        connection = self.ws
         await connection.manager._track(connection, room, meta)
 
     async def leave_room(self, room: str) -> None:
         """Take this connection from a room; one it is not in is no error."""
-        connection = self.__pachinko_connection__()
+        connection = self.ws
         connection.manager._leave(connection, room)
 
     async def broadcast_to_room(
@@ -196,7 +208,7 @@ class WebSocketResource:
             EncodeError: The message cannot be encoded; nobody got it.
             ValueError: The options contradict each other.
         """
-        connection = self.__pachinko_connection__()
+        connection = self.ws
         manager: WebSocketConnectionManager = connection.manager
         return await manager.broadcast_to_room(
             room,
@@ -216,13 +228,4 @@ class WebSocketResource:
         Raises:
             EncodeError: The message cannot be encoded.
         """
-        await self.__pachinko_connection__().send_media(message, volatile=volatile, latest=latest)
-
-    def __pachinko_connection__(self) -> Connection:
-        try:
-            return self.ws
-        except AttributeError:
-            raise SetupError(
-                f"{type(self).__name__} has no connection yet: rooms, state and sending are "
-                "there from on_connect on, not in __init__"
-            ) from None
+        await self.ws.send_media(message, volatile=volatile, latest=latest)

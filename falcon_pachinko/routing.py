@@ -29,6 +29,7 @@ from falcon_pachinko.manager import WebSocketConnectionManager
 from falcon_pachinko.messages.definition import require_unwrapped
 from falcon_pachinko.messages.hooks import HookChain
 from falcon_pachinko.messages.query import QueryReader, query_type
+from falcon_pachinko.names import CONNECTION_MARK
 from falcon_pachinko.paths import PathTemplate
 from falcon_pachinko.resource import WebSocketResource
 from falcon_pachinko.session.admission import Admission
@@ -299,7 +300,7 @@ class Route:
             )
         manager, send = self._site.manager, gate.take_over()
         connection = Connection(
-            manager._cluster.name + secrets.token_hex(12),
+            CONNECTION_MARK + manager._cluster.name + secrets.token_hex(12),
             send,
             manager,
             limits=self.limits,

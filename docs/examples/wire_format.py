@@ -50,6 +50,10 @@ class Till(WebSocketResource):
     async def sit(self, ws, payload: str):
         await self.join_room(payload)
 
+    @handles_message("badge")
+    async def badge(self, ws, payload: str):
+        await ws.add_tag(payload)
+
 
 # endregion
 
@@ -90,7 +94,7 @@ class Lounge(WebSocketResource):
 app = falcon.asgi.App()
 install(app)
 app.add_websocket_route("/counter", Counter, limits=Limits(message_bytes=128))
-app.add_websocket_route("/till", Till, limits=Limits(rooms=1))
+app.add_websocket_route("/till", Till, limits=Limits(rooms=1, tags=1))
 app.add_websocket_route("/queue", Counter, limits=Limits(burst=2, messages_per_second=0.01))
 # endregion
 app.add_websocket_route("/guestbook", Guestbook)

@@ -67,7 +67,7 @@ ALL = "all"
 """The channel that every process listens to."""
 
 _HEADER_BYTES = len(VERSION) + NODE_BYTES
-_OF_A_NODE = re.compile(rf"[0-9a-f]{{{NODE_BYTES}}}[0-9a-f]{{24}}")
+_OF_A_NODE = re.compile(rf"~([0-9a-f]{{{NODE_BYTES}}})[0-9a-f]{{24}}")
 _NODE = re.compile(rb"[0-9a-f]{%d}" % NODE_BYTES)
 _NARROWER = ("node", "user", "room", "tag", ALL)
 
@@ -267,8 +267,8 @@ def channel_of(target: Target) -> str:
             return f"user:{name}"
         case Tag(name):
             return f"tag:{name}"
-        case ConnectionId(name) if _OF_A_NODE.fullmatch(name):
-            return f"node:{name[:NODE_BYTES]}"
+        case ConnectionId(name) if of_a_node := _OF_A_NODE.fullmatch(name):
+            return f"node:{of_a_node[1]}"
         case Both(left, right):
             return min(channel_of(left), channel_of(right), key=_width)
         case Except(left):

@@ -175,7 +175,7 @@ class Presence(Generic[M]):
 
     def gone(self, member: M) -> None:
         """Note that a connection ended, while it is in its rooms still; a user stays a while."""
-        if not self._roster.is_tracking(member.id):
+        if member.id not in self._roster._rooms_of:
             return
         loop = asyncio.get_running_loop()
         self._roster.gone(member, loop.time(), self._grace)

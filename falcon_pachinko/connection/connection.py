@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Any
 
 import falcon
 
-from falcon_pachinko.connection.outbox import CLOSED, CLOSING, CONNECTING, FORGOTTEN, OPEN, Outbox
+from falcon_pachinko.connection.outbox import Outbox
+from falcon_pachinko.connection.stage import CLOSED, CLOSING, CONNECTING, FORGOTTEN, OPEN
 from falcon_pachinko.errors import ConnectionStateError
 from falcon_pachinko.leases import check_lease
 from falcon_pachinko.limits import Limits
@@ -424,13 +425,6 @@ class Connection:
         self._expiry = asyncio.get_running_loop().call_later(
             max(seconds, 0), self._outbox.close, 4401, "the authentication has expired"
         )
-
-    def _forget(self, *, now: bool) -> None:
-        """Its session has ended; see `Outbox.forget`."""
-        if self._expiry is not None:
-            self._expiry.cancel()
-            self._expiry = None
-        self._outbox.forget(now=now)
 
 
 def _headers(given: Mapping[str, str] | Iterable[tuple[str, str]]) -> list[tuple[bytes, bytes]]:

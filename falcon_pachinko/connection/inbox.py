@@ -17,7 +17,8 @@ from math import inf
 from time import monotonic
 from typing import Any, Protocol
 
-from falcon_pachinko.connection.outbox import ABNORMAL, CLOSE_WAIT, Resumed, fit_reason
+from falcon_pachinko.connection.outbox import ABNORMAL, CLOSE_WAIT, fit_reason
+from falcon_pachinko.connection.stepping import Resumed
 from falcon_pachinko.limits import Limits
 from falcon_pachinko.typing import AsgiEvent, AsgiReceive, Frame
 
@@ -185,7 +186,7 @@ class Inbox:
     async def _take(self) -> Frame:
         """Take the frame that waits first."""
         frame = self._frames.popleft()
-        self._bytes -= len(frame)
+        self._bytes -= _size_of(frame)
         if self._room is not None:
             self._make_room()
         self._left_in_turn -= 1
@@ -241,14 +242,11 @@ class Inbox:
             rate = f"{self.limits.messages_per_second:g} messages a second (messages_per_second)"
             self._exceed(Excess(1008, "rate_limited", f"No more than {rate}."), frame)
             return None
-        size, most = len(frame), self._most_bytes
-        if size * 4 > most:  # no character has more than four bytes
-            if isinstance(frame, str) and not frame.isascii():
-                size = len(frame.encode("utf-8", "surrogatepass"))
-            if size > most:
-                sentence = f"A message has at most {most} bytes (message_bytes)."
-                self._exceed(Excess(1009, "too_large", sentence), frame)
-                return None
+        most = self._most_bytes  # and no character has more than four bytes
+        if len(frame) * 4 > most and _size_of(frame) > most:
+            sentence = f"A message has at most {most} bytes (message_bytes)."
+            self._exceed(Excess(1009, "too_large", sentence), frame)
+            return None
         return None if self.draining else frame
 
     def _exceed(self, excess: Excess, frame: Frame) -> None:
@@ -268,7 +266,9 @@ class Inbox:
         code: int = event.get("code") or ABNORMAL
         self.gone = True
         self.code = ABNORMAL if code == 1005 and "reason" not in event else code
-        self.reason = fit_reason(event.get("reason") or "")
+        reason = event.get("reason")
+        if reason:
+            self.reason = fit_reason(reason)
         reader = self._reader
         if reader is not None and not self.waiting:
             reader.gone()
@@ -302,7 +302,7 @@ class Inbox:
                 reader = self._reader
                 if frame is not None and (waits or reader is None or not reader.intercept(frame)):
                     self._frames.append(frame)
-                    self._bytes += len(frame)
+                    self._bytes += _size_of(frame)
                 if waits:
                     return
         finally:
@@ -333,12 +333,12 @@ class Inbox:
     def hold(self, frame: Frame) -> None:
         """Count a frame that was taken, and waits for a concurrent handler's turn."""
         self._held_frames += 1
-        self._held_bytes += len(frame)
+        self._held_bytes += _size_of(frame)
 
     def release(self, frame: Frame) -> None:
         """Count it no more: its turn has come, or will not."""
         self._held_frames -= 1
-        self._held_bytes -= len(frame)
+        self._held_bytes -= _size_of(frame)
         self._make_room()
 
     def _make_room(self) -> None:
@@ -370,8 +370,16 @@ class Inbox:
         self._over = True
         self._reader = None
         self._frames.clear()
-        self._make_room()
+        if self._room is not None:
+            self._make_room()
         ahead = self._ahead
         if ahead is not None:
             ahead.cancel()
             await asyncio.wait((ahead,), timeout=CLOSE_WAIT)
+
+
+def _size_of(frame: Frame) -> int:
+    """Return how many bytes a frame has on the wire."""
+    if isinstance(frame, bytes) or frame.isascii():
+        return len(frame)
+    return len(frame.encode("utf-8", "surrogatepass"))

@@ -13,24 +13,30 @@ from __future__ import annotations
 
 import asyncio
 import contextvars
-import enum
-import functools
-import inspect
 import logging
 import sys
 from collections import deque
-from collections.abc import Generator, Mapping
 from typing import Any, Final, Protocol
 
 import falcon
 
+from falcon_pachinko.connection.stage import (
+    CLOSED,
+    CLOSING,
+    CONNECTING,
+    FORGOTTEN,
+    NEXT,
+    OPEN,
+    Stage,
+)
+from falcon_pachinko.connection.stepping import Resumed, is_bare
 from falcon_pachinko.counters import Counters
 from falcon_pachinko.errors import ConnectionStateError
 from falcon_pachinko.limits import Limits
 from falcon_pachinko.messages.codec import Packet
 from falcon_pachinko.typing import AsgiEvent, AsgiSend
 
-__all__ = ["ABNORMAL", "CLOSE_WAIT", "NEXT", "Outbox", "Resumed", "Stage", "fit_reason", "resume"]
+__all__ = ["ABNORMAL", "CLOSE_WAIT", "Outbox", "Watcher", "fit_reason"]
 
 log = logging.getLogger("falcon_pachinko")
 
@@ -41,40 +47,6 @@ ABNORMAL = 1006
 """The close code of a connection that ended without a close frame (RFC 6455, 7.1.5)."""
 
 _REASON_BYTES = 123  # RFC 6455, 5.5: a control frame has 125 bytes, the code takes two
-
-_SERVERS = frozenset({"uvicorn", "hypercorn", "daphne", "granian", "falcon_pachinko"})
-"""Packages whose ``send`` may be stepped: servers, not middleware; and the testing kit."""
-
-
-class Stage(enum.IntEnum):
-    """How far a connection is; the outbox alone moves it, and only as `NEXT` says."""
-
-    CONNECTING = 0
-    """The handshake is unanswered; what is sent waits for the accept."""
-    OPEN = 1
-    """Accepted: frames go both ways."""
-    CLOSING = 2
-    """A close frame is on its way, behind the frames that wait; no other frame is taken."""
-    CLOSED = 3
-    """Nothing is sent any more: the close frame is sent, or the client is gone."""
-    FORGOTTEN = 4
-    """It has left its rooms, and its handlers have ended; ``on_disconnect`` runs, or ran."""
-
-
-CONNECTING: Final = Stage.CONNECTING
-OPEN: Final = Stage.OPEN
-CLOSING: Final = Stage.CLOSING
-CLOSED: Final = Stage.CLOSED
-FORGOTTEN: Final = Stage.FORGOTTEN
-
-NEXT: Mapping[Stage, frozenset[Stage]] = {
-    CONNECTING: frozenset({OPEN, CLOSING, CLOSED}),
-    OPEN: frozenset({CLOSING, CLOSED}),
-    CLOSING: frozenset({CLOSED}),
-    CLOSED: frozenset({FORGOTTEN}),
-    FORGOTTEN: frozenset(),
-}
-"""Which stages may follow each; `docs/explanation/architecture.md` draws it."""
 
 
 def fit_reason(reason: str) -> str:
@@ -88,56 +60,6 @@ def fit_reason(reason: str) -> str:
     """
     data = reason.encode("utf-8", "replace")
     return data[:_REASON_BYTES].decode("utf-8", "ignore")
-
-
-def resume(step: Any, waiting_for: Any) -> Generator[Any, Any, Any]:
-    """Go on with a coroutine that was stepped by hand, from within the task that iterates this.
-
-    What it waits for, what it is sent and what is thrown into it pass through,
-    so that the coroutine sees no difference to having been awaited.
-    """
-    try:
-        while True:
-            try:
-                value = yield waiting_for
-            except GeneratorExit:
-                step.close()
-                raise
-            except BaseException as error:  # noqa: BLE001  # cancellation belongs to the coroutine
-                waiting_for = step.throw(error)
-            else:
-                waiting_for = step.send(value)
-    except StopIteration as done:
-        return done.value
-
-
-class Resumed:
-    """`resume` for an ``await``."""
-
-    __slots__ = ("step", "waiting_for")
-
-    def __init__(self, step: Any, waiting_for: Any) -> None:
-        self.step, self.waiting_for = step, waiting_for
-
-    def __await__(self) -> Generator[Any, Any, Any]:
-        return resume(self.step, self.waiting_for)
-
-
-@functools.lru_cache(maxsize=64)
-def _is_server(owner: type) -> bool:
-    return any(each.__module__.partition(".")[0] in _SERVERS for each in owner.__mro__)
-
-
-def is_bare(send: AsgiSend) -> bool:
-    """Tell whether a ``send`` is the server's own, which may be stepped by hand.
-
-    Anything but a coroutine method of a known server's object may be a middleware's.
-    """
-    return (
-        inspect.ismethod(send)
-        and inspect.iscoroutinefunction(send)
-        and _is_server(type(send.__self__))  # type: ignore[arg-type]  # a class is hashable
-    )
 
 
 class Watcher(Protocol):
@@ -613,9 +535,10 @@ class Outbox:
 
     def lose(self) -> None:
         """Note that the client is gone; what waits for it is forgotten."""
-        if self._queue:
-            self.counters.dropped["gone"] += len(self._queue)
-        self._clear()
+        if self._queue is not None:
+            if self._queue:
+                self.counters.dropped["gone"] += len(self._queue)
+            self._clear()
         self._close = None
         if self.stage not in (CLOSED, FORGOTTEN):
             self._end()
@@ -624,7 +547,8 @@ class Outbox:
         """Its end is settled: nothing more will be sent."""
         self._move(CLOSED)
         self._direct = False
-        self._wake()
+        if self._paced or self._drained is not None:
+            self._wake()
         if self.watcher is not None:
             self.watcher.closed()
 
@@ -660,7 +584,10 @@ class Outbox:
                 ``send_timeout`` seconds to take what is left.
         """
         self.watcher = self._context = None
-        self.lose()
+        if self._queue is not None:
+            self.lose()
+        elif self.stage is not CLOSED:
+            self._end()
         self._move(FORGOTTEN)
         if self._writer is not None:
             self.abort()

@@ -88,7 +88,8 @@ class Exchange:
         """Leave a connection out of what is underway to a room that it has left."""
         if self.fanout.underway:
             self.fanout.left(connection)
-        self.history.left(connection, room, last=last)
+        if room in self.history._rooms:
+            self.history.left(connection, room, last=last)
 
     def speaks(self, subprotocol: str) -> None:
         """Tell the others of a codec that they are to send, too."""

@@ -122,28 +122,34 @@ class Fanout:
             await self._serve_all(fanout)
         except asyncio.CancelledError:
             # A message that was begun reaches everybody, even if its sender's client leaves.
-            self._spawn(self._serve_all(fanout))
+            self._spawn(self._finish(fanout))
             raise
         return fanout.sent, fanout.dropped
 
     async def _serve_all(self, fanout: _Underway) -> None:
-        """Serve all that are pending; when cancelled, leave the rest for another call."""
-        if fanout.turn is not None:
-            await asyncio.shield(fanout.turn)
-        pending = fanout.pending
+        """Serve all that are pending; when cancelled, leave the rest for `_finish`."""
         try:
+            if fanout.turn is not None:
+                await asyncio.shield(fanout.turn)
+            pending = fanout.pending
             while True:
                 for _ in range(min(MEMBERS_PER_TURN, len(pending))):
                     fanout.serve(pending.popitem()[0])
                 if not pending:
                     break
                 await asyncio.sleep(0)
-        except asyncio.CancelledError:
-            raise
-        except BaseException:
+        except Exception:
             self._end(fanout)
             raise
         self._end(fanout)
+
+    async def _finish(self, fanout: _Underway) -> None:
+        """Serve those whom a cancelled caller has left; a shutdown may cut that short."""
+        try:
+            await self._serve_all(fanout)
+        except asyncio.CancelledError:
+            self._end(fanout)
+            raise
 
     def _end(self, fanout: _Underway) -> None:
         """Let the next large fan-out have its turn."""

@@ -27,25 +27,25 @@ class OptionsByPrefix:
     (True, False)
     """
 
-    __slots__ = ("_by_prefix",)
+    __slots__ = ("by_prefix",)
 
     NONE = RoomOptions()
 
     def __init__(self) -> None:
-        self._by_prefix: dict[str, RoomOptions] = {}
+        self.by_prefix: dict[str, RoomOptions] = {}
 
     def __bool__(self) -> bool:
-        return bool(self._by_prefix)
+        return bool(self.by_prefix)
 
     def put(self, prefix: str, options: RoomOptions) -> None:
         """Set the options of rooms whose names begin with a plain string."""
-        self._by_prefix[prefix] = options
-        longest_first = sorted(self._by_prefix.items(), key=lambda each: -len(each[0]))
-        self._by_prefix = dict(longest_first)
+        self.by_prefix[prefix] = options
+        longest_first = sorted(self.by_prefix.items(), key=lambda each: -len(each[0]))
+        self.by_prefix = dict(longest_first)
 
     def of(self, room: str) -> RoomOptions:
         """Return a room's options."""
-        for prefix, options in self._by_prefix.items():
+        for prefix, options in self.by_prefix.items():
             if room.startswith(prefix):
                 return options
         return self.NONE

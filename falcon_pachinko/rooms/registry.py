@@ -8,7 +8,7 @@ from collections.abc import Set as AbstractSet
 from typing import Protocol
 
 from falcon_pachinko.connection.connection import Connection
-from falcon_pachinko.connection.outbox import CONNECTING, OPEN
+from falcon_pachinko.connection.stage import CONNECTING, OPEN
 from falcon_pachinko.errors import DuplicateConnectionError, MessageError, RoomLimitError
 from falcon_pachinko.messages.codec import Codec
 from falcon_pachinko.names import check_name, check_user_id
@@ -148,17 +148,22 @@ class Registry:
         if self.connections.get(connection.id) is not connection:
             return
         del self.connections[connection.id]
-        self._count_codec(connection._codec, -1)
+        self.codecs[connection._codec] -= 1
+        if not self.codecs[connection._codec]:
+            del self.codecs[connection._codec]
         rooms, connection._rooms = connection._rooms, set()
         for room in rooms:
-            self._leave(connection, room)
+            last = self.rooms.discard(room, connection)
+            if last:
+                self._observer.went("room", room)
+            self._observer.left(connection, room, last=last)
         for tag in connection._tags:
             if self._tags.discard(tag, connection):
                 self._observer.went("tag", tag)
         connection._tags = set()
         if connection._address is not None:
             self._addresses.discard(connection._address, connection)
-        user = connection.user_id
+        user = connection._user_id
         if user is not None and self.users.discard(user, connection):
             self._observer.went("user", user)
 
@@ -185,13 +190,10 @@ class Registry:
         """Take a connection from a room; one it is not in is no error."""
         if room in connection._rooms:
             connection._rooms.discard(room)
-            self._leave(connection, room)
-
-    def _leave(self, connection: Connection, room: str) -> None:
-        last = self.rooms.discard(room, connection)
-        if last:
-            self._observer.went("room", room)
-        self._observer.left(connection, room, last=last)
+            last = self.rooms.discard(room, connection)
+            if last:
+                self._observer.went("room", room)
+            self._observer.left(connection, room, last=last)
 
     def identify(self, connection: Connection, before: str | None) -> None:
         """Note that a connection belongs to another user than before."""

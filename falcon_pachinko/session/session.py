@@ -15,7 +15,6 @@ import types
 from collections import deque
 from collections.abc import Callable, Generator
 from functools import partial
-from http import HTTPStatus
 from typing import Any, NamedTuple
 
 import falcon
@@ -23,12 +22,15 @@ import msgspec
 
 from falcon_pachinko.connection.connection import SENDER, Connection
 from falcon_pachinko.connection.inbox import READ_AHEAD_AFTER, Excess, Inbox
-from falcon_pachinko.connection.outbox import ABNORMAL, CLOSE_WAIT, OPEN, resume
+from falcon_pachinko.connection.outbox import ABNORMAL, CLOSE_WAIT
+from falcon_pachinko.connection.stage import OPEN
+from falcon_pachinko.connection.stepping import resume
 from falcon_pachinko.errors import EncodeError, MessageError
 from falcon_pachinko.messages.envelopes import Ref, Refusal, read_ping, ref_of
 from falcon_pachinko.messages.handlers import PING, Handler, HandlerTable
 from falcon_pachinko.messages.hooks import HookChain, ReceivedMessage
 from falcon_pachinko.messages.outcomes import sole_error
+from falcon_pachinko.session.answers import Error, Fault, Pong, Reply, from_http
 from falcon_pachinko.session.gate import Gate
 from falcon_pachinko.session.handshake import (
     Accepted,
@@ -45,31 +47,6 @@ __all__ = ["Session"]
 log = logging.getLogger("falcon_pachinko")
 
 _GOING_AWAY = (1001, 1012)  # what servers report when it is they who go
-
-
-class _Reply(msgspec.Struct, tag_field="type", tag="reply"):
-    """The answer to a message: what its handler returned."""
-
-    ref: Ref | msgspec.UnsetType
-    payload: Any
-
-
-class _Fault(msgspec.Struct, omit_defaults=True):
-    code: str
-    message: str
-    path: str | None = None
-    status: int | None = None
-
-
-class _Error(msgspec.Struct, tag_field="type", tag="error"):
-    """The answer to a message that was refused, or that its handler failed on."""
-
-    ref: Ref | msgspec.UnsetType
-    payload: _Fault
-
-
-class _Pong(msgspec.Struct, tag_field="type", tag="pong"):
-    ref: Ref | msgspec.UnsetType
 
 
 class _Turn(NamedTuple):
@@ -177,10 +154,11 @@ class Session:
         outcome: Outcome = Gone()
         try:
             try:
-                outcome = await self._handshake.settle(connection, inbox, self._decide)
-                manager._revocations.end(connection)
+                try:
+                    outcome = await self._handshake.settle(connection, inbox, self._decide)
+                finally:
+                    manager._revocations.end(connection)
                 if type(outcome) is Accepted:
-                    self._gate.answered()
                     own: HandlerTable = connection.resource.__pachinko_table__
                     self._table = own.compiled(manager._codecs)
                     async for frame in inbox:
@@ -200,7 +178,7 @@ class Session:
                 raise
             return await self._leave(outcome)
         finally:
-            manager._end(self._task)
+            manager._sessions.discard(self._task)
 
     # Handling.
 
@@ -222,7 +200,7 @@ class Session:
             return
         if not handler.concurrent:
             if handler is PING:
-                await connection.send_media(_Pong(msgspec.UNSET if ref is None else ref))
+                await connection.send_media(Pong(msgspec.UNSET if ref is None else ref))
             else:
                 await self._run(handler, payload, ref)
             return
@@ -270,9 +248,9 @@ class Session:
             finally:
                 handled.seconds += time.perf_counter() - began
             if ref is not None:
-                await connection.send_media(_Reply(ref, answer))
+                await connection.send_media(Reply(ref, answer))
             elif answer is not None:
-                await connection.send_media(_Reply(msgspec.UNSET, answer))
+                await connection.send_media(Reply(msgspec.UNSET, answer))
         except MessageError as refusal:
             await self._refuse(refusal, ref)
         except (falcon.HTTPError, falcon.HTTPStatus) as error:
@@ -309,10 +287,10 @@ class Session:
 
     async def _refuse(self, error: MessageError, ref: Ref) -> None:
         """Tell the client that its message was refused."""
-        fault = _Fault(error.code, error.message, error.path, error.status)
+        fault = Fault(error.code, error.message, error.path, error.status)
         mark = msgspec.UNSET if ref is None else ref
         try:
-            await self.connection.send_media(_Error(mark, fault))
+            await self.connection.send_media(Error(mark, fault))
         except EncodeError as unsendable:
             await self._fail(unsendable, error.code, ref)
 
@@ -386,8 +364,8 @@ class Session:
         try:
             if connection.resource is not None:
                 error = await self._ask_about(error, frame)
-            fault = _Fault(error.code, error.message, error.path, error.status)
-            answer = _Error(msgspec.UNSET if ref is None else ref, fault)
+            fault = Fault(error.code, error.message, error.path, error.status)
+            answer = Error(msgspec.UNSET if ref is None else ref, fault)
             connection._outbox.push(connection._codec.encode(answer))
         finally:
             connection._outbox.close(excess.close_code, excess.sentence)
@@ -400,7 +378,7 @@ class Session:
         ping = read_ping(frame, connection._codec)
         if ping is None:
             return False
-        pong = _Pong(msgspec.UNSET if ping.ref is None else ping.ref)
+        pong = Pong(msgspec.UNSET if ping.ref is None else ping.ref)
         connection._outbox.push(connection._codec.encode(pong))
         return True
 
@@ -478,8 +456,13 @@ class Session:
         while self._cancels:
             self._cancels -= 1
             self._task.uncancel()  # type: ignore[union-attr]  # it runs
-        self._drop_turns()
-        error = await self._answer(outcome)
+        if self._turns:
+            self._drop_turns()
+        error = None
+        if outbox.accepted:
+            self._gate.answered()
+        else:
+            error = await self._answer(outcome)
         by_client = outbox.close_code is None
         if outbox.close_code is None:
             outbox.close_code = inbox.code if outbox.accepted else ABNORMAL
@@ -488,25 +471,31 @@ class Session:
         if outbox.accepted:
             counters.count_closed(outbox.close_code, by_client=by_client)
         await inbox.stop()
-        connection._forget(now=self._server_ended or inbox.code in _GOING_AWAY)
+        if connection._expiry is not None:
+            connection._expiry.cancel()
+            connection._expiry = None
+        outbox.forget(now=self._server_ended or inbox.code in _GOING_AWAY)
         if self._ending is not None:
             self._ending.cancel()
             self._ending = None
         if self._tasks:
             await self._end_tasks()
         connection._muted = None
-        await self._say_goodbye()
+        # The goodbye, in the very task and context of the welcome; innermost first.
+        code = outbox.close_code if outbox.accepted else ABNORMAL
+        for hook in self._hooks.before_disconnect if outbox.accepted else ():
+            await self._clean_up(hook, "before_disconnect", code)
+        for resource in reversed(self._handshake.welcomed):
+            if resource.__pachinko_says_goodbye__:
+                await self._clean_up(resource.on_disconnect, "on_disconnect", code)
         # Whoever keeps the connection keeps no more than that, and nothing here refers to itself.
         connection._session = connection.resource = None
         self._ended.clear()
         return error
 
     async def _answer(self, outcome: Outcome) -> BaseException | None:
-        """Deny the handshake, unless it is accepted; return what Falcon is to answer."""
+        """Deny the handshake; or return the error that Falcon is to answer."""
         connection, outbox = self.connection, self.connection._outbox
-        if outbox.accepted:
-            self._gate.answered()
-            return None
         if type(outcome) is Gone and outbox.close_code is not None and not self._inbox.gone:
             outcome = closed_early(outbox.close_code, outbox.close_reason)
         connection.manager._forget(connection)  # the client has its answer in a moment
@@ -538,17 +527,6 @@ class Session:
         if self._tasks:
             await asyncio.wait(tuple(self._tasks), timeout=CLOSE_WAIT)
 
-    async def _say_goodbye(self) -> None:
-        """Run ``on_disconnect`` of all who let the client in, innermost first."""
-        connection = self.connection
-        code = (connection.close_code or ABNORMAL) if connection.accepted else ABNORMAL
-        if connection.accepted:
-            for hook in self._hooks.before_disconnect:
-                await self._clean_up(hook, "before_disconnect", code)
-        for resource in reversed(self._handshake.welcomed):
-            if resource.__pachinko_says_goodbye__:
-                await self._clean_up(resource.on_disconnect, "on_disconnect", code)
-
     async def _clean_up(self, step: Callable[..., Any], what: str, code: int) -> None:
         """Run one step of the end; the others follow, whatever it raises."""
         connection = self.connection
@@ -577,21 +555,3 @@ async def _on_message(ws: Connection, frame: Frame) -> None:
 
 _ON_MESSAGE = Handler("on_message", _on_message, Any, name="on_message")
 """What takes the frames that no handler claims."""
-
-
-def from_http(error: falcon.HTTPError | falcon.HTTPStatus) -> MessageError | None:
-    """Turn an HTTP error or redirect into a message's error, with the status beside its name.
-
-    A status of success that was raised is not an answer: None.
-
-    >>> from_http(falcon.HTTPForbidden()).code
-    'forbidden'
-    """
-    if error.status_code < 300:
-        return None
-    try:
-        code = HTTPStatus(error.status_code).name.lower()
-    except ValueError:
-        code = f"http_{error.status_code}"
-    sentence = getattr(error, "description", None) or getattr(error, "title", None) or ""
-    return MessageError(code, sentence, status=error.status_code)

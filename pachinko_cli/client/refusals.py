@@ -9,6 +9,7 @@ import ssl
 
 import websockets.exceptions as ws_errors
 
+from falcon_pachinko.messages.codec import SUBPROTOCOLS
 from pachinko_cli.client.address import Address
 from pachinko_cli.client.display import meaning, printable
 from pachinko_cli.client.vocabulary import Vocabulary
@@ -131,7 +132,7 @@ def _said(body: bytes, status_line: str) -> str:
 
 def no_subprotocol(to: Address, words: Vocabulary, offered: tuple[str, ...]) -> CliError:
     """The error for a server that agreed on none of the subprotocols; browsers fail so, too."""
-    known = ", ".join([*words.subprotocols, "pachinko.msgpack"])
+    known = ", ".join([*words.subprotocols, *SUBPROTOCOLS])
     knows = f"{words.route} knows {known}" if words.types is not None else "leave --subprotocol out"
     return CliError(
         f"{to.shown} agreed on none of the subprotocols {printable(', '.join(offered))}",
@@ -140,6 +141,13 @@ def no_subprotocol(to: Address, words: Vocabulary, offered: tuple[str, ...]) -> 
 
 
 def closed_by_server(code: int, reason: str) -> CliError:
-    """The error for a close that was not the client's wish."""
+    """The error for a close that was not the client's wish.
+
+    A handshake is denied so, too: with 3000 and the status, where the client offered one of the
+    library's subprotocols.
+    """
     said = f" {printable(reason)}" if reason else ""
-    return CliError(f"the server closed the connection: {code}{said} ({meaning(code)})")
+    return CliError(
+        f"the server closed the connection: {code}{said} ({meaning(code)})",
+        hint=_ADVICE.get(code - 3000, ""),
+    )

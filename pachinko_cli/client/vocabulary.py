@@ -13,7 +13,7 @@ import msgspec
 from msgspec import inspect
 
 from falcon_pachinko.app import installed
-from falcon_pachinko.messages.codec import JSON
+from falcon_pachinko.messages.codec import JSON, Codec
 from falcon_pachinko.messages.envelopes import NoPayload, Refusal
 from falcon_pachinko.messages.handlers import Handler, HandlerTable
 from pachinko_cli.client.display import printable
@@ -79,6 +79,7 @@ class Vocabulary:
     """The templates of all WebSocket routes of the application."""
     subprotocols: tuple[str, ...] = ()
     _table: HandlerTable | None = field(default=None, repr=False)
+    _codec: Codec = field(default=JSON, repr=False)
     _takes_anything: bool = False
     _most_bytes: int | None = None
 
@@ -93,13 +94,16 @@ class Vocabulary:
         if route is None:
             found = app._router.find(path)  # noqa: SLF001 - Falcon has no public look-up
             return cls(route=found[3] if found is not None else None, routes=routes)
-        table = route.resource.__pachinko_table__
+        # With the application's hooks, as a session opens them.
+        codecs = pachinko.ws_connection_manager._codecs  # noqa: SLF001 - nobody else needs them
+        table = route.resource.__pachinko_table__.compiled(codecs)
         return cls(
             route=route.template,
             types={name: MessageType(handler) for name, handler in table.handlers.items()},
             routes=routes,
             subprotocols=route.resource.subprotocols,
             _table=table,
+            _codec=codecs.json,
             _takes_anything=route.resource.__pachinko_falls_back__,
             _most_bytes=route.limits.message_bytes,
         )
@@ -122,7 +126,7 @@ class Vocabulary:
                 hint="see Limits.message_bytes; --no-check sends it anyway",
             )
         try:
-            self._table.open(frame, JSON)
+            self._table.open(frame, self._codec)
         except Refusal as refusal:
             if refusal.claimed or not self._takes_anything:
                 raise self._refused(frame, refusal) from None

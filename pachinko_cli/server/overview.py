@@ -32,7 +32,7 @@ class Overview:
 
     `http_routes` counts templates and static folders; sinks answer anything and count for nothing.
     `backend` is what joins the rooms of several processes, None where nothing does.
-    `allowed_hosts` are the names that handshakes may be for, None for any.
+    `allowed_hosts` are the names that requests may be for, None for any.
     """
 
     http_routes: int = 0
@@ -83,8 +83,8 @@ def of(app: Any) -> Overview:
 
 def _backend(manager: Any) -> str | None:
     """The name of what joins the manager's process with others, if anything does."""
-    backend: Any = getattr(getattr(manager, "cluster", None), "backend", None)
-    return str(backend.name) if getattr(backend, "shared", False) else None
+    backend = manager._cluster.backend  # noqa: SLF001 - `status` tells its state, and not its name
+    return str(backend.name) if backend.shared else None
 
 
 def url(host: str, port: int, *, secure: bool) -> str:
@@ -160,19 +160,18 @@ def _announce(
 
 
 def _warn_of_hosts(plan: Plan, overview: Overview) -> None:
-    """Say so if handshakes for the host that is served are going to be refused."""
+    """Say so if requests for the host that is served are going to be refused."""
     host, allowed = plan.host, overview.allowed_hosts
     everywhere = host in {"0.0.0.0", "::"}  # noqa: S104 - no bind here
     if allowed is None or (everywhere and not _LOOPBACK.issuperset(allowed)):
         return
     if not everywhere and any(_is_for(host, pattern) for pattern in allowed):
         return
-    whom = "other machines" if everywhere else host
+    which = "from other machines" if everywhere else f"for {host}"
     package = re.split("[.:]", plan.app)[0]
     warn(
         CliError(
-            f"WebSockets for {whom} are going to be refused with 403: allowed_hosts is "
-            f"{', '.join(allowed)}",
+            f"requests {which} are going to be refused: allowed_hosts is {', '.join(allowed)}",
             hint="name this server there: install(app, allowed_hosts=[...]); in a project made "
             f"by pachinko new, set {package.upper()}_ALLOWED_HOSTS",
         )

@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 SHOWN = 200
 """How many characters of a frame are shown."""
 
-_ID = 6  # characters of a connection's id: enough to tell the few apart that one looks at
+_ID = 6  # characters at the end of a connection's id, which begins with that of its process
 _KEY = "pachinko_cli.trace"
 _RESPONSE = "websocket.http.response"
 _COLOURS = {"in": 36, "out": 32, "done": 2, "failed": 31, "denied": 33, "open": 1, "closed": 2}
@@ -79,7 +79,7 @@ class Tracer(Hook):
         stamp = f"{now:%H:%M:%S}.{now.microsecond // 1000:03}"
         with contextlib.suppress(OSError):  # nobody reads it any more
             # One write, so that the lines of several processes do not mix.
-            sys.stderr.write(f"{stamp}  {connection[:_ID] or '-':<{_ID}}  {label}  {words}\n")
+            sys.stderr.write(f"{stamp}  {connection[-_ID:] or '-':<{_ID}}  {label}  {words}\n")
             sys.stderr.flush()
 
     async def before_connect(self, req: Any, ws: Any, params: Any) -> None:

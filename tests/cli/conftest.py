@@ -21,7 +21,7 @@ DEADLINE = 40  # seconds for anything that a process is awaited to do
 PACHINKO = (sys.executable, "-m", "pachinko_cli")
 
 # What a developer's or a CI's environment may have set, and a newcomer's has not.
-_SET_ELSEWHERE = ("CI", "NO_COLOR", "FORCE_COLOR", "COLUMNS", "PYTHONPATH", "VIRTUAL_ENV")
+_SET_ELSEWHERE = ("CI", "NO_COLOR", "FORCE_COLOR", "COLUMNS", "VIRTUAL_ENV")
 
 
 @pytest.fixture(scope="session")

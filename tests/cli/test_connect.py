@@ -527,6 +527,16 @@ def test_a_denied_handshake_is_told_with_its_title_and_description(connect, stat
     assert "\x1b" not in done.err
 
 
+@pytest.mark.parametrize("subprotocol", ["pachinko.json", "pachinko.msgpack"])
+def test_a_denial_that_a_browser_could_read_is_told_with_the_same_advice(connect, subprotocol):
+    """It comes as a close, with 3000 and the status, to whoever offers the library's own."""
+    done = connect("/guarded/401", "--subprotocol", subprotocol)
+
+    assert done.code == 1
+    assert "closed the connection: 3401 No \\u001b[31mtea (HTTP status 401)" in done.err
+    assert "--header 'Authorization: Bearer ...'" in done.err.splitlines()[-1]
+
+
 def test_a_foreign_origin_is_refused_with_the_settings_that_decide(connect):
     """403 can have many causes; the origin is one of them."""
     done = connect("/ws/chat/tea", "--origin", "https://evil.example")
@@ -588,7 +598,7 @@ def test_a_subprotocol_that_nobody_knows_is_told(connect):
 
     assert done.code == 1
     assert "agreed on none of the subprotocols chat.v9" in done.err
-    assert "knows pachinko.msgpack" in done.err
+    assert "knows pachinko.json, pachinko.msgpack" in done.err
 
 
 @pytest.mark.parametrize(

@@ -5,6 +5,7 @@ import re
 from pathlib import Path
 
 import pytest
+from search_path import search_path
 
 ROOT = Path(__file__).parents[2]
 PAGE = ROOT / "docs/how-to/look-at-a-project.md"
@@ -241,7 +242,7 @@ def test_a_backend_without_its_extra_is_a_problem(examined, project, tmp_path):
     )
     absent = "raise ModuleNotFoundError('No module named redis', name='redis')\n"
     (tmp_path / "redis.py").write_text(absent)
-    code, found = examined(PYTHONPATH=str(tmp_path))
+    code, found = examined(PYTHONPATH=search_path(tmp_path))
 
     assert code == 1
     assert "falcon-pachinko[redis]" in only(found, "app", "problem")
@@ -255,7 +256,7 @@ def test_a_version_that_is_too_old_is_a_problem(examined, tmp_path, name, versio
     folder = tmp_path / f"old/{name}-{version}.dist-info"
     folder.mkdir(parents=True)
     (folder / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {name}\nVersion: {version}\n")
-    code, found = examined(PYTHONPATH=str(folder.parent))
+    code, found = examined(PYTHONPATH=search_path(folder.parent))
 
     assert code == 1
     assert only(found, "versions", "problem").startswith(f"{name} {version} is too old: ")

@@ -109,17 +109,17 @@ LOOPBACK = ("localhost", "127.0.0.1", "[::1]")
 @pytest.mark.parametrize(
     ("host", "allowed_hosts", "refused"),
     [
-        ("0.0.0.0", LOOPBACK, "other machines"),
-        ("::", LOOPBACK, "other machines"),
-        ("10.0.0.5", LOOPBACK, "10.0.0.5"),
-        ("app.example", ("*.app.example",), "app.example"),
+        ("0.0.0.0", LOOPBACK, "from other machines"),
+        ("::", LOOPBACK, "from other machines"),
+        ("10.0.0.5", LOOPBACK, "for 10.0.0.5"),
+        ("app.example", ("*.app.example",), "for app.example"),
     ],
 )
 def test_a_host_that_the_app_refuses_is_told(capsys, host, allowed_hosts, refused):
-    """Whose WebSockets are going to be refused, by which setting, and how to change it."""
+    """Whose requests are going to be refused, by which setting, and how to change it."""
     printed = announced(capsys, host, allowed_hosts)
 
-    assert f"WebSockets for {refused} are going to be refused with 403" in printed
+    assert f"requests {refused} are going to be refused: allowed_hosts is" in printed
     assert ", ".join(allowed_hosts) in printed
     assert "allowed_hosts=[...]" in printed
     assert "TEA_ROOM_ALLOWED_HOSTS" in printed

@@ -16,6 +16,7 @@ import zipfile
 from pathlib import Path
 
 import pytest
+from search_path import search_path
 
 from pachinko_cli import changes, scaffold
 from pachinko_cli.names import project_name
@@ -88,7 +89,9 @@ def update(pachinko, project, newer):
     """Run the newer `pachinko update` in the project."""
 
     def run(*arguments, command="update", cwd=project, **variables):
-        return pachinko(command, *arguments, cwd=cwd, PYTHONPATH=str(newer.root), **variables)
+        return pachinko(
+            command, *arguments, cwd=cwd, PYTHONPATH=search_path(newer.root), **variables
+        )
 
     return run
 
@@ -834,7 +837,9 @@ def test_a_kill_at_any_time_leaves_all_or_nothing(
     found = []
     for number in range(16):
         copy = shutil.copytree(project, tmp_path / f"copy-{number}")
-        process = begin("update", cwd=copy, PYTHONPATH=str(newer.root), TMPDIR=str(temporary))
+        process = begin(
+            "update", cwd=copy, PYTHONPATH=search_path(newer.root), TMPDIR=str(temporary)
+        )
         if number % 2:
             journal = copy / changes.UNDO / "journal.json"
             until(lambda: journal.exists() or process.poll() is not None)  # noqa: B023 - called now

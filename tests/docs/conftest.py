@@ -24,7 +24,9 @@ EXAMPLES = DOCS / "examples"
 _FENCE = re.compile(r"^```(\w*)\n(.*?)^```$", re.DOTALL | re.MULTILINE)
 _MARKER = re.compile(r"<!-- (\w+): (.+) -->\n\Z")
 _TABLE = re.compile(r"^<!-- table: (.+) -->\n((?:\|.*\n?)+)", re.MULTILINE)
-_REGION = re.compile(r"^ *# region: ([\w-]+)\n(.*?)^ *# endregion$", re.DOTALL | re.MULTILINE)
+_REGION = re.compile(
+    r"^ *(?:#|//) region: ([\w-]+)\n(.*?)^ *(?:#|//) endregion$", re.DOTALL | re.MULTILINE
+)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -82,7 +84,10 @@ def _read_pages() -> dict[str, Page]:
 
 PAGES = _read_pages()
 BLOCKS = [block for page in PAGES.values() for block in page.blocks]
-NAMES = [path.relative_to(EXAMPLES).as_posix() for path in sorted(EXAMPLES.rglob("*.py"))]
+NAMES = [
+    path.relative_to(EXAMPLES).as_posix()
+    for path in sorted([*EXAMPLES.rglob("*.py"), *EXAMPLES.rglob("*.js")])
+]
 ON_CONNECT = PAGES["docs/reference/lifecycle.md"].table("on_connect")
 
 

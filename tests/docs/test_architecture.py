@@ -47,13 +47,14 @@ def test_the_tree_has_every_folder_and_every_module_beside_them(pages, root):
 def test_the_stages_of_a_connection_are_those_of_the_code(pages):
     """Which stage may follow which is drawn once, and written once in the code."""
     (picture,) = (block for block in pages[PAGE].blocks if block.marker == "stages")
-    outbox = pkgutil.resolve_name(f"falcon_pachinko.{picture.source}")
-    drawn = {stage: set() for stage in outbox.Stage}
+    code = pkgutil.resolve_name(f"falcon_pachinko.{picture.source}")
+    drawn = {stage: set() for stage in code.Stage}
     for line in picture.text.splitlines():
         first, _, after = line.partition("──▶")
-        drawn[outbox.Stage(first.strip())] = set(map(outbox.Stage, after.split()))
+        following = {code.Stage[each.upper()] for each in after.split()}
+        drawn[code.Stage[first.strip().upper()]] = following
 
-    assert drawn == outbox.NEXT
+    assert drawn == code.NEXT
 
 
 def test_every_name_of_the_code_is_there(pages):

@@ -81,24 +81,6 @@ async def slow(serve):
         return await closing(ann)
 
 
-async def impatient(serve):
-    """Send more than ``inbox_messages`` to a handler that is busy."""
-    done = asyncio.Event()
-
-    class Busy(WebSocketResource):
-        @handles_message("work")
-        async def work(self, ws):
-            await done.wait()
-
-    app = serve(Busy, limits=Limits(inbox_messages=1))
-    async with simulate(app) as client, client.connect("/") as ann:
-        for _ in range(3):
-            await ann.send_json({"type": "work"})
-        code = await closing(ann)
-        done.set()
-        return code
-
-
 async def over_a_limit(serve, frames, **limits):
     """Send frames that a limit does not allow."""
     app = serve(Watched, limits=Limits(**limits))
@@ -172,7 +154,6 @@ ENDS = [
     ("1000", closed_by_the_manager, (), {}),
     ("1006", dropped, (), {}),
     ("1006", deaf, (), {}),
-    ("1008", impatient, (), {}),
     ("1008", over_a_limit, (2,), {"burst": 1, "messages_per_second": 0.01}),
     ("1009", over_a_limit, (1,), {"message_bytes": 5}),
     ("1011", failed_once_accepted, (ZeroDivisionError(),), {}),

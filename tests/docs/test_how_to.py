@@ -17,9 +17,15 @@ import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
 from falcon_pachinko import (
+    ConnectionStateError,
+    EncodeError,
+    HandlerDefinitionError,
     Hook,
+    InvalidNameError,
+    Limits,
     MessageError,
     Principal,
+    RouteTemplateError,
     WebSocketResource,
     handles_message,
     install,
@@ -256,7 +262,7 @@ async def test_a_slow_client_is_one_warning(load, log):
         (line,) = log.getvalue().splitlines()
         await ann.drop()
 
-    assert re.match(r"WARNING /prices \w+ .*outbox_bytes=65536.*drop_oldest", line)
+    assert re.match(r"WARNING /prices ~\w+ .*outbox_bytes=65536.*drop_oldest", line)
 
 
 # Nested resources and hooks.
@@ -474,7 +480,7 @@ async def test_the_table_has_every_key_of_the_status(load, pages):
 async def test_a_draining_app_is_not_healthy(load):
     """A load balancer sees 503 from the beginning of the shutdown on."""
     async with simulate(load("how_to/observe.py").app) as client:
-        client.manager.draining = True
+        client.manager._draining = True
         answer = await client.http.simulate_get("/health")
 
     assert (answer.status_code, answer.json["state"]) == (503, "draining")
@@ -517,7 +523,7 @@ async def test_a_failure_is_logged_as_the_page_shows(load, pages, log, answered)
         (ws,) = client.manager._registry.all()
     line, *traceback = log.getvalue().splitlines()
 
-    assert line == re.sub(r"\b[0-9a-f]{24}\b", ws.id, shown.text.strip())
+    assert line == re.sub(r"~[0-9a-f]{24}\b", ws.id, shown.text.strip())
     assert traceback[-1] == "ZeroDivisionError: division by zero"
 
 
@@ -544,3 +550,531 @@ def test_the_tests_of_the_page_pass(examples, tmp_path):
     printed = run("-m", "pytest", "-p", "no:cacheprovider", "test_room.py", cwd=tmp_path)
 
     assert re.search(r"= 11 passed in", printed), printed
+
+
+# Sending options.
+
+
+@pytest.fixture
+async def board(load):
+    """Give the example's module, and a client with two members of a board, of which one stalls."""
+    module = load("how_to/sending_options.py")
+    async with (
+        simulate(module.app, write_buffer=1) as client,
+        client.connect("/boards/1") as ann,
+        client.connect("/boards/1") as bob,
+    ):
+        yield module, client, ann, bob
+
+
+async def fall_behind(client, ann, bob):
+    """Have Bob read nothing, with one frame in the server's buffer and one being written."""
+    await bob.stall()
+    for number in range(2):
+        await ann.request("line", [{"x": number, "y": number}])
+
+
+async def catch_up(bob):
+    """Give the types and payloads that Bob gets, once he reads again."""
+    await bob.resume()
+    frames = []
+    while not frames or frames[-1]["type"] != "typing":
+        frames.append(await bob.receive_json())
+    return [(each["type"], each.get("payload")) for each in frames]
+
+
+async def test_a_volatile_message_is_dropped_for_a_client_that_is_behind(board):
+    """It is counted; one who keeps up gets it."""
+    _, client, ann, bob = board
+    await ann.request("cursor", {"x": 1, "y": 1})
+    assert (await bob.receive_json())["type"] == "cursor"
+    await fall_behind(client, ann, bob)
+    await ann.request("cursor", {"x": 2, "y": 2})
+    await ann.request("typing")
+    got = await catch_up(bob)
+
+    assert [kind for kind, _ in got] == ["line", "line", "typing"]
+    assert client.manager.status()["dropped"] == {"volatile": 1}
+
+
+async def test_a_replaceable_message_takes_the_place_of_the_one_that_waits(board):
+    """The newest value arrives once, where the first one waited, and nothing is dropped."""
+    _, client, ann, bob = board
+    await fall_behind(client, ann, bob)
+    for zoom in (1, 2, 3):
+        await ann.request("zoom", zoom)
+    await ann.request("typing")
+    got = await catch_up(bob)
+
+    assert [each for each in got if each[0] != "line"] == [("zoom", 3), ("typing", None)]
+    assert client.manager.status()["dropped"] == {}
+
+
+async def test_a_history_keeps_what_neither_is_fleeting_nor_says_otherwise(board):
+    """Of the four messages of the board, only the line is kept."""
+    _, client, ann, _ = board
+    await ann.request("line", [])
+    await ann.request("cursor", {"x": 1, "y": 1})
+    await ann.request("zoom", 2)
+    await ann.request("typing")
+
+    assert [each["type"] for each in await client.manager.history("board:1")] == ["line"]
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"volatile": True, "latest": "zoom"},
+        {"latest": ""},
+        {"store": True, "local": True},
+        {"store": True, "volatile": True},
+        {"store": True, "latest": "zoom"},
+    ],
+)
+async def test_options_that_contradict_each_other_are_refused(board, options):
+    """Before anything is sent."""
+    _, client, _, bob = board
+    with pytest.raises(ValueError, match=r"volatile|latest|local"):
+        await client.manager.broadcast_to_room("board:1", "x", **options)
+
+    await bob.expect_nothing()
+
+
+async def test_a_local_notice_reaches_the_boards_of_this_process_but_one(board):
+    """``exclude`` takes a connection as well as an id."""
+    module, client, ann, bob = board
+    async with client.connect("/boards/2") as cleo:
+        first, *_ = client.manager._registry.all()
+        await module.announce(client.manager, first, "Tea.")
+        excluded = {ann: "board:1", bob: "board:1", cleo: "board:2"}
+        got = {each: await notices(each) for each in excluded}
+
+    assert sorted(got.values()) == [0, 1, 1]
+
+
+async def notices(client):
+    """Count the notices that a client has got."""
+    try:
+        while (await client.receive_json(0.05))["type"] != "notice":
+            pass
+    except AssertionError:
+        return 0
+    return 1
+
+
+async def test_drained_returns_when_all_has_left(load):
+    """The close comes after the last page, whatever the client's pace."""
+    module = load("how_to/sending_options.py")
+    async with simulate(module.app, write_buffer=1) as client, client.connect("/export") as ann:
+        await ann.stall()
+        await ann.send({"type": "export", "payload": 3})
+        await ann.resume()
+        pages = [(await ann.expect("page"))["payload"] for _ in range(3)]
+
+        await ann.expect_close(4000)
+    assert pages == [0, 1, 2]
+
+
+async def test_a_send_before_the_accept_that_does_not_fit_says_to_accept_first(serve):
+    """Nothing waits there: the handshake would wait for itself."""
+    raised = []
+
+    class Eager(WebSocketResource):
+        async def on_connect(self, req, ws):
+            await self.send("x" * 50)
+            try:
+                await self.send("x" * 50)
+            except ConnectionStateError as error:
+                raised.append(str(error))
+            return True
+
+    app = serve(Eager, limits=Limits(outbox_bytes=80))
+    async with simulate(app) as client, client.connect("/") as ann:
+        assert await ann.receive_json() == "x" * 50
+
+    assert "accept first" in raised[0]
+
+
+# Route WebSockets beside HTTP.
+
+
+async def test_middleware_sees_the_attributes_of_the_class(load):
+    """Before there is an instance."""
+    seen = []
+
+    class Note:
+        async def process_resource_ws(self, req, ws, resource, params):
+            seen.append(req.context.audience)
+
+    module = load("how_to/routes.py")
+    module.app.add_middleware(Note())
+    async with simulate(module.app) as client, client.connect("/rooms/tea"):
+        pass
+
+    assert seen == ["members"]
+
+
+@pytest.mark.parametrize("path", ["/app/rooms/tea", "/rooms/tea"])
+async def test_a_prefix_is_there_or_is_not(load, path):
+    """A proxy may strip it; the path by name has none."""
+    app = load("how_to/routes.py").app
+    async with simulate(app) as client, client.connect(path, root_path="/app") as ann:
+        page = await client.http.simulate_get(path, root_path="/app")
+
+        assert await ann.receive_json() == {"url": "/rooms/tea"}
+    assert page.json == {"room": "tea"}
+
+
+@pytest.mark.parametrize("template", ["chat", "//chat"])
+def test_a_template_that_no_path_matches_is_refused(template):
+    """When the route is added."""
+    app = falcon.asgi.App()
+    install(app)
+
+    with pytest.raises(RouteTemplateError):
+        app.add_websocket_route(template, WebSocketResource)
+
+
+# Falcon's own WebSockets.
+
+
+async def test_an_adopted_websocket_is_reached_until_it_ends(load):
+    """By rooms and by its id; and it can be closed."""
+    app = load("how_to/adopt.py").app
+    async with simulate(app) as client:
+        async with client.connect("/ticker?id=bank-7") as bank:
+            while not await client.manager.count(to.room("ticker")):  # noqa: ASYNC110  # no event tells it
+                await asyncio.sleep(0)
+            await client.manager.broadcast_to_room("ticker", {"type": "price"})
+            await client.manager.send_to_connection("bank-7", {"type": "you"})
+            heard = [(await bank.receive_json())["type"] for _ in range(2)]
+            await client.manager.disconnect("bank-7", 4001)
+            await bank.expect_close(4001)
+
+        assert heard == ["price", "you"]
+        assert await client.manager.count() == 0
+
+
+# Disconnect.
+
+
+async def test_a_handshake_that_began_before_a_disconnect_is_denied(serve):
+    """And leaves no room behind; one that begins later is let in."""
+    asked, answer = asyncio.Event(), asyncio.Event()
+
+    async def authenticate(_req):
+        asked.set()
+        await answer.wait()
+        return "ann"
+
+    class Room(WebSocketResource):
+        async def on_connect(self, req, ws):
+            await self.join_room("lobby")
+            return True
+
+    async with simulate(serve(Room, authenticate=authenticate)) as client:
+        early = asyncio.create_task(client.connect("/").__aenter__())
+        await asked.wait()
+        await client.manager.disconnect(to.user("ann"), 4003)
+        answer.set()
+        with pytest.raises(HandshakeDenied):
+            await early
+        rooms = await client.manager.get_rooms_by_prefix("")
+        async with client.connect("/"):
+            later = await client.manager.get_rooms_by_prefix("")
+
+    assert (rooms, later) == ([], ["lobby"])
+
+
+async def test_a_disconnected_client_is_heard_no_more(serve):
+    """Its handler is cancelled at once, and what it sends while it ends reaches nobody."""
+    begun, stopped = asyncio.Event(), asyncio.Event()
+
+    class Room(WebSocketResource):
+        async def on_connect(self, req, ws):
+            await self.join_room("lobby")
+            return True
+
+        @handles_message("work")
+        async def work(self, ws):
+            begun.set()
+            try:
+                await asyncio.Event().wait()
+            finally:
+                await self.broadcast_to_room("lobby", "one last word")
+                stopped.set()
+
+    async with (
+        simulate(serve(Room)) as client,
+        client.connect("/") as ann,
+        client.connect("/") as bob,
+    ):
+        await ann.send({"type": "work"})
+        await begun.wait()
+        (busy,) = (ws for ws in client.manager._registry.all() if ws._session.is_busy)
+        await client.manager.disconnect(busy.id, 4003)
+        await ann.expect_close(4003)
+        await stopped.wait()
+
+        await bob.expect_nothing()
+
+
+# Readable denials.
+
+
+def test_the_page_reads_what_the_server_writes(pages, region):
+    """The pattern of the script finds the seconds in each reason of the page that has them."""
+    source = region("how_to/denied.js#why")
+    (pattern,) = re.findall(r"/(retry in .+?)/", source)
+    page = pages["docs/how-to/deny-a-handshake.md"].text
+    (reason,) = re.findall(r"is closed: 3503 \(registered\) (.+)", page)
+
+    assert re.search(pattern, reason)[1] == "600"
+
+
+@pytest.mark.parametrize(
+    ("given", "seen"),
+    [
+        (MessageError("full", status=409), (3409, "full")),
+        (falcon.HTTPTooManyRequests(retry_after=7), (3429, "429 Too Many Requests; retry in 7 s")),
+        (falcon.HTTPMovedPermanently("/else"), (3301, "Moved Permanently")),
+    ],
+)
+async def test_a_denial_is_readable_for_those_who_offer_to_read(serve, given, seen):
+    """The status plus 3000, and the title; it is not accepted, and counts as denied."""
+
+    class Door(WebSocketResource):
+        async def on_connect(self, req, ws):
+            raise given
+
+    app = serve(Door)
+    async with simulate(app) as client:
+        async with client.connect("/", subprotocols=["pachinko.json"]) as ann:
+            with pytest.raises(falcon.WebSocketDisconnected):
+                await ann.receive()
+        status = client.manager.status()
+
+    assert (ann.close_code, ann.close_reason) == seen
+    assert (status["denied"], status["accepted"]) == (1, 0)
+
+
+async def test_a_close_before_the_accept_is_readable_as_it_is(serve):
+    """Its own code and reason; a client without the subprotocol sees 403."""
+
+    class Door(WebSocketResource):
+        async def on_connect(self, req, ws):
+            await ws.close(4409, "Full.")
+
+    async with simulate(serve(Door)) as client:
+        async with client.connect("/", subprotocols=["pachinko.json"]) as ann:
+            await ann.expect_close(4409)
+        with pytest.raises(HandshakeDenied, match="403"):
+            await client.connect("/").__aenter__()
+
+    assert ann.close_reason == "Full."
+
+
+async def test_readable_denials_can_be_switched_off():
+    """Then a client gets the status, and may still speak the subprotocol."""
+    app = falcon.asgi.App()
+    install(app, readable_denials=False)
+    app.add_websocket_route("/", WebSocketResource)
+    async with simulate(app) as client:
+        with pytest.raises(HandshakeDenied, match="404"):
+            await client.connect("/nowhere", subprotocols=["pachinko.json"]).__aenter__()
+        async with client.connect("/", subprotocols=["pachinko.json"]) as ann:
+            assert ann.subprotocol == "pachinko.json"
+
+
+@pytest.mark.parametrize("header", [{"Origin": "https://evil.example"}, {"Host": "evil.example"}])
+async def test_a_foreign_page_is_told_no_more_than_its_status(header):
+    """Whatever it offers."""
+    app = falcon.asgi.App()
+    install(app, allowed_hosts="localhost")
+    app.add_websocket_route("/", WebSocketResource)
+    async with simulate(app) as client:
+        for path in ("/", "/nowhere"):
+            with pytest.raises(HandshakeDenied):
+                await client.connect(
+                    path, headers=header, subprotocols=["pachinko.json"]
+                ).__aenter__()
+
+
+# Types of one's own, refusals, and the query.
+
+
+async def test_what_no_hook_knows_is_not_sent(load):
+    """The sender gets an error that names the option."""
+    app = load("how_to/custom_types.py").app
+    async with simulate(app) as client, client.connect("/files"):
+        with pytest.raises(EncodeError, match="enc_hook"):
+            await client.manager.broadcast_to_all(object())
+
+
+def test_a_foreign_type_without_a_hook_is_refused_when_it_is_routed(load):
+    """Not when the first client sends one."""
+    app = falcon.asgi.App()
+    install(app)
+
+    with pytest.raises(HandlerDefinitionError, match="dec_hook"):
+        app.add_websocket_route("/files", load("how_to/custom_types.py").Files)
+
+
+async def test_refusals_are_counted_by_the_hook(load):
+    """The hook is asked before the resource, which may answer as long as the hook did not."""
+    module = load("how_to/refusals.py")
+    (hook,) = module.Chat.hooks
+    async with simulate(module.app) as client, client.connect("/chat") as ann:
+        for frame in ('{"type": "sing"}', "?", '{"type": "say", "payload": 5}'):
+            await ann.send_text(frame)
+            await ann.expect("error")
+
+    assert hook.counts == {"unknown_type": 1, "invalid_json": 1, "invalid_payload": 1}
+
+
+async def test_what_the_query_does_not_know_is_ignored(load):
+    """A token may stand beside; a blank value is an empty text, and commas do not split."""
+    app = load("how_to/query.py").app
+    path = "/shops/tea?token=5f2a&tags=&tags=a,b"
+    async with simulate(app) as client, client.connect(path) as ann:
+        answer = await ann.request("show")
+
+    assert answer["payload"]["tags"] == ["", "a,b"]
+
+
+@pytest.mark.parametrize("annotation", [dict, int])
+def test_another_query_than_a_struct_is_refused(annotation):
+    """When the route is added."""
+
+    class Shop(WebSocketResource):
+        async def on_connect(self, req, ws, *, query: annotation):
+            return True
+
+    app = falcon.asgi.App()
+    install(app)
+
+    with pytest.raises(HandlerDefinitionError, match="query"):
+        app.add_websocket_route("/", Shop)
+
+
+# User ids.
+
+
+@pytest.mark.parametrize("user_id", ["", "  ", "ann\n", "x" * 201, "~ann"])
+async def test_what_cannot_be_a_user_id_is_refused_wherever_it_is_given(serve, user_id):
+    """By the principal, and by a connection."""
+    refused = []
+
+    class Desk(WebSocketResource):
+        async def on_connect(self, req, ws):
+            try:
+                ws.user_id = user_id
+            except InvalidNameError as error:
+                refused.append(error.code)
+            return True
+
+    with pytest.raises(InvalidNameError):
+        Principal(user_id=user_id)
+    async with simulate(serve(Desk)) as client, client.connect("/"):
+        pass
+
+    assert refused == ["invalid_name"]
+
+
+async def test_a_stranger_is_present_under_an_id_that_no_user_has(serve):
+    """It begins with the sign that user ids may not begin with."""
+
+    class Lobby(WebSocketResource):
+        async def on_connect(self, req, ws):
+            await self.track("lobby")
+            return True
+
+    async with simulate(serve(Lobby)) as client, client.connect("/"):
+        (key,) = await client.manager.presence("lobby")
+
+    assert key.startswith("~")
+
+
+@pytest.mark.parametrize(
+    "moment", [1893456000, "2030-01-01", datetime.fromisoformat("2030-01-01T12:00:00")]
+)
+def test_a_time_that_is_not_one_everywhere_is_refused(moment):
+    """With what to write instead."""
+    with pytest.raises((TypeError, ValueError), match="datetime"):
+        Principal(user_id="ann", expires_at=moment)
+
+
+# Who waits for a client.
+
+
+class Sender(WebSocketResource):
+    """Sends, in one way or another, while its own client reads nothing."""
+
+    def __init__(self, way, here, done):
+        self.way, self.here, self.done = way, here, done
+
+    async def on_connect(self, req, ws):
+        ws.user_id = req.get_param("name")
+        await self.join_room("all")
+        return True
+
+    @handles_message("send")
+    async def send_somehow(self, ws):
+        self.here.set()
+        await self.way(self)
+        self.done.set()
+
+
+async def send_to_itself(resource):
+    await resource.send("x")
+
+
+async def send_in_a_task(resource):
+    await asyncio.create_task(resource.send("x"))
+
+
+async def broadcast_to_the_room(resource):
+    await resource.broadcast_to_room("all", "x")
+
+
+async def broadcast_in_a_task(resource):
+    await asyncio.create_task(resource.broadcast_to_room("all", "x"))
+
+
+async def broadcast_to_the_others(resource):
+    await resource.broadcast_to_room("all", "x", exclude_self=True)
+
+
+@pytest.mark.parametrize(
+    ("way", "waits"),
+    [
+        (send_to_itself, True),
+        (send_in_a_task, True),
+        (broadcast_to_the_room, True),
+        (broadcast_in_a_task, False),
+        (broadcast_to_the_others, False),
+    ],
+)
+async def test_who_waits_for_a_client_that_reads_nothing(serve, way, waits):
+    """Its own code, and a broadcast of its own that includes it; everybody else goes on."""
+    here, done = asyncio.Event(), asyncio.Event()
+    app = serve(Sender, limits=Limits(outbox_bytes=100), way=way, here=here, done=done)
+    async with (
+        simulate(app, write_buffer=1) as client,
+        client.connect("/?name=ann") as ann,
+        client.connect("/?name=bob") as bob,
+    ):
+        await ann.stall()
+        for _ in range(2):  # one is in the server's buffer, and one is being written
+            await client.manager.send_to_user("ann", "y" * 60)
+        await ann.send({"type": "send"})
+        await here.wait()
+        if "broadcast" in way.__name__:
+            assert await bob.receive_json() == "x"  # everybody is served first
+        for _ in range(5):
+            await asyncio.sleep(0)
+        waited = not done.is_set()
+        await ann.resume()
+        await done.wait()
+
+    assert waited is waits

@@ -74,10 +74,14 @@ HOST, ORIGIN = {"Host": "app.example"}, {"Origin": "https://app.example"}
 @pytest.mark.parametrize(
     ("setting", "limits", "headers"),
     [
-        ("Limits.connections", Limits(connections=1, connections_per_address=1), {}),
-        ("Limits.connections_per_address", Limits(connections_per_address=1), {}),
-        ("allowed_hosts", None, {}),
-        ("origins", None, HOST),
+        ("allowed_hosts", Limits(connections=1, connections_per_address=1), {}),
+        ("origins", Limits(connections=1, connections_per_address=1), HOST),
+        (
+            "Limits.connections",
+            Limits(connections=1, connections_per_address=1),
+            HOST | ORIGIN,
+        ),
+        ("Limits.connections_per_address", Limits(connections_per_address=1), HOST | ORIGIN),
         ("authenticate", None, HOST | ORIGIN),
     ],
 )
@@ -274,13 +278,218 @@ async def test_a_close_without_a_code_is_1005(serve, pages):
 
 def test_every_end_of_the_table_is_tried(pages):
     """No row is a mere promise; the reasons of the last are on a page of their own."""
-    elsewhere = {"the client closed, without a code", "a limit, an expiry, a failure"}
+    elsewhere = {
+        "the client closed, without a code",
+        "a limit, an expiry, a failure",
+        "it ended before it was accepted",
+    }
 
     assert {row[0] for row in pages[PAGE].table("ends")} == ENDS.keys() | elsewhere
 
 
+# What still runs.
+
+
+class Busy(WebSocketResource):
+    """Is busy until it is let go, and notes how that ended."""
+
+    def __init__(self, story, go, here):
+        self.story, self.go, self.here = story, go, here
+
+    async def on_connect(self, req, ws):
+        if req.get_param("busy") == "on_connect":
+            await self.work(ws, close=req.get_param("close") is not None)
+        return True
+
+    async def work(self, ws, *, close):
+        self.here.put_nowait(ws)
+        try:
+            if close:
+                await ws.close(4001)
+            await self.go.wait()
+        except asyncio.CancelledError:
+            self.story.append("is cancelled")
+            raise
+        self.story.append("may finish")
+
+    @handles_message("serial")
+    async def serial(self, ws, payload: str):
+        await self.work(ws, close=payload == "close")
+
+    @handles_message("concurrent", concurrent=True)
+    async def concurrent(self, ws, payload: str):
+        await self.work(ws, close=payload == "close")
+
+    async def on_disconnect(self, ws, close_code):
+        self.story.append(str(close_code))
+
+
+async def client_closes(client, ann, ws):
+    await ann.close(4321)
+
+
+async def client_vanishes(client, ann, ws):
+    await ann.drop()
+
+
+async def client_is_deaf(client, ann, ws):
+    await deaf(client, ann)
+
+
+async def code_closes(client, ann, ws):
+    """It did so before it was busy."""
+
+
+async def other_code_closes(client, ann, ws):
+    await ws.close(4001)
+
+
+async def manager_disconnects(client, ann, ws):
+    await client.manager.disconnect(to.connection(ws.id), 4001)
+
+
+async def time_is_over(client, ann, ws):
+    ws._expire_in(0)
+
+
+async def too_large(client, ann, ws):
+    await ann.send_text("x" * 2000)
+
+
+async def drains(client, ann, ws):
+    drain = asyncio.ensure_future(client.manager.drain(20))
+    while client.manager.status()["state"] != "draining":  # noqa: ASYNC110  # no event tells it
+        await asyncio.sleep(0)
+    return drain
+
+
+async def shuts_down(client, ann, ws):
+    stop = asyncio.ensure_future(client.stop())
+    while not ws.closed:  # noqa: ASYNC110  # no event tells it
+        await asyncio.sleep(0)
+    return stop
+
+
+HOW = {
+    "the client closes with 4321": client_closes,
+    "the client disconnects without a close frame": client_vanishes,
+    "the client does not read for `send_timeout` seconds": client_is_deaf,
+    "`ws.close(4001)` by the code that runs": code_closes,
+    "`ws.close(4001)` by other code": other_code_closes,
+    "`manager.disconnect(..., 4001)`": manager_disconnects,
+    "`Principal.expires_at` is over": time_is_over,
+    "a message over a limit": too_large,
+    "`manager.drain(...)`": drains,
+    "the app's shutdown": shuts_down,
+}
+NEVER = {"the client does not read for `send_timeout` seconds", "a message over a limit"}
+"""What cannot be before the accept: there, nothing is sent and no frame comes."""
+
+
+def test_every_way_to_end_of_the_table_is_tried(pages):
+    """The table has these rows, and an empty cell where there is nothing before the accept."""
+    rows = {row[0]: row[2] for row in pages[PAGE].table("endings")}
+
+    assert rows.keys() == HOW.keys()
+    assert {how for how, cell in rows.items() if not cell} == NEVER
+
+
+@pytest.mark.parametrize("busy", ["serial", "concurrent", "on_connect"])
+@pytest.mark.parametrize("how", HOW)
+async def test_what_runs_at_the_end_is_what_the_table_says(serve, pages, monkeypatch, how, busy):
+    """What becomes of it, the code that ``on_disconnect`` gets after it, and what a client sees."""
+    if busy == "on_connect" and how in NEVER:
+        return
+    monkeypatch.setattr("falcon_pachinko.session.session.READ_AHEAD_AFTER", 0.001)
+    story, go, here = [], asyncio.Event(), asyncio.Queue()
+    limits = Limits(handler_grace=60, message_bytes=1000, send_timeout=0.05)
+    app = serve(Busy, limits=limits, story=story, go=go, here=here)
+    closes = how == "`ws.close(4001)` by the code that runs"
+    async with simulate(app, write_buffer=1) as client:
+        ann = client.connect(f"/?busy={busy}{'&close=1' if closes else ''}")
+        opening = asyncio.ensure_future(ann.__aenter__())
+        if busy != "on_connect":
+            await opening
+            await ann.send_json({"type": busy, "payload": "close" if closes else "stay"})
+        ws = await here.get()
+        ending = await HOW[how](client, ann, ws)
+        while not (ws.closed or ending or busy == "on_connect"):  # noqa: ASYNC110  # as above
+            await asyncio.sleep(0)
+        for _ in range(3):  # a cancellation arrives in the loop's next turn
+            await asyncio.sleep(0)
+        go.set()
+        seen = await sight(opening, ann)
+        await asyncio.wait([ann.task])
+        if ending is not None:
+            await ending
+    _, handler, on_connect, codes, sights = next(
+        row for row in pages[PAGE].table("endings") if row[0] == how
+    )
+
+    before = busy == "on_connect" and how != "`manager.drain(...)`"
+    fate = on_connect if busy == "on_connect" else handler
+    code = codes.split(", or ")[-1 if before else 0]
+    assert story == ([fate] if before and fate == "is cancelled" else [fate, code])
+    if not how.startswith("the client"):
+        assert sights.split(", or ")[-1 if before else 0].endswith(seen)
+
+
+async def sight(opening, ann):
+    """Say what a client has seen of the end, in the words of the table."""
+    try:
+        await opening
+        while True:
+            await ann.receive()
+    except HandshakeDenied as denied:
+        return f"HTTP {denied.status}"
+    except falcon.WebSocketDisconnected:
+        return str(ann.close_code)
+
+
+@pytest.mark.parametrize(
+    ("how", "handled"), [(client_closes, ["1", "2"]), (client_vanishes, ["1", "2"])]
+)
+async def test_what_a_client_sent_before_it_left_is_still_handled(serve, monkeypatch, how, handled):
+    """It waits in the inbox while a handler is busy, and is not lost with its sender."""
+    assert await what_is_handled(serve, monkeypatch, how) == handled
+
+
+@pytest.mark.parametrize("how", [manager_disconnects, drains])
+async def test_what_waits_is_dropped_when_it_is_we_who_close(serve, monkeypatch, how):
+    """At most the handler that runs may finish."""
+    assert await what_is_handled(serve, monkeypatch, how) in ([], ["1"])
+
+
+async def what_is_handled(serve, monkeypatch, how):
+    """Send two messages, of which the first keeps the handler busy; end; say which were handled."""
+    monkeypatch.setattr("falcon_pachinko.session.session.READ_AHEAD_AFTER", 0.001)
+    handled, go, here = [], asyncio.Event(), asyncio.Queue()
+
+    class Desk(WebSocketResource):
+        @handles_message("work")
+        async def work(self, ws, payload: str):
+            here.put_nowait(ws)
+            await go.wait()
+            handled.append(payload)
+
+    async with simulate(serve(Desk)) as client, client.connect("/") as ann:
+        for number in "12":
+            await ann.send_json({"type": "work", "payload": number})
+        ws = await here.get()
+        while not ws._session._inbox._frames:  # noqa: ASYNC110  # no event tells it
+            await asyncio.sleep(0)
+        ending = await how(client, ann, ws)
+        for _ in range(3):  # the end arrives in the loop's next turn
+            await asyncio.sleep(0)
+        go.set()
+        await asyncio.wait([ann.task])
+        if ending is not None:
+            await ending
+    return handled
+
+
 async def test_on_disconnect_runs_to_its_end_although_the_task_is_cancelled(serve):
-    """A server that cancels the connection's task cuts no clean-up short."""
+    """A server that cancels the connection's task waits for the clean-up, and cuts none short."""
     begun, go_on, ended = asyncio.Event(), asyncio.Event(), asyncio.Event()
 
     class Tidy(WebSocketResource):
@@ -295,7 +504,7 @@ async def test_on_disconnect_runs_to_its_end_although_the_task_is_cancelled(serv
         await ann.drop()
         await begun.wait()
         ann.task.cancel()
-        await asyncio.wait([ann.task])
         go_on.set()
+        await asyncio.wait([ann.task])
 
-        assert await asyncio.wait_for(ended.wait(), 30)
+        assert ended.is_set()

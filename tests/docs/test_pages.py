@@ -18,6 +18,7 @@ def test_a_block_says_what_it_is(block):
     is_exchange = re.search(r"^((\w+ )?[<>]|\w+ connects to) ", block.text, re.MULTILINE)
     picture = {"", "exceptions", "floors", "log", "stages", "tree"}
     allowed = {
+        "js": {"example"},
         "python": {"example", "signature"},
         "sh": {""},
         "text": {"transcript"} if is_exchange else picture,

@@ -49,7 +49,8 @@ def annotated(signature):
             text += f": {written(parameter.annotation)}"
         if parameter.default is not parameter.empty:
             spaced = " = " if parameter.annotation is not parameter.empty else "="
-            text += f"{spaced}{parameter.default!r}"
+            default = repr(parameter.default)
+            text += f"{spaced}{'...' if ' object at 0x' in default else default}"
         seen = kind
         yield text.replace("'", '"')
 

@@ -11,14 +11,16 @@ from falcon_pachinko.testing import simulate
     ("offers", "agreed"),
     [
         (["tea.v2", "pachinko.msgpack"], "tea.v2"),
-        (["pachinko.msgpack", "tea.v2"], "pachinko.msgpack"),
+        (["pachinko.msgpack", "tea.v2"], "tea.v2"),
+        (["pachinko.msgpack", "pachinko.json"], "pachinko.msgpack"),
+        (["tea.v3", "pachinko.json"], "pachinko.json"),
         (["tea.v3", "tea.v2"], "tea.v2"),
         (["tea.v3"], None),
         ([], None),
     ],
 )
-async def test_the_first_known_subprotocol_of_the_client_is_agreed_on(serve, offers, agreed):
-    """Its order counts; none that is known is no reason to deny."""
+async def test_a_subprotocol_of_the_resource_goes_before_the_librarys(serve, offers, agreed):
+    """Among each, the client's order counts; offering none that is known is fine."""
 
     class Versioned(WebSocketResource):
         subprotocols = ("tea.v2",)

@@ -13,6 +13,7 @@ import time
 
 import pytest
 from processes import APPS, running
+from search_path import search_path
 from websockets.asyncio.client import connect
 from websockets.exceptions import ConnectionClosed, InvalidMessage
 
@@ -39,7 +40,12 @@ class Service:
             probe.bind(("127.0.0.1", 0))
             self.port = probe.getsockname()[1]
         self._log = folder / "service.log"
-        env = {**os.environ, "PYTHONPATH": str(APPS), "PYTHONUNBUFFERED": "1", "NO_COLOR": "1"}
+        env = {
+            **os.environ,
+            "PYTHONPATH": search_path(APPS),
+            "PYTHONUNBUFFERED": "1",
+            "NO_COLOR": "1",
+        }
         with self._log.open("wb") as log:
             self.process = subprocess.Popen(
                 [sys.executable, "-m", *words, "--port", str(self.port)],

@@ -12,6 +12,7 @@ import msgspec
 import pytest
 from fault_proxy import FaultProxy
 from nats_server import NatsServer
+from search_path import search_path
 
 from falcon_pachinko.testing import LifespanError, serve
 
@@ -33,7 +34,7 @@ async def cluster():
     async with contextlib.AsyncExitStack() as stack:
 
         def one(url):
-            env = {"BACKEND": url, "PYTHONPATH": str(APPS)}
+            env = {"BACKEND": url, "PYTHONPATH": search_path(APPS)}
             return stack.enter_async_context(serve("cluster:app", env=env))
 
         async def start(*urls):

@@ -11,6 +11,7 @@ import msgspec
 import pytest
 from fault_proxy import FaultProxy
 from redis_server import RedisServer
+from search_path import search_path
 
 from falcon_pachinko.testing import LifespanError, serve
 
@@ -32,7 +33,7 @@ async def processes():
 
         async def start(count, backend):
             async def one():
-                env = {"BACKEND": backend, "PYTHONPATH": str(APPS)}
+                env = {"BACKEND": backend, "PYTHONPATH": search_path(APPS)}
                 return await stack.enter_async_context(serve("cluster:app", env=env))
 
             return await asyncio.gather(*(one() for _ in range(count)))

@@ -280,3 +280,18 @@ async def test_one_connection_too_many_is_denied_and_the_setting_named(limits, c
 
     assert denied.value.status == code
     assert b"connections" in denied.value.body
+
+
+async def test_an_expiry_is_forgotten_with_its_connection():
+    """No timer keeps what has ended, and nothing is closed again."""
+    ends = datetime.now(UTC) + timedelta(hours=1)
+
+    async def authenticate(req):
+        return Principal(user_id="ann", expires_at=ends)
+
+    async with simulate(lobby(authenticate=authenticate)) as client, client.connect("/lobby"):
+        (connection,) = client.manager._registry.all()
+        timer = connection._expiry
+
+    assert timer.cancelled()
+    assert connection._expiry is None

@@ -91,7 +91,7 @@ async def test_a_handler_that_raises_fails_one_message(
     }
     assert alive["payload"] == 1
     assert record.getMessage() == "Fragile failed on 'fail'"
-    assert len(record.connection_id) == 24
+    assert len(record.connection_id) == 25
     assert record.exc_info[1] is error or record.exc_info[1].__cause__ is error
     assert (status["errors"], status["connections"], status["rooms"]) == ({"fail": 1}, 0, 0)
     assert seen == [1000]

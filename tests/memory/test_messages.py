@@ -422,7 +422,7 @@ async def test_a_handler_sees_the_connection(serve):
     async with simulate(serve(Looks)) as client, client.connect("/") as ann:
         answer = await ann.request("look")
 
-    assert answer["payload"] == [True, 24, 1, ["lobby"], False, None]
+    assert answer["payload"] == [True, 25, 1, ["lobby"], False, None]
 
 
 async def test_a_flooding_client_does_not_starve_the_rest(serve, by_hand):

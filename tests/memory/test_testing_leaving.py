@@ -61,9 +61,9 @@ async def test_a_handler_that_runs_on_fails_the_test_with_the_setting(serve):
 
 async def test_a_clean_up_that_runs_on_is_told_too(serve):
     """With its own setting."""
-    app = serve(Clings, limits=Limits(shutdown_timeout=30))
+    app = serve(Clings, limits=Limits(shutdown_timeout=3))
     async with simulate(app, timeout=0.2) as client:
-        with pytest.raises(NothingReceivedError, match="on_disconnect for shutdown_timeout=30 s"):
+        with pytest.raises(NothingReceivedError, match="on_disconnect for shutdown_timeout=3 s"):
             async with client.connect("/"):
                 pass
 

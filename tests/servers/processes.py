@@ -11,6 +11,7 @@ from urllib.parse import urlencode
 
 from nats_server import NatsServer
 from redis_server import RedisServer
+from search_path import search_path
 
 from falcon_pachinko.testing import serve
 
@@ -61,7 +62,7 @@ class Processes:
         """Start a process for each backend's URL, all at once."""
 
         async def one(backend):
-            own = {"BACKEND": backend, "PYTHONPATH": str(APPS), **self._env, **env}
+            own = {"BACKEND": backend, "PYTHONPATH": search_path(APPS), **self._env, **env}
             process = serve(self._app, env=own, timeout=20)
             self._started.append(await process.__aenter__())
             return process

@@ -68,7 +68,8 @@ class ChatRoom(WebSocketResource):
 
     async def is_full(self, room_name: str) -> bool:
         """Ask the manager."""
-        return await self.ws.manager.count(to.room(f"chat:{room_name}")) > 100
+        members: int = await self.ws.manager.count(to.room(f"chat:{room_name}"))
+        return members > 100
 
     @handles_message("say")
     async def say(self, ws: Connection, payload: Say) -> None:
@@ -118,7 +119,8 @@ class Shared(WebSocketResource):
         await self.join_room("chat:tea", since=HistoryPosition.of(req))
         await self.track("chat:tea", {"name": "Ann"})
         present: dict[str, list[Any]] = await ws.manager.presence("chat:tea")
-        return len(present) < await ws.manager.count_present("chat:tea") + 1
+        users: int = await ws.manager.count_present("chat:tea")
+        return len(present) <= users
 
 
 @worker(singleton=True)

@@ -239,7 +239,7 @@ def test_every_client_sees_every_offset_once(steps, alone):
 async def test_a_history_has_to_be_there(nodes):
     """The error names the call that gives a room one."""
     here, _ = nodes
-    here._options._by_prefix.clear()
+    here._options.by_prefix.clear()
     with pytest.raises(NoHistoryError, match="configure_rooms"):
         await here.client().join()
     with pytest.raises(NoHistoryError):
@@ -664,7 +664,7 @@ async def test_a_gap_in_a_room_without_members_costs_nothing(nodes):
     """Nor in one without a history."""
     here, _ = nodes
     await here._exchange._missed(Gap("room:nobody", None, "a test"))
-    here._options._by_prefix.clear()
+    here._options.by_prefix.clear()
     ann = here.client()
     await ann.join_plainly()
     await here._history.catch_up("tea")

@@ -185,7 +185,7 @@ def _is_local(channel):
 
 def test_a_connection_of_ours_is_on_the_channel_of_its_node():
     """An id begins with the name of its process; another id may be anywhere."""
-    assert channel_of(to.connection("0123456789ab" + "0" * 24)) == "node:0123456789ab"
+    assert channel_of(to.connection("~0123456789ab" + "0" * 24)) == "node:0123456789ab"
     assert channel_of(to.connection("ann")) == ALL
 
 

@@ -306,7 +306,7 @@ async def test_nobody_waits_when_the_session_has_ended(wire, connect):
     ann = connect(wire, outbox_bytes=10)
     wire.stalled = True
     await ann.send_text("123456")
-    ann._forget(now=True)
+    ann._outbox.forget(now=True)
 
     async with asyncio.timeout(5):
         await behalf(ann, send_all(ann, ["7", "8"]))
@@ -380,18 +380,6 @@ async def test_an_authentication_that_ends_closes(wire, connect):
 
     assert (wire.events[0]["code"], ann.close_code) == (4401, 4401)
     assert ann.close_reason == "the authentication has expired"
-
-
-async def test_an_authentication_does_not_outlive_the_connection(wire, connect):
-    """Its timer is gone with the session."""
-    ann = connect(wire)
-    ann._expire_in(60)
-    timer = ann._expiry
-
-    ann._forget(now=True)
-
-    assert timer.cancelled()
-    assert ann._expiry is None
 
 
 # The handshake.

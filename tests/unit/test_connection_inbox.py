@@ -331,6 +331,7 @@ async def test_a_ping_is_charged_to_the_rate():
         ({"inbox_messages": 3}, [b""] * 10, 3),
         ({"inbox_bytes": 10, "message_bytes": 4}, ["1234"] * 10, 3),
         ({"inbox_bytes": 10, "message_bytes": 4}, [b"12"] * 10, 5),
+        ({"inbox_bytes": 12, "message_bytes": 6}, ["茶茶"] * 10, 2),  # as on the wire
         ({"inbox_bytes": 2, "message_bytes": 8}, ["1234"] * 10, 2),
         ({"inbox_messages": None, "inbox_bytes": None}, ["x"] * 10, 10),
         ({"inbox_messages": None, "inbox_bytes": 5, "message_bytes": None}, ["xx"] * 10, 3),

@@ -12,15 +12,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from falcon_pachinko import ConnectionStateError, Limits
-from falcon_pachinko.connection.outbox import (
-    ABNORMAL,
-    NEXT,
-    Outbox,
-    Stage,
-    fit_reason,
-    is_bare,
-    resume,
-)
+from falcon_pachinko.connection.outbox import ABNORMAL, Outbox, fit_reason
+from falcon_pachinko.connection.stage import NEXT, Stage
+from falcon_pachinko.connection.stepping import is_bare, resume
 from falcon_pachinko.counters import Counters
 from falcon_pachinko.messages.codec import pack_bytes, pack_text
 

@@ -10,7 +10,8 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
 from falcon_pachinko import Limits
-from falcon_pachinko.connection.outbox import NEXT, Outbox, Stage
+from falcon_pachinko.connection.outbox import Outbox
+from falcon_pachinko.connection.stage import NEXT, Stage
 from falcon_pachinko.counters import Counters
 from falcon_pachinko.messages.codec import pack_text
 

@@ -611,7 +611,7 @@ async def test_a_stop_waits_for_clean_ups(manager):
 
     session = asyncio.create_task(clean_up())
     manager._sessions.add(session)
-    session.add_done_callback(manager._end)
+    session.add_done_callback(manager._sessions.discard)
     stopping = asyncio.create_task(manager.stop())
     await asyncio.sleep(0)
     before = list(ended)

@@ -413,7 +413,7 @@ async def test_a_principal_is_known_when_the_resource_is_asked(bench, manager):
     assert outcome == Accepted()
     assert await manager.count(to.user("ann")) == 1
     assert bench.ws._expiry is not None
-    bench.ws._forget(now=True)
+    bench.ws._expiry.cancel()
 
 
 async def test_one_that_was_disconnected_meanwhile_is_not_let_in(bench, manager):

@@ -18,7 +18,7 @@ from falcon_pachinko import (
     install,
     to,
 )
-from falcon_pachinko.connection.outbox import resume
+from falcon_pachinko.connection.stepping import resume
 from falcon_pachinko.session.session import from_http
 from falcon_pachinko.testing import HandshakeDenied, simulate
 

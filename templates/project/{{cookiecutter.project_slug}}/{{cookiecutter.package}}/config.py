@@ -16,8 +16,8 @@ class Config:
 
     Attributes:
         announce_every: Seconds between two announcements.
-        allowed_hosts: This server's host names, `*.` for sub-domains; handshakes
-            for others are denied.  In the environment, separated by commas.
+        allowed_hosts: This server's host names, `*.` for sub-domains; requests
+            for others are refused.  In the environment, separated by commas.
 {%- if cookiecutter.backend == 'redis' %}
         backend: The Redis that connects all processes of the app, such as
             `redis://127.0.0.1:6379`.  Without one, each process is separate.

@@ -3,7 +3,7 @@
 import asyncio
 from itertools import cycle
 
-from falcon_pachinko import WebSocketConnectionManager
+from falcon_pachinko import WebSocketConnectionManager, to
 
 from ..config import Config
 from ..messages import Announcement
@@ -18,13 +18,12 @@ WORDS = (
 async def announce(manager: WebSocketConnectionManager, config: Config) -> None:
     """Send an announcement to the chat rooms every `config.announce_every` seconds.
 
-    This goes on as long as the app runs.  The rooms do not keep announcements, so a
-    client that connects later does not get old ones.
+    This goes on as long as the app runs.  Every process tells its own clients: what is
+    `local` is neither sent to other processes nor kept by the rooms.
     """
     words = cycle(WORDS)
     while True:
         await asyncio.sleep(config.announce_every)
         announcement = Announcement(text=next(words))
-        for room in await manager.get_rooms_by_prefix("chat:"):
-            message = {"type": "announcement", "payload": announcement}
-            await manager.broadcast_to_room(room, message, store=False)
+        message = {"type": "announcement", "payload": announcement}
+        await manager.broadcast(message, to=to.rooms("chat:"), local=True)

@@ -1,0 +1,41 @@
+import ipaddress
+from pathlib import PurePosixPath
+
+import falcon.asgi
+import msgspec
+
+from falcon_pachinko import WebSocketResource, handles_message, install
+
+
+# region: hooks
+def enc_hook(value):
+    if isinstance(value, (PurePosixPath, ipaddress.IPv4Address)):
+        return str(value)
+    raise NotImplementedError
+
+
+def dec_hook(wanted, value):
+    if wanted in (PurePosixPath, ipaddress.IPv4Address):
+        return wanted(value)
+    raise NotImplementedError
+
+
+app = falcon.asgi.App()
+install(app, enc_hook=enc_hook, dec_hook=dec_hook)
+# endregion
+
+
+# region: use
+class Move(msgspec.Struct):
+    path: PurePosixPath
+    to: ipaddress.IPv4Address
+
+
+class Files(WebSocketResource):
+    @handles_message("move")
+    async def move(self, ws, payload: Move):
+        return {"moved": payload.path.parent / "moved", "to": payload.to}
+
+
+# endregion
+app.add_websocket_route("/files", Files)
