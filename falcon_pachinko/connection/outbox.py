@@ -46,6 +46,10 @@ CLOSE_WAIT = 0.5
 ABNORMAL = 1006
 """The close code of a connection that ended without a close frame (RFC 6455, 7.1.5)."""
 
+# A server that sends no codes between 1001 and 2999 (Daphne) gets the code of a denial that says
+# the same; else the client would never be told of its end.
+_STAND_INS = {1001: 3503, 1008: 3403, 1009: 3413, 1012: 3503, 1013: 3503}
+
 _REASON_BYTES = 123  # RFC 6455, 5.5: a control frame has 125 bytes, the code takes two
 
 
@@ -400,7 +404,13 @@ class Outbox:
             if self._close is not None:
                 event, self._close = self._close, None
                 self._sent_at = loop.time()
-                await self._send(event)
+                try:
+                    await self._send(event)
+                except Exception as error:
+                    if "invalid close code" not in str(error).lower():
+                        raise
+                    stand_in = _STAND_INS.get(event["code"], 3500)
+                    await self._send({**event, "code": stand_in})
         except BaseException as error:
             # Whatever a server raises here, the client is gone.  A frame that was cut off by
             # somebody who has cancelled this task can have no other behind it either.

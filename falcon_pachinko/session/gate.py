@@ -85,8 +85,9 @@ class Gate:
         return scope.get(_KEY)
 
     def leave(self) -> None:
-        """Break the cycle between the scope and this: the WebSocket is over."""
+        """Break the cycles with the scope and with the frames of an error: it is over."""
         self._scope.pop(_KEY, None)
+        self.error = None
 
     def take_over(self) -> AsgiSend:
         """Let a session answer from here on; return the server's own ``send``."""

@@ -140,7 +140,11 @@ class Session:
                     self._end_with_server()
         error = task.result()
         if error is not None:
-            raise error
+            try:
+                raise error
+            finally:
+                # Its traceback has this very frame, and the task keeps what it returned.
+                self._task = error = task = over = None  # type: ignore[assignment]  # it is over
 
     async def _live(self) -> BaseException | None:
         """Be the session's task; return what is for Falcon's error handlers."""

@@ -57,7 +57,7 @@ def story(server):
 async def test_sigterm_gives_handlers_their_grace_and_every_goodbye_its_turn(
     start, kind, options, busy
 ):
-    """uvicorn closes with 1012 first; the app's shutdown waits for handlers and clean-ups."""
+    """The server closes with 1012 first; the app's shutdown waits for handlers and clean-ups."""
     server = start(kind, "served:app", *options)
     seeing = await begin(server, busy)
 
@@ -78,7 +78,7 @@ async def test_sigterm_gives_handlers_their_grace_and_every_goodbye_its_turn(
 @pytest.mark.parametrize("kind", UVICORN)
 @pytest.mark.parametrize("busy", ["serial", "concurrent", "on_connect"])
 async def test_a_session_that_the_server_cuts_off_is_no_error_in_the_log(start, kind, busy):
-    """An end that was meant leaves no traceback, be it a handler's that would go on for a minute."""
+    """An end that was meant leaves no traceback, even of a handler that would go on for long."""
     server = start(kind, "served:patient", "--timeout-graceful-shutdown", "1")
     await begin(server, busy)
 

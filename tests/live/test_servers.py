@@ -92,7 +92,9 @@ async def test_how_a_close_of_the_client_arrives(start, kind, promised):
         told.append(await goodbye(server, len(told) + 1))
 
     asked = "close code of the client, in on_disconnect"
-    reason = "'done here'" if promised[f"{asked}: its reason, in ws.close_reason"] == "yes" else "''"
+    reason = (
+        "'done here'" if promised[f"{asked}: its reason, in ws.close_reason"] == "yes" else "''"
+    )
     assert told == [
         f"on_disconnect {promised[asked]} {reason}",
         f"on_disconnect {promised['a client that closes without a code']} ''",

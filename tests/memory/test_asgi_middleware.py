@@ -97,22 +97,22 @@ TIMEOUTS = [asyncio_timeout, anyio_fail_after, anyio_cancel_scope]
 async def test_a_timeout_around_send_ends_its_own_client_only(serve, context, kind):
     """Who broadcasts to one that does not read goes on, and is not cancelled in its place."""
     app = Around(serve(Member, limits=Limits(send_timeout=None)), context)
-    async with simulate(app, write_buffer=100) as client:
-        async with (
-            client.connect("/?ann") as ann,
-            client.connect("/?bob") as bob,
-            client.connect("/?slow") as slow,
-        ):
-            await slow.stall()
-            for number in range(5):
-                await ann.send_json({"type": kind, "payload": "x" * 60, "ref": number})
-            answers = [
-                message
-                for message in [await ann.receive_json() for _ in range(10)]
-                if message["type"] == "reply"
-            ]
-            heard = [await bob.receive_json() for _ in range(5)]
-            again = await bob.request("say", "still here")
+    async with (
+        simulate(app, write_buffer=100) as client,
+        client.connect("/?ann") as ann,
+        client.connect("/?bob") as bob,
+        client.connect("/?slow") as slow,
+    ):
+        await slow.stall()
+        for number in range(5):
+            await ann.send_json({"type": kind, "payload": "x" * 60, "ref": number})
+        answers = [
+            message
+            for message in [await ann.receive_json() for _ in range(10)]
+            if message["type"] == "reply"
+        ]
+        heard = [await bob.receive_json() for _ in range(5)]
+        again = await bob.request("say", "still here")
 
     assert [each["ref"] for each in answers] == list(range(5))
     assert [each["payload"] for each in heard] == ["x" * 60] * 5
@@ -124,12 +124,15 @@ async def test_a_timeout_around_send_ends_its_own_client_only(serve, context, ki
 async def test_a_context_around_send_is_left_where_it_was_entered(serve, context, kind):
     """No broadcast goes on in the context of one of its receivers."""
     app = Around(serve(Member), context)
-    async with simulate(app) as client:
-        async with client.connect("/?ann") as ann, client.connect("/?bob") as bob:
-            for _ in range(3):
-                answer = await ann.request(kind, "hi")
-                assert answer["payload"] == "ann"
-            answer = await bob.request(kind, "hi")
+    async with (
+        simulate(app) as client,
+        client.connect("/?ann") as ann,
+        client.connect("/?bob") as bob,
+    ):
+        for _ in range(3):
+            answer = await ann.request(kind, "hi")
+            assert answer["payload"] == "ann"
+        answer = await bob.request(kind, "hi")
 
     assert answer["payload"] == "bob"
 
@@ -173,16 +176,19 @@ class Tracer:
 async def test_a_tracer_books_every_send_on_the_right_connection(serve, kind, stalls):
     """A broadcast's send belongs to the one who gets it, not to the one who made it."""
     tracer = Tracer(serve(Member))
-    async with simulate(tracer, write_buffer=100) as client:
-        async with client.connect("/?ann") as ann, client.connect("/?bob") as bob:
-            if stalls:
-                await bob.stall()
-            for number in range(6):
-                await ann.send_json({"type": kind, "payload": "x" * 60, "ref": number})
-            for _ in range(12):
-                await ann.receive_json()
-            await bob.resume()
-            heard = [await bob.receive_json() for _ in range(6)]
+    async with (
+        simulate(tracer, write_buffer=100) as client,
+        client.connect("/?ann") as ann,
+        client.connect("/?bob") as bob,
+    ):
+        if stalls:
+            await bob.stall()
+        for number in range(6):
+            await ann.send_json({"type": kind, "payload": "x" * 60, "ref": number})
+        for _ in range(12):
+            await ann.receive_json()
+        await bob.resume()
+        heard = [await bob.receive_json() for _ in range(6)]
 
     assert len(heard) == 6
     assert {(parent, name) for parent, name, _ in tracer.spans} == {("ann", "ann"), ("bob", "bob")}

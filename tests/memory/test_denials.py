@@ -1,4 +1,4 @@
-"""Why a handshake is denied reaches every client: as a status, or as a close that a browser sees."""
+"""Why a handshake is denied reaches every client: as a status, or as a close."""
 
 import asyncio
 from datetime import UTC, datetime, timedelta
@@ -67,7 +67,7 @@ async def authenticate(req):
     return req.get_param("user")
 
 
-class Quota(Exception):
+class QuotaError(Exception):
     """One of the application's own, with a handler of the application's own."""
 
 
@@ -77,14 +77,14 @@ async def too_much(req, resp, error, params, ws=None):
 
 def make_app(**options):
     app = falcon.asgi.App(middleware=[Gatekeeper()])
-    app.add_error_handler(Quota, too_much)
+    app.add_error_handler(QuotaError, too_much)
     limits = Limits(connections_per_user=1)
     install(app, authenticate=authenticate, hooks=[Guard()], limits=limits, **options)
     app.add_websocket_route("/{how}", Door)
 
     class Full(WebSocketResource):
         async def on_connect(self, req, ws):
-            raise Quota
+            raise QuotaError
 
     app.add_websocket_route("/quota/full", Full)
     return app
@@ -263,9 +263,8 @@ async def test_a_full_server_is_no_place_to_be_accepted():
 )
 async def test_on_success_the_applications_own_subprotocol_comes_first(offered, agreed):
     """Ours is selected only where nothing else that is offered is one of the resource's own."""
-    async with simulate(make_app()) as client:
-        async with client.connect("/in", subprotocols=offered) as ann:
-            pass
+    async with simulate(make_app()) as client, client.connect("/in", subprotocols=offered) as ann:
+        pass
 
     assert ann.subprotocol == agreed
 

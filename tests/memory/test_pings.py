@@ -1,4 +1,4 @@
-"""A ``ping`` message is answered with a ``pong``: every style of resource, every codec, at any time."""
+"""A ``ping`` is answered with a ``pong``: in every style and codec, at any time."""
 
 import asyncio
 
@@ -60,7 +60,10 @@ def _gate():
 @pytest.mark.parametrize("ref", [0, "", "7", -3, 2**40, "é"])
 async def test_a_pong_has_the_ref_of_its_ping(serve, resource, protocols, ref):
     """Any legal ref comes back as it was, and whatever else the ping has is ignored."""
-    async with simulate(serve(resource)) as client, client.connect("/", subprotocols=protocols) as ann:
+    async with (
+        simulate(serve(resource)) as client,
+        client.connect("/", subprotocols=protocols) as ann,
+    ):
         await ann.send({"type": "ping", "ref": ref, "payload": {"not": "read"}, "more": [1]})
 
         assert await ann.receive_message() == {"type": "pong", "ref": ref}
@@ -71,7 +74,10 @@ async def test_a_pong_has_the_ref_of_its_ping(serve, resource, protocols, ref):
 @pytest.mark.parametrize("ref", [True, 1.5, [1], {"a": 1}])
 async def test_a_ping_with_an_illegal_ref_is_an_invalid_message(serve, resource, protocols, ref):
     """Like any other message with one."""
-    async with simulate(serve(resource)) as client, client.connect("/", subprotocols=protocols) as ann:
+    async with (
+        simulate(serve(resource)) as client,
+        client.connect("/", subprotocols=protocols) as ann,
+    ):
         await ann.send({"type": "ping", "ref": ref})
         answer = await ann.receive_message()
 
@@ -87,7 +93,10 @@ async def test_a_ping_with_an_illegal_ref_is_an_invalid_message(serve, resource,
 async def test_a_pong_waits_for_no_handler(serve, monkeypatch, resource, protocols, busy):
     """A handler that is busy, or eight of them beside each other, holds up no sign of life."""
     monkeypatch.setattr("falcon_pachinko.session.session.READ_AHEAD_AFTER", 0.001)
-    async with simulate(serve(resource)) as client, client.connect("/", subprotocols=protocols) as ann:
+    async with (
+        simulate(serve(resource)) as client,
+        client.connect("/", subprotocols=protocols) as ann,
+    ):
         for number in range(10):
             await ann.send({"type": busy, "ref": number})
         await ann.send({"type": "ping", "ref": "alive"})

@@ -1453,3 +1453,24 @@ async def test_closing_the_outer_closes_the_resumed():
     outer.close()
 
     assert ended == ["ended"]
+
+
+@pytest.mark.parametrize(
+    ("code", "sent"),
+    [(1012, 3503), (1013, 3503), (1008, 3403), (1009, 3413), (1011, 3500), (1003, 3500)],
+)
+async def test_a_server_that_refuses_a_code_gets_one_that_says_the_same(code, sent):
+    """The client is told of its end, and the application of the code that it gave."""
+    codes = []
+
+    async def send(event):
+        codes.append(event["code"])
+        if event["code"] < 3000:
+            raise ValueError(f"Invalid close code {event['code']} (must be 1000 or 3000 to 4999)")
+
+    outbox = Outbox(send, Limits(), Counters(), name="c1", is_open=True)
+    outbox.close(code, "bye")
+    await asyncio.wait([outbox._writer])
+
+    assert codes == [code, sent]
+    assert (outbox.close_code, outbox.close_reason) == (code, "bye")
