@@ -13,7 +13,7 @@ from fault_proxy import FaultProxy
 from redis_server import RedisServer
 from search_path import search_path
 
-from falcon_pachinko.testing import LifespanError, serve
+from falcon_pachinko.testing import HandshakeDenied, LifespanError, serve
 
 APPS = Path(__file__).parent / "apps"
 QUICK = "?probe=0.5&timeout=1.5"
@@ -282,3 +282,42 @@ async def test_a_bad_wire_is_survived(redis, processes):
                 await until(lambda before=before: status(one)["gaps"] > before, "a gap")
             await is_now("up", one)
             assert await crosses(bob, ann, "again")
+
+
+def get(server, path):
+    with urllib.request.urlopen(server.http_url + path, timeout=30) as answer:
+        return msgspec.json.decode(answer.read())
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("slow", ["authenticate", "on_connect"])
+@pytest.mark.parametrize("where", [0, 1], ids=["here", "elsewhere"])
+async def test_who_is_thrown_out_during_a_handshake_is_not_let_in(redis, slow, where):
+    """Wherever the call comes from; nothing of that user stays, and a later handshake passes."""
+    env = {"BACKEND": redis.url + QUICK, "PYTHONPATH": search_path(APPS)}
+    async with serve("doors:app", env=env) as here, serve("doors:app", env=env) as there:
+        await is_up(here, there)
+        knocking = [
+            asyncio.create_task(knock(here, f"/door?user=ann&slow={slow}")) for _ in range(5)
+        ]
+        other = asyncio.create_task(knock(here, f"/door?user=bob&slow={slow}"))
+        await until(lambda: here.log.count(f"{slow}\n") >= 6, "all wait")
+        await asyncio.to_thread(get, (here, there)[where], "/out?user=ann")
+
+        assert [await each for each in knocking] == [403] * 5
+        assert await other == "in"
+        assert "ann" not in await asyncio.to_thread(get, there, "/hall")
+        assert await knock(here, "/door?user=ann") == "in"
+
+
+async def is_up(*servers):
+    for server in servers:
+        await until(lambda server=server: get(server, "/status")["backend"] == "up", "up")
+
+
+async def knock(server, path):
+    try:
+        async with server.connect(path):
+            return "in"
+    except HandshakeDenied as denied:
+        return denied.status

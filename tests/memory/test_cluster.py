@@ -381,3 +381,24 @@ async def test_a_local_broadcast_needs_no_backend(caplog):
     await WebSocketConnectionManager().broadcast_to_all({"type": "x"})
 
     assert "never started" not in caplog.text
+
+
+@pytest.mark.parametrize("target", [to.rooms("te"), to.rooms("te") | to.room("tea"), to.everyone])
+async def test_a_worker_on_each_process_tells_its_own_members_once(nodes, target):
+    """A ``local`` broadcast to rooms by prefix: nobody hears it twice, and nobody misses it."""
+    (app, here), (other, there) = nodes
+    async with (
+        here.connect("/tea") as ann,
+        here.connect("/teapot") as cid,
+        there.connect("/tea") as bob,
+        there.connect("/teapot") as dan,
+    ):
+        deliveries = [
+            await each.ws_connection_manager.broadcast({"type": "notice"}, to=target, local=True)
+            for each in (app, other)
+        ]
+
+        assert deliveries == [(2, 0, False)] * 2
+        for each in (ann, bob, cid, dan):
+            assert await each.receive_json() == {"type": "notice"}
+            await each.expect_nothing()
