@@ -356,6 +356,18 @@ async def too_large(client, ann, ws):
     await ann.send_text("x" * 2000)
 
 
+async def too_fast(client, ann, ws):
+    for _ in range(5):
+        await ann.send_json({"type": "ping"})
+
+
+async def too_much_waits(client, ann, ws):
+    await ann.stall()
+    for _ in range(4):
+        await client.manager.send_to_connection(ws.id, "x" * 600)
+    await ann.resume()
+
+
 async def drains(client, ann, ws):
     drain = asyncio.ensure_future(client.manager.drain(20))
     while client.manager.status()["state"] != "draining":  # noqa: ASYNC110  # no event tells it
@@ -378,11 +390,17 @@ HOW = {
     "`ws.close(4001)` by other code": other_code_closes,
     "`manager.disconnect(..., 4001)`": manager_disconnects,
     "`Principal.expires_at` is over": time_is_over,
-    "a message over a limit": too_large,
+    "a message over `message_bytes`": too_large,
+    "messages over the rate": too_fast,
+    "the client reads too slowly: more than `outbox_bytes` wait for it": too_much_waits,
     "`manager.drain(...)`": drains,
     "the app's shutdown": shuts_down,
 }
-NEVER = {"the client does not read for `send_timeout` seconds", "a message over a limit"}
+NEVER = {
+    "the client does not read for `send_timeout` seconds",
+    "a message over `message_bytes`",
+    "messages over the rate",
+}
 """What cannot be before the accept: there, nothing is sent and no frame comes."""
 
 
@@ -402,7 +420,14 @@ async def test_what_runs_at_the_end_is_what_the_table_says(serve, pages, monkeyp
         return
     monkeypatch.setattr("falcon_pachinko.session.session.READ_AHEAD_AFTER", 0.001)
     story, go, here = [], asyncio.Event(), asyncio.Queue()
-    limits = Limits(handler_grace=60, message_bytes=1000, send_timeout=0.05)
+    limits = Limits(
+        handler_grace=60,
+        message_bytes=1000,
+        messages_per_second=0.01,
+        burst=5,
+        outbox_bytes=1000,
+        send_timeout=0.05 if how.startswith("the client does not read") else 60,
+    )
     app = serve(Busy, limits=limits, story=story, go=go, here=here)
     closes = how == "`ws.close(4001)` by the code that runs"
     async with simulate(app, write_buffer=1) as client:
