@@ -20,4 +20,6 @@ def on(kind, *values):
 UVICORN = [on(DEFAULT), on("websockets"), on("wsproto")]
 """The back ends of uvicorn."""
 SERVERS = [*UVICORN, on("hypercorn")]
-"""All of them."""
+"""All on which everything works, as far as their protocol lets it."""
+ALL = [*SERVERS, on("granian"), on("daphne")]
+"""All of the table in docs/reference/servers.md, which says what each can do."""

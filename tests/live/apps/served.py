@@ -82,13 +82,34 @@ async def pulse(manager):
 class Status:
     """What the manager says, over HTTP."""
 
+    def __init__(self, manager):
+        self.manager = manager
+
     async def on_get(self, req, resp):
         """Answer with the status."""
-        resp.media = app.ws_connection_manager.status()
+        resp.media = self.manager.status()
 
 
-app = falcon.asgi.App()
-install(app, limits=Limits(outbox_bytes=200_000, send_timeout=1.5, handler_grace=1.0))
-app.add_route("/status", Status())
-app.add_websocket_route("/guest/{manner}", Guest)
-app.add_websocket_worker(pulse)
+class Drain(Status):
+    """A way to send everybody away."""
+
+    async def on_get(self, req, resp):
+        """Drain for at most 15 seconds, and tell what came of it."""
+        resp.media = (await self.manager.drain(15))._asdict()
+
+
+def create_app(handler_grace):
+    """Make an app with all of these."""
+    made = falcon.asgi.App()
+    limits = Limits(outbox_bytes=200_000, send_timeout=1.5, handler_grace=handler_grace)
+    install(made, limits=limits)
+    made.add_route("/status", Status(made.ws_connection_manager))
+    made.add_route("/drain", Drain(made.ws_connection_manager))
+    made.add_websocket_route("/guest/{manner}", Guest)
+    made.add_websocket_worker(pulse)
+    return made
+
+
+app = create_app(handler_grace=1.0)
+patient = create_app(handler_grace=30.0)
+"""The same, with handlers that may go on for longer than a server waits."""
