@@ -2,11 +2,13 @@
 
 import asyncio
 import contextlib
+import contextvars
 import re
 from textwrap import indent
 
 import falcon
 import falcon.asgi
+import msgspec
 import pytest
 
 from falcon_pachinko import Limits, MessageError, WebSocketResource, handles_message, install, to
@@ -356,6 +358,18 @@ async def too_large(client, ann, ws):
     await ann.send_text("x" * 2000)
 
 
+async def too_fast(client, ann, ws):
+    for _ in range(5):
+        await ann.send_json({"type": "ping"})
+
+
+async def too_much_waits(client, ann, ws):
+    await ann.stall()
+    for _ in range(4):
+        await client.manager.send_to_connection(ws.id, "x" * 600)
+    await ann.resume()
+
+
 async def drains(client, ann, ws):
     drain = asyncio.ensure_future(client.manager.drain(20))
     while client.manager.status()["state"] != "draining":  # noqa: ASYNC110  # no event tells it
@@ -370,6 +384,10 @@ async def shuts_down(client, ann, ws):
     return stop
 
 
+async def server_cancels(client, ann, ws):
+    ann.task.cancel()
+
+
 HOW = {
     "the client closes with 4321": client_closes,
     "the client disconnects without a close frame": client_vanishes,
@@ -378,11 +396,18 @@ HOW = {
     "`ws.close(4001)` by other code": other_code_closes,
     "`manager.disconnect(..., 4001)`": manager_disconnects,
     "`Principal.expires_at` is over": time_is_over,
-    "a message over a limit": too_large,
+    "a message over `message_bytes`": too_large,
+    "messages over the rate": too_fast,
+    "the client reads too slowly: more than `outbox_bytes` wait for it": too_much_waits,
     "`manager.drain(...)`": drains,
     "the app's shutdown": shuts_down,
+    "the server cancels its call": server_cancels,
 }
-NEVER = {"the client does not read for `send_timeout` seconds", "a message over a limit"}
+NEVER = {
+    "the client does not read for `send_timeout` seconds",
+    "a message over `message_bytes`",
+    "messages over the rate",
+}
 """What cannot be before the accept: there, nothing is sent and no frame comes."""
 
 
@@ -402,7 +427,14 @@ async def test_what_runs_at_the_end_is_what_the_table_says(serve, pages, monkeyp
         return
     monkeypatch.setattr("falcon_pachinko.session.session.READ_AHEAD_AFTER", 0.001)
     story, go, here = [], asyncio.Event(), asyncio.Queue()
-    limits = Limits(handler_grace=60, message_bytes=1000, send_timeout=0.05)
+    limits = Limits(
+        handler_grace=60,
+        message_bytes=1000,
+        messages_per_second=0.01,
+        burst=5,
+        outbox_bytes=1000,
+        send_timeout=0.05 if how.startswith("the client does not read") else 60,
+    )
     app = serve(Busy, limits=limits, story=story, go=go, here=here)
     closes = how == "`ws.close(4001)` by the code that runs"
     async with simulate(app, write_buffer=1) as client:
@@ -508,3 +540,103 @@ async def test_on_disconnect_runs_to_its_end_although_the_task_is_cancelled(serv
         await asyncio.wait([ann.task])
 
         assert ended.is_set()
+
+
+# Nested resources, and one task.
+
+
+class Parent(WebSocketResource):
+    """Lets everybody in, and notes whom it says goodbye to."""
+
+    goodbyes: list
+
+    async def on_connect(self, req, ws):
+        return True
+
+    async def on_disconnect(self, ws, close_code):
+        self.goodbyes.append((ws.accepted, close_code))
+
+
+class Paging(msgspec.Struct):
+    page: int
+
+
+class Picky(WebSocketResource):
+    """Denies by its query, or by itself."""
+
+    async def on_connect(self, req, ws, *, query: Paging):
+        return query.page > 0
+
+    async def on_disconnect(self, ws, close_code):
+        raise AssertionError("it has let nobody in")
+
+
+@pytest.mark.parametrize(("query", "status"), [("page=x", 400), ("page=0", 403)])
+async def test_a_parent_cleans_up_although_its_child_has_denied(query, status):
+    """It had let the client in; the child, which had not, says no goodbye."""
+    goodbyes = []
+
+    class Noting(Parent):
+        pass
+
+    Noting.goodbyes = goodbyes
+    app = falcon.asgi.App()
+    install(app)
+    app.add_websocket_route("/a", Noting).add_route("/b", Picky)
+    async with simulate(app) as client:
+        with pytest.raises(HandshakeDenied) as denied:
+            async with client.connect(f"/a/b?{query}"):
+                pass
+
+    assert denied.value.status == status
+    assert goodbyes == [(False, 1006)]
+
+
+async def test_a_time_out_may_span_a_connections_life(serve):
+    """`on_connect` and `on_disconnect` run in one task, in one context."""
+    name = contextvars.ContextVar("name")
+    ended = []
+
+    class Guarded(WebSocketResource):
+        async def on_connect(self, req, ws):
+            self.guard = asyncio.timeout(60)
+            await self.guard.__aenter__()
+            name.set("ann")
+            return True
+
+        async def on_disconnect(self, ws, close_code):
+            await self.guard.__aexit__(None, None, None)
+            ended.append(name.get())
+
+    async with simulate(serve(Guarded)) as client, client.connect("/"):
+        pass
+
+    assert ended == ["ann"]
+
+
+# Who may read a denial.
+
+
+@pytest.mark.parametrize("setting", [each for each in DENIALS if each])
+async def test_what_a_page_may_read_is_what_the_page_says(setting):
+    """Host, Origin, and the limits that guard the server keep their status."""
+    options = DENIALS[setting]
+    app = falcon.asgi.App()
+    install(app, **options)
+    app.add_websocket_route("/", WebSocketResource)
+    headers = {"Origin": "https://elsewhere.example"} if setting == "origins" else {}
+    offers = {"headers": headers, "subprotocols": ["pachinko.json"]}
+    readable = {"authenticate": 3401, "Limits.connections_per_user": 3429}
+    async with simulate(app) as client, contextlib.AsyncExitStack() as stack:
+        seen = None
+        try:
+            for _ in range(2):
+                ann = await stack.enter_async_context(client.connect("/", **offers))
+        except HandshakeDenied:
+            pass
+        else:
+            with pytest.raises(falcon.WebSocketDisconnected):
+                await ann.receive()
+            seen = ann.close_code
+
+    assert seen == readable.get(setting)

@@ -34,7 +34,7 @@ from falcon_pachinko import (
     to,
     worker,
 )
-from falcon_pachinko.testing import simulate
+from falcon_pachinko.testing import RequestError, simulate
 
 
 class Say(msgspec.Struct):
@@ -155,6 +155,71 @@ class Timed(Hook):
         await ws.add_tag("new")
 
 
+class Strict(Hook):
+    """Tells clients in its own words what was wrong."""
+
+    async def on_refused(
+        self, ws: Connection, refusal: MessageError, frame: str | bytes
+    ) -> MessageError | None:
+        """Hide what is none of their business."""
+        return MessageError("refused") if refusal.code == "unknown_type" else None
+
+
+class Paging(msgspec.Struct):
+    """The query of a handshake."""
+
+    page: int = 1
+
+
+class Board(WebSocketResource):
+    """The options of sending."""
+
+    async def on_connect(self, req: falcon.asgi.Request, ws: Connection, *, query: Paging) -> bool:
+        """Read the query."""
+        await self.join_room(f"board:{query.page}")
+        return True
+
+    @handles_message("cursor")
+    async def cursor(self, ws: Connection, payload: int) -> None:
+        """Send what may be dropped, replaced, or stay here."""
+        await self.broadcast_to_room("board:1", payload, exclude_self=True, volatile=True)
+        await self.broadcast_to_room("board:1", payload, latest="cursor")
+        await self.send(payload, latest="cursor")
+        await ws.send_media(payload, volatile=True)
+        await ws.drained()
+
+    async def on_refused(
+        self, ws: Connection, refusal: MessageError, frame: str | bytes
+    ) -> MessageError | None:
+        """See what was turned away."""
+        return None
+
+
+async def tell_here(manager: WebSocketConnectionManager, ws: Connection) -> None:
+    """Tell the clients of this process, but for one."""
+    delivery: Delivery = await manager.broadcast(
+        "x", to=to.rooms("board:") | to.everyone, exclude=[ws, "an id"], local=True
+    )
+    assert delivery.sent >= delivery.dropped
+
+
+def encode(value: object) -> object:
+    """Encode what msgspec does not know."""
+    return str(value)
+
+
+def decode(wanted: type, value: object) -> object:
+    """Decode it."""
+    return wanted(value)
+
+
+def create_board() -> App:
+    """Use the newer options."""
+    app = App(enc_hook=encode, dec_hook=decode, readable_denials=False, hooks=[Strict()])
+    app.add_websocket_route("/board", Board, limits=Limits(tags=0, inbox_bytes=None))
+    return app
+
+
 async def authenticate(req: falcon.asgi.Request) -> Principal | None:
     """Tell who it is."""
     name = req.get_param("user")
@@ -208,6 +273,11 @@ async def try_it() -> None:
         await ann.send_json({"type": "say", "payload": {"text": "hi"}})
         answer = await ann.request("count")
         text: str = await ann.receive_text()
+        said: Say = await ann.receive(Say)
+        try:
+            await ann.request("say", said)
+        except RequestError as refused:
+            print(refused.code, refused.message)
         code: int | None = ann.close_code
         print(answer, text, code, client.manager.status())
 
@@ -221,7 +291,10 @@ def mistakes(app: App, manager: WebSocketConnectionManager) -> None:
     to.room("lobby") & "pro"  # type: ignore[operator]  # a bare name is no target
     manager.broadcast({"type": "x"})  # type: ignore[call-arg,unused-coroutine]  # to whom?
     manager.join_room("id", 7)  # type: ignore[arg-type,unused-coroutine]  # rooms have names
+    manager.broadcast("x", to="lobby")  # type: ignore[arg-type,unused-coroutine]  # no target
     app.add_websocket_worker(print)  # type: ignore[arg-type]  # no coroutine function
+    App(limit=Limits())  # type: ignore[call-arg]  # no such option
+    install(app, origin="*")  # type: ignore[call-arg]  # neither here
 
 
 class Careless(WebSocketResource):
