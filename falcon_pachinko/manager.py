@@ -279,7 +279,8 @@ class WebSocketConnectionManager:
                 selected = self._registry.select(to, exclude)
                 chosen = [each for each in selected if each not in members]
         codecs = self._registry.codecs
-        packets = Packets(message)
+        packets = Packets()
+        packets.message = message
         spoken = codecs if len(codecs) == 1 else {each._codec for each in chosen}
         for codec in spoken or (self._codecs.json,):
             packets[codec] = codec.encode(message)

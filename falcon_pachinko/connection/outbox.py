@@ -370,6 +370,13 @@ class Outbox:
                 self._drained = asyncio.get_running_loop().create_future()
             await asyncio.shield(self._drained)
 
+    async def finished(self) -> None:
+        """Wait until the close frame has left, or it is clear that it will not."""
+        while self.stage is CLOSING:
+            if self._drained is None:
+                self._drained = asyncio.get_running_loop().create_future()
+            await asyncio.shield(self._drained)
+
     # The writer.
 
     def _start_writer(self, step: Any = None, waiting_for: Any = None) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import msgspec
 
@@ -62,6 +62,13 @@ class Packet(msgspec.Struct, gc=False):
     """Its payload in bytes, and 1 for an empty one: it is no less a frame that waits."""
 
 
+class Envelope(msgspec.Struct):
+    """A message of the library's own around something of the application's."""
+
+    if TYPE_CHECKING:
+        payload: Any
+
+
 class Codec:
     """One way to write messages; a connection has one, chosen by its subprotocol.
 
@@ -108,7 +115,14 @@ class Codec:
         """
         try:
             data = self._encode(message)
-            self._is_whole(data)  # msgspec writes Raw without a look at it
+            # msgspec writes a Raw without a look at it.  A reply in JSON is not read again: it is
+            # the hot path, and what is not UTF-8 is found below.
+            if (
+                self.frame_type is bytes
+                or type(message).__base__ is not Envelope
+                or type(message.payload) is msgspec.Raw
+            ):
+                self._is_whole(data)
             if self.frame_type is str:
                 return Packet({"type": "websocket.send", "text": data.decode()}, len(data))
         except _ENCODE_ERRORS as error:

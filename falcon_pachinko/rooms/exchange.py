@@ -25,7 +25,7 @@ from falcon_pachinko.connection.connection import Connection, check_close_code
 from falcon_pachinko.counters import Counters, type_of
 from falcon_pachinko.errors import EncodeError
 from falcon_pachinko.messages.codec import Codecs, contains_raw
-from falcon_pachinko.rooms.fanout import MEMBERS_PER_TURN, Fanout, Packets
+from falcon_pachinko.rooms.fanout import MEMBERS_PER_TURN, Fanout, Packets, packets_of
 from falcon_pachinko.rooms.options import OptionsByPrefix
 from falcon_pachinko.rooms.registry import Registry
 from falcon_pachinko.rooms.revocations import Revocations
@@ -198,7 +198,7 @@ class Exchange:
 
     async def send_to(self, connections: Collection[Connection], message: Any) -> None:
         """Send a message of the library's own to connections of this process."""
-        sent, _ = await self.fanout.deliver(list(connections), Packets(message))
+        sent, _ = await self.fanout.deliver(list(connections), packets_of(message))
         self.counters.count_sent(message, sent)
 
     # In.

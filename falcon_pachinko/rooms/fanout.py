@@ -17,7 +17,7 @@ from falcon_pachinko.messages.codec import Codec, Packet
 from falcon_pachinko.rooms.registry import Registry
 from falcon_pachinko.targets import Target
 
-__all__ = ["MEMBERS_PER_TURN", "Fanout", "Packets"]
+__all__ = ["MEMBERS_PER_TURN", "Fanout", "Packets", "packets_of"]
 
 MEMBERS_PER_TURN = 256
 """How many members a fan-out serves before it lets other tasks run (about a millisecond)."""
@@ -26,12 +26,19 @@ MEMBERS_PER_TURN = 256
 class Packets(dict[Codec, Packet]):
     """A message by codec; one that a connection took up meanwhile is made when it is asked for."""
 
-    def __init__(self, message: Any) -> None:
-        self._message = message
+    message: Any = None
+    """What is written; set right after this is made, since an ``__init__`` costs a call."""
 
     def __missing__(self, codec: Codec) -> Packet:
-        packet = self[codec] = codec.encode(self._message)
+        packet = self[codec] = codec.encode(self.message)
         return packet
+
+
+def packets_of(message: Any) -> Packets:
+    """Return what writes a message in each codec that is asked for."""
+    packets = Packets()
+    packets.message = message
+    return packets
 
 
 class _Underway:

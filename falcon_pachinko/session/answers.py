@@ -9,12 +9,13 @@ import falcon
 import msgspec
 
 from falcon_pachinko.errors import MessageError
+from falcon_pachinko.messages.codec import Envelope
 from falcon_pachinko.messages.envelopes import Ref
 
 __all__ = ["Error", "Fault", "Pong", "Reply", "from_http"]
 
 
-class Reply(msgspec.Struct, tag_field="type", tag="reply"):
+class Reply(Envelope, tag_field="type", tag="reply"):
     """The answer to a message: what its handler returned."""
 
     ref: Ref | msgspec.UnsetType

@@ -9,6 +9,7 @@ a task group, a time-out or a context variable may span ``on_connect`` and
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import time
 import types
@@ -23,7 +24,7 @@ import msgspec
 from falcon_pachinko.connection.connection import SENDER, Connection
 from falcon_pachinko.connection.inbox import READ_AHEAD_AFTER, Excess, Inbox
 from falcon_pachinko.connection.outbox import ABNORMAL, CLOSE_WAIT
-from falcon_pachinko.connection.stage import OPEN
+from falcon_pachinko.connection.stage import CLOSING, OPEN
 from falcon_pachinko.connection.stepping import resume
 from falcon_pachinko.errors import EncodeError, MessageError
 from falcon_pachinko.messages.envelopes import Ref, Refusal, read_ping, ref_of
@@ -238,13 +239,15 @@ class Session:
         try:
             try:
                 method = getattr(connection.resource, handler.name)  # a test may have patched it
-                given = (connection, payload) if handler.takes_payload else (connection,)
                 if hooks.layers:
+                    given = (connection, payload) if handler.takes_payload else (connection,)
                     name = None if handler is _ON_MESSAGE else what
                     message = ReceivedMessage(name, payload, ref)
                     handling = hooks.around(connection, message, partial(method, *given))
+                elif handler.takes_payload:
+                    handling = method(connection, payload)
                 else:
-                    handling = method(*given)
+                    handling = method(connection)
                 if handler.concurrent:
                     answer = await handling
                 else:
@@ -475,6 +478,8 @@ class Session:
         if outbox.accepted:
             counters.count_closed(outbox.close_code, by_client=by_client)
         await inbox.stop()
+        if outbox.stage is CLOSING:  # what waits, and the close, are the client's to take first
+            await self._let_finish()
         if connection._expiry is not None:
             connection._expiry.cancel()
             connection._expiry = None
@@ -496,6 +501,14 @@ class Session:
         connection._session = connection.resource = None
         self._ended.clear()
         return error
+
+    async def _let_finish(self) -> None:
+        """Give the client the time it has to take what waits before our close."""
+        limits = self.connection.limits
+        seconds = CLOSE_WAIT if self._server_ended else limits.send_timeout
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(seconds):
+                await self.connection._outbox.finished()
 
     async def _answer(self, outcome: Outcome) -> BaseException | None:
         """Deny the handshake; or return the error that Falcon is to answer."""

@@ -16,7 +16,7 @@ from falcon_pachinko import (
     to,
 )
 from falcon_pachinko.messages.codec import JSON, MSGPACK
-from falcon_pachinko.rooms.fanout import MEMBERS_PER_TURN, Packets
+from falcon_pachinko.rooms.fanout import MEMBERS_PER_TURN, packets_of
 
 MANY = MEMBERS_PER_TURN * 2 + 1
 
@@ -72,12 +72,12 @@ def crowd(manager):
 
 def test_a_message_is_encoded_once_for_each_codec():
     """When it is asked for; all who speak that codec get the same frame."""
-    packets = Packets({"n": 1})
+    packets = packets_of({"n": 1})
 
     assert packets[JSON] is packets[JSON]
     assert packets[MSGPACK].event["bytes"] == b"\x81\xa1n\x01"
     with pytest.raises(EncodeError):
-        Packets(object())[JSON]
+        packets_of(object())[JSON]
 
 
 # Order.
@@ -284,8 +284,8 @@ async def test_a_fan_out_that_fails_stops_no_other(crowd):
     """What is wrong with one message is the business of that one."""
     fanout = crowd.manager._fanout
     chosen = list(crowd.manager._registry.in_room("lobby"))
-    broken = asyncio.create_task(fanout.deliver(chosen, Packets(object())))
-    fine = asyncio.create_task(fanout.deliver(chosen, Packets("hello")))
+    broken = asyncio.create_task(fanout.deliver(chosen, packets_of(object())))
+    fine = asyncio.create_task(fanout.deliver(chosen, packets_of("hello")))
 
     with pytest.raises(EncodeError):
         await broken
