@@ -42,8 +42,11 @@ ABNORMAL = 1006
 
 _REASON_BYTES = 123  # RFC 6455, 5.5: a control frame has 125 bytes, the code takes two
 
-_SERVERS = frozenset({"uvicorn", "hypercorn", "daphne", "granian", "falcon_pachinko"})
-"""Packages whose ``send`` may be stepped: servers, not middleware; and the testing kit."""
+_SERVERS = frozenset(
+    {"uvicorn", "hypercorn", "daphne", "granian", "falcon_pachinko", "pachinko_cli"}
+)
+"""Packages whose ``send`` may be stepped: servers, not middleware; and those that only pass on
+to one, the testing kit and the trace of ``pachinko serve``."""
 
 
 class Stage(enum.IntEnum):
