@@ -381,7 +381,7 @@ class WorkerController:
         """Cancel every worker and wait for their ends, ``stop_timeout`` seconds at most, if any."""
         if self._loop is not None and self._loop.is_closed():
             self._tasks.clear()  # they ended with their loop, which was never told to stop them
-        elif self.started:
+        elif self._tasks:  # without a worker, no loop has anything of ours
             self._check_loop("to stop the workers")
         self.started, self._loop = False, None
         tasks, self._tasks = self._tasks, {}

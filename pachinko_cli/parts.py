@@ -143,14 +143,9 @@ class Resource:
 
     def _test(self) -> str:
         sections = _sections(f"test_{self.kind}.py")
-        third = ["from falcon_pachinko.testing import simulate"]
         constants = [f'PATH = "{self.path.sample}"']
         blocks = []
         if self.kind == "room" and (around := self.path.unbounded):
-            third = [
-                "import pytest",
-                "from falcon_pachinko.testing import HandshakeDenied, simulate",
-            ]
             constants.append(_too_long(*around))
             blocks.append(sections["limit"])
         if self.kind == "empty" and not self.messages:
@@ -158,6 +153,13 @@ class Resource:
         blocks += [self._test_of(sections, each) for each in self.messages]
         if needy := next((each for each in self.messages if each.has_required_fields), None):
             blocks.append(_fill(sections["refused"], {"type": needy.type}))
+        errors = [
+            name
+            for name in ("HandshakeDenied", "RequestError")
+            if any(f"pytest.raises({name}" in block for block in blocks)
+        ]
+        third = ["import pytest"] if errors else []
+        third.append(f"from falcon_pachinko.testing import {', '.join([*errors, 'simulate'])}")
         return _module(
             _fill(sections["module"], {"title": _title(self.name)}),
             [*third, "", f"from {self.package}.app import create_app"],

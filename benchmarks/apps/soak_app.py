@@ -136,7 +136,7 @@ class Facts:
             "descriptors": descriptors(),
             "objects": sum(objects().values()),
             "tables": entries(manager, but=map(id, memories(manager))),
-            "memories": sum(map(len, memories(manager))),
+            "remembered": sum(map(len, memories(manager))),
             "memory": private_memory(),
         }
 

@@ -11,8 +11,11 @@ from falcon_pachinko.typing import AsgiSend
 
 __all__ = ["Resumed", "is_bare", "resume"]
 
-_SERVERS = frozenset({"uvicorn", "hypercorn", "daphne", "granian", "falcon_pachinko"})
-"""Packages whose ``send`` may be stepped: servers, not middleware; and the testing kit."""
+_SERVERS = frozenset(
+    {"uvicorn", "hypercorn", "daphne", "granian", "falcon_pachinko", "pachinko_cli"}
+)
+"""Packages whose ``send`` may be stepped: servers, not middleware; and those that only pass on
+to one, the testing kit and the trace of ``pachinko serve``."""
 
 
 def resume(step: Any, waiting_for: Any) -> Generator[Any, Any, Any]:

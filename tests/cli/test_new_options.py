@@ -62,7 +62,7 @@ def test_a_licence_is_the_text_of_spdx_with_year_and_holder(new, licence, templa
     assert whose in text
     assert hashlib.sha256(plain.encode()).hexdigest() == TEXTS[licence]
     assert (settings["license"], settings["license-files"]) == (licence, ["LICENSE"])
-    assert f"under the licence {licence}" in (project / "README.md").read_text()
+    assert f"licensed under {licence};" in (project / "README.md").read_text()
 
 
 @pytest.mark.quick

@@ -476,7 +476,7 @@ def test_a_syntax_error_is_shown_and_the_next_save_recovers(serve, project):
         (("app.py", "import asyncio", "import asincio"), ["app.py", "No module named 'asincio'"]),
         (("app.py", "install(app)", "1 / 0"), ["app.py", "1 / 0", "ZeroDivisionError"]),
         (("app.py", "install(app)", "exit('no key')"), ["app.py", "SystemExit: no key"]),
-        (("app.py", '"/ws/stuck"', '"/"'), ["app.py", "Page has that path already"]),
+        (("app.py", '"/ws/stuck"', '"/ws/plain"'), ["app.py", "Plain.on_websocket serves"]),
         (("asgi.py", "app = ", "application = "), ["no attribute 'app'", "it is looked for in"]),
     ],
 )

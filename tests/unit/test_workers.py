@@ -369,6 +369,7 @@ async def test_stopping_without_a_timeout_waits_for_the_ends():
 @pytest.mark.parametrize("kind", ["a thread", "a thread with a loop", "a coroutine"])
 async def test_another_thread_is_told_whose_loop_it_is(controller, kind):
     """A worker there would send from the wrong loop; the error names the way."""
+    controller.add(idle, name="first")
     await controller.start()
 
     async def add():
@@ -382,7 +383,7 @@ async def test_another_thread_is_told_whose_loop_it_is(controller, kind):
     with pytest.raises(RuntimeError, match=r"another event loop; .*run_coroutine_threadsafe"):
         await asyncio.to_thread(ask)
 
-    assert controller.status() == {}
+    assert list(controller.status()) == ["first"]
     assert controller.started
 
 
