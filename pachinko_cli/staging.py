@@ -64,11 +64,14 @@ def staging(parent: Path) -> Iterator[Path]:
     It is locked while it is used.  The lock ends with the process, even with one that was killed:
     that is how `sweep` tells a folder that was left from one that is in use.
     """
-    folder, descriptor = _locked_folder(parent)
+    made: list[Path] = []  # so that an interrupt finds it before its lock is there
+    descriptor = None
     try:
+        folder, descriptor = _locked_folder(parent, made)
         yield folder
     finally:
-        shutil.rmtree(folder, ignore_errors=True)
+        for folder in made:
+            shutil.rmtree(folder, ignore_errors=True)
         if descriptor is not None:
             os.close(descriptor)
 
@@ -103,10 +106,11 @@ def files_in(folder: Path) -> tuple[Path, ...]:
     return tuple(sorted(file.relative_to(folder) for file in folder.rglob("*") if file.is_file()))
 
 
-def _locked_folder(parent: Path) -> tuple[Path, int | None]:
+def _locked_folder(parent: Path, made: list[Path]) -> tuple[Path, int | None]:
     while True:
         try:
             folder = Path(tempfile.mkdtemp(prefix=STAGING_PREFIX, dir=parent))
+            made[:] = [folder]
         except OSError as error:
             raise UnwritableError(parent, error) from error
         if sys.platform == "win32":

@@ -70,6 +70,7 @@ class Session:
         "_cancels",
         "_ended",
         "_ending",
+        "_finishing",
         "_gate",
         "_handshake",
         "_hooks",
@@ -98,6 +99,7 @@ class Session:
         # How often we have cancelled it, and not taken that back: more would be somebody else's.
         self._cancels = 0
         self._ended: set[asyncio.Task[None]] = set()  # concurrent handlers that we have cancelled
+        self._finishing: asyncio.Timeout | None = None  # while the client takes what is left
         self._ending: asyncio.TimerHandle | None = None  # what ends it if nothing else does
         self._server_ended = False  # whether the server has cancelled its call
 
@@ -428,9 +430,14 @@ class Session:
             self._inbox.release(self._turns.popleft().frame)
 
     def _end_in(self, seconds: float) -> None:
+        self._call_off()
+        self._ending = asyncio.get_running_loop().call_later(seconds, self._interrupt)
+
+    def _call_off(self) -> None:
+        """Nothing needs an end any more that `_end_in` was to bring."""
         if self._ending is not None:
             self._ending.cancel()
-        self._ending = asyncio.get_running_loop().call_later(seconds, self._interrupt)
+            self._ending = None
 
     def _interrupt(self) -> None:
         """End what the session waits for: the server, or a handler that had its grace."""
@@ -446,6 +453,8 @@ class Session:
 
     def _end_with_server(self) -> None:
         """The server has cancelled its call: it will not wait for much longer."""
+        if self._finishing is not None and not self._finishing.expired():
+            self._finishing.reschedule(asyncio.get_running_loop().time() + CLOSE_WAIT)
         self.connection._outbox.close(1012, "")
         # It may have been closed, or the client gone, before: then handlers had their grace.
         self._inbox.drain()
@@ -477,16 +486,15 @@ class Session:
         connection.manager._forget(connection)
         if outbox.accepted:
             counters.count_closed(outbox.close_code, by_client=by_client)
-        await inbox.stop()
-        if outbox.stage is CLOSING:  # what waits, and the close, are the client's to take first
-            await self._let_finish()
         if connection._expiry is not None:
             connection._expiry.cancel()
             connection._expiry = None
+        self._call_off()
+        await inbox.stop()
+        if outbox.accepted and outbox.stage is CLOSING:
+            await self._let_finish()
+            self._call_off()  # `closed` was told
         outbox.forget(now=self._server_ended or inbox.code in _GOING_AWAY)
-        if self._ending is not None:
-            self._ending.cancel()
-            self._ending = None
         if self._tasks:
             await self._end_tasks()
         connection._muted = None
@@ -503,12 +511,12 @@ class Session:
         return error
 
     async def _let_finish(self) -> None:
-        """Give the client the time it has to take what waits before our close."""
-        limits = self.connection.limits
-        seconds = CLOSE_WAIT if self._server_ended else limits.send_timeout
+        """Give the client the time it has to take what waits before our close, and the close."""
+        seconds = CLOSE_WAIT if self._server_ended else self.connection.limits.send_timeout
         with contextlib.suppress(TimeoutError):
-            async with asyncio.timeout(seconds):
+            async with asyncio.timeout(seconds) as self._finishing:
                 await self.connection._outbox.finished()
+        self._finishing = None
 
     async def _answer(self, outcome: Outcome) -> BaseException | None:
         """Deny the handshake; or return the error that Falcon is to answer."""
