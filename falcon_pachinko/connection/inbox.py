@@ -34,6 +34,9 @@ FRAMES_PER_TURN = 32
 """How many frames a session takes without suspending before it lets other tasks run."""
 
 
+_ROUNDING = 1e-7
+"""Seconds by which sums of shares of a second may be off, far less than a message costs."""
+
 TWO_READERS = "receive() is called while it is pending: by the session and the read-ahead"
 
 
@@ -137,7 +140,9 @@ class Inbox:
         self._may_be_late = False
         rate = limits.messages_per_second
         self._cost = 0.0 if rate is None else 1 / rate
-        self._tolerance = inf if rate is None or limits.burst is None else (limits.burst - 1) / rate
+        self._tolerance = inf
+        if rate is not None and limits.burst is not None:  # the rounding of a clock costs nobody
+            self._tolerance = (limits.burst - 1) / rate + _ROUNDING
         self._most_bytes = inf if limits.message_bytes is None else limits.message_bytes
 
     def __aiter__(self) -> Inbox:
