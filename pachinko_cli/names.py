@@ -16,7 +16,7 @@ LONGEST = 64
 # tests/unit/test_cli_names.py compares this list with what a project's requirements install.
 TAKEN = frozenset(
     """
-    annotated_doc annotated_types anyio arrow ast_serialize binaryornot certifi
+    annotated_doc annotated_types anyio arrow ast_serialize async_timeout binaryornot certifi
     charset_normalizer click colorama conftest cookiecutter coverage dateutil dotenv falcon
     falcon_pachinko h11 hatchling hiredis httptools idna iniconfig jinja2 librt markdown_it
     markupsafe mdurl msgspec mypy mypy_extensions mypyc nats packaging pachinko_cli pathspec pip

@@ -15,7 +15,7 @@ from base64 import b64encode
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING
-from urllib.parse import unquote, urlsplit, urlunsplit
+from urllib.parse import SplitResult, unquote, urlsplit, urlunsplit
 
 from pachinko_cli.errors import USAGE, CliError, shown
 from pachinko_cli.steps import run
@@ -88,7 +88,7 @@ def fetch(template: str, into: Path, *, directory: str = "", checkout: str = "")
     if _is_repository(address):
         origin = without_password(address)
         commit = _clone(address, found, checkout)
-    elif urlsplit(address).scheme in _SCHEMES:
+    elif _parts(address).scheme in _SCHEMES:
         origin = without_password(address)
         _unpack(_download(address, into / "archive.zip"), found, origin)
     else:
@@ -114,7 +114,7 @@ def without_password(address: str) -> str:
     >>> without_password("https://ann:secret@git.example/teas.git")
     'https://git.example/teas.git'
     """
-    parts = urlsplit(address)
+    parts = _parts(address)
     if "@" not in parts.netloc or parts.scheme == "ssh":
         return address
     return urlunsplit(parts._replace(netloc=parts.netloc.rpartition("@")[2]))
@@ -138,10 +138,21 @@ def _address(template: str) -> str:
     return template.removeprefix("git+")
 
 
+def _parts(address: str) -> SplitResult:
+    try:
+        return urlsplit(address)
+    except ValueError:  # its text, and what stands before the @, may be a password
+        raise CliError(
+            f"{address.rpartition('@')[2]} is no address of a template: it has no readable host",
+            hint="write an IPv6 address in brackets, as in https://[::1]/teas.git",
+            exit_code=USAGE,
+        ) from None
+
+
 def _is_repository(address: str) -> bool:
     if _SCP.fullmatch(address):
         return True
-    return urlsplit(address).scheme in _SCHEMES and not address.lower().endswith(".zip")
+    return _parts(address).scheme in _SCHEMES and not address.lower().endswith(".zip")
 
 
 def _clone(address: str, folder: Path, checkout: str) -> str:
@@ -187,7 +198,7 @@ def _download(address: str, file: Path) -> Path:
     from http.client import HTTPException  # noqa: PLC0415 - few need it
     from urllib.request import Request, urlopen  # noqa: PLC0415 - few need it
 
-    origin, login = without_password(address), urlsplit(address)
+    origin, login = without_password(address), _parts(address)
     request = Request(origin)  # noqa: S310 - one of _SCHEMES
     if login.password is not None:
         pair = f"{unquote(login.username or '')}:{unquote(login.password)}".encode()

@@ -8,12 +8,17 @@ import pytest
 from hypothesis import settings
 from xdist.scheduler import LoadScopeScheduling
 
+from falcon_pachinko.testing import RequestError
+
 # `make test` takes the first, `make test-slow` the second, `make test-all` the third.  No
 # deadline for one example: it would depend on how fast the machine is.
 settings.register_profile("quick", max_examples=25, deadline=None)
 settings.register_profile("slow", max_examples=100, deadline=None)
 settings.register_profile("exhaustive", max_examples=1000, deadline=None)
 settings.load_profile("quick")
+
+DEADLINE = 30
+"""Seconds that anything a test waits for may take."""
 
 
 def _eager_loop():
@@ -103,3 +108,28 @@ def _sigint_as_on_a_terminal():
     yield
     if ignored:
         signal.signal(signal.SIGINT, signal.SIG_IGN)
+
+
+@pytest.fixture
+def until():
+    """Let the loop turn until something is true."""
+
+    async def wait(condition):
+        async with asyncio.timeout(DEADLINE):
+            while not condition():  # noqa: ASYNC110  # anything may make it true
+                await asyncio.sleep(0)
+
+    return wait
+
+
+@pytest.fixture
+def answered():
+    """Await a request; give the whole answer, an ``error`` too."""
+
+    async def wait(request):
+        try:
+            return await request
+        except RequestError as refused:
+            return refused.answer
+
+    return wait

@@ -5,8 +5,6 @@
 
 from __future__ import annotations
 
-from urllib.parse import urlsplit
-
 from falcon_pachinko.backends.base import Backend
 from falcon_pachinko.backends.memory import MemoryBackend, MemoryHub
 from falcon_pachinko.errors import SetupError
@@ -33,7 +31,7 @@ def open_backend(given: Backend | str | None) -> Backend:
         return MemoryBackend()
     if isinstance(given, Backend):
         return given
-    scheme = urlsplit(given).scheme if isinstance(given, str) else ""
+    scheme = given.partition(":")[0].lower() if isinstance(given, str) and ":" in given else ""
     if scheme == "memory":
         return MemoryBackend(MemoryHub.of(given.removeprefix("memory://")))
     if scheme in ("redis", "rediss", "unix"):

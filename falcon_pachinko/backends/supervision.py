@@ -55,6 +55,16 @@ class Settings(NamedTuple):
     """How often the server is asked whether it is still there."""
 
 
+def unreadable(url: str) -> SetupError:
+    """Make the error of a URL without a readable host; Python's own may hold the password."""
+    scheme = url.partition(":")[0]
+    return SetupError(
+        f"backend={scheme}://... names no host and port: Port is not a number from 0 to 65535, "
+        "or an IPv6 address is not in brackets; write a special character of a password as % and "
+        "two digits"
+    )
+
+
 def read_settings(url: str, known: Collection[str] = ()) -> tuple[str, Settings, str]:
     """Part a backend's URL into what the server's client gets, and what is ours.
 
@@ -68,11 +78,11 @@ def read_settings(url: str, known: Collection[str] = ()) -> tuple[str, Settings,
     Raises:
         SetupError: A setting is unknown, or has a bad value.
     """
-    parts = urlsplit(url)
     try:
+        parts = urlsplit(url)
         address = f"{parts.hostname or ''}{f':{parts.port}' if parts.port else ''}"
-    except ValueError as error:
-        raise SetupError(f"backend={parts.scheme}://...: {error}") from None
+    except ValueError:
+        raise unreadable(url) from None
     if ":" in (parts.hostname or ""):
         address = address.replace(parts.hostname or "", f"[{parts.hostname}]", 1)
     name = f"{parts.scheme}://{address}{parts.path}"

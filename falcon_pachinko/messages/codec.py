@@ -126,7 +126,7 @@ class Codec:
             if self.frame_type is str:
                 return Packet({"type": "websocket.send", "text": data.decode()}, len(data))
         except _ENCODE_ERRORS as error:
-            why = str(error)
+            why = str(error) or f"{type(error).__name__} was raised, without a text"
             if isinstance(error, msgspec.DecodeError):
                 why = f"it holds a msgspec.Raw that is not valid {self.name} ({error})"
             raise EncodeError(why) from error

@@ -475,6 +475,7 @@ def test_what_is_no_template_is_refused(refuse, template, missing):
     [
         ("./nope", 2, "there is no template at "),
         ("nope.zip", 2, "there is no template at "),
+        ("https://ann:sesame@[::1/teas.git", 2, "[::1/teas.git is no address of a template"),
         ("http://127.0.0.1:1/teas.zip", 1, "cannot get http://127.0.0.1:1/teas.zip: "),
         ("http://ann:secret@127.0.0.1:1/teas", 1, "cannot get http://127.0.0.1:1/teas: "),
         ("file:///nope/teas.git", 1, "cannot get file:///nope/teas.git: "),

@@ -15,7 +15,6 @@ import falcon.asgi
 import pytest
 
 from falcon_pachinko import install
-from falcon_pachinko.testing import RequestError
 
 ROOT = Path(__file__).parents[2]
 DOCS = ROOT / "docs"
@@ -196,16 +195,3 @@ def uvicorn(tmp_path):
             raise AssertionError(said)
 
         yield start
-
-
-@pytest.fixture
-def answered():
-    """Await a request; give the whole answer, an ``error`` too."""
-
-    async def wait(request):
-        try:
-            return await request
-        except RequestError as refused:
-            return refused.answer
-
-    return wait

@@ -9,7 +9,7 @@ import falcon.testing
 import pytest
 
 from falcon_pachinko import install
-from falcon_pachinko.testing import HandshakeDenied, RequestError
+from falcon_pachinko.testing import HandshakeDenied
 
 DEADLINE = 30
 """Seconds that anything a test waits for may take."""
@@ -26,18 +26,6 @@ def serve():
         return app
 
     return make
-
-
-@pytest.fixture
-def until():
-    """Let the loop turn until something is true."""
-
-    async def wait(condition):
-        async with asyncio.timeout(DEADLINE):
-            while not condition():  # noqa: ASYNC110  # anything may make it true
-                await asyncio.sleep(0)
-
-    return wait
 
 
 @pytest.fixture
@@ -126,16 +114,3 @@ async def _nothing_left():
     left = asyncio.all_tasks() - {asyncio.current_task()}
 
     assert not left
-
-
-@pytest.fixture
-def answered():
-    """Await a request; give the whole answer, an ``error`` too."""
-
-    async def wait(request):
-        try:
-            return await request
-        except RequestError as refused:
-            return refused.answer
-
-    return wait

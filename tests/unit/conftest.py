@@ -8,7 +8,6 @@ import pytest
 from falcon_pachinko import Connection, Limits, WebSocketConnectionManager
 from falcon_pachinko.connection.outbox import Outbox
 from falcon_pachinko.counters import Counters
-from falcon_pachinko.testing import RequestError
 
 DEADLINE = 30
 """Seconds that anything a test waits for may take."""
@@ -178,25 +177,9 @@ def post(direct):
 
 
 @pytest.fixture
-def until():
-    """Let the loop turn until something is true."""
-
-    async def wait(condition):
-        async with asyncio.timeout(DEADLINE):
-            while not condition():  # noqa: ASYNC110  # anything may make it true
-                await asyncio.sleep(0)
-
-    return wait
-
-
-@pytest.fixture
-def answered():
-    """Await a request; give the whole answer, an ``error`` too."""
-
-    async def wait(request):
-        try:
-            return await request
-        except RequestError as refused:
-            return refused.answer
-
-    return wait
+async def nothing_left():
+    """No test leaves a task behind."""
+    yield
+    for _ in range(5):
+        await asyncio.sleep(0)
+    assert not asyncio.all_tasks() - {asyncio.current_task()}

@@ -53,7 +53,17 @@ def test_a_setting_that_is_wrong_is_told(query, said):
     assert "sesame" not in str(refused.value)
 
 
-@pytest.mark.parametrize("url", ["redis://:sesame@db:no", "redis://:sesame@db:70000"])
+@pytest.mark.parametrize(
+    "url",
+    [
+        "redis://:sesame@db:no",
+        "redis://:sesame@db:70000",
+        "redis://:sesame@[::1",
+        "redis://:sesame@::1]:6379/0",
+        "rediss://:[sesame]@db:no",
+        "redis://:sesame/x@db",
+    ],
+)
 def test_an_address_that_is_none_is_told(url):
     """A port that cannot be one ends the setup, without a password in the error."""
     with pytest.raises(SetupError, match=r"(?i)port") as refused:

@@ -37,6 +37,8 @@ HEAD = header("0123456789ab")
 
 numbers = itertools.count()
 
+pytestmark = pytest.mark.usefixtures("nothing_left")
+
 
 class Node(WebSocketConnectionManager):
     """A process whose rooms remember."""
@@ -145,15 +147,6 @@ def running(count=2, limits=None):
     """Have some processes of one cluster run."""
     hub = MemoryHub()
     return started([Node(hub, limits) for _ in range(count)])
-
-
-@pytest.fixture(autouse=True)
-async def _nothing_left():
-    """No test leaves a task behind."""
-    yield
-    for _ in range(5):
-        await asyncio.sleep(0)
-    assert not asyncio.all_tasks() - {asyncio.current_task()}
 
 
 @pytest.fixture

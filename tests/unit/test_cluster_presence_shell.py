@@ -24,6 +24,8 @@ MET = {"x": 1}
 
 numbers = itertools.count()
 
+pytestmark = pytest.mark.usefixtures("nothing_left")
+
 
 class Node(WebSocketConnectionManager):
     """A process, with clients that keep what they are told."""
@@ -98,15 +100,6 @@ def running(count=2, **options):
     """Have some processes of one cluster run."""
     hub = MemoryHub()
     return started([Node(hub, **options) for _ in range(count)])
-
-
-@pytest.fixture(autouse=True)
-async def _nothing_left():
-    """No test leaves a task behind."""
-    yield
-    for _ in range(5):
-        await asyncio.sleep(0)
-    assert not asyncio.all_tasks() - {asyncio.current_task()}
 
 
 @pytest.fixture

@@ -47,7 +47,7 @@ def dec_hook(wanted, value):
         return pathlib.Path(value)
     if issubclass(wanted, pydantic.BaseModel):
         return wanted.model_validate(value)
-    raise NotImplementedError
+    raise NotImplementedError(f"no rule for {wanted.__name__}")
 
 
 CODECS = Codecs(enc_hook, dec_hook)
@@ -69,6 +69,18 @@ def test_what_an_enc_hook_does_not_know_is_an_encode_error(codec):
     """With the hook's own words."""
     with pytest.raises(EncodeError, match="no rule for complex"):
         codec.encode({"a": 1j})
+
+
+@pytest.mark.parametrize("error", [NotImplementedError, ValueError, TypeError])
+@pytest.mark.parametrize("name", ["json", "msgpack"])
+def test_an_enc_hook_that_gives_no_reason_still_leaves_a_sentence(name, error):
+    def refuse(value):
+        raise error
+
+    with pytest.raises(
+        EncodeError, match=rf"not sent: {error.__name__} was raised, without a text"
+    ):
+        getattr(Codecs(refuse), name).encode({"a": 1j})
 
 
 @BOTH

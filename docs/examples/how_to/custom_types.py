@@ -11,13 +11,13 @@ from falcon_pachinko import WebSocketResource, handles_message, install
 def enc_hook(value):
     if isinstance(value, (PurePosixPath, ipaddress.IPv4Address)):
         return str(value)
-    raise NotImplementedError
+    raise NotImplementedError(f"no message holds a {type(value).__name__}")
 
 
 def dec_hook(wanted, value):
     if wanted in (PurePosixPath, ipaddress.IPv4Address):
         return wanted(value)
-    raise NotImplementedError
+    raise NotImplementedError(f"no message holds a {wanted.__name__}")
 
 
 app = falcon.asgi.App()

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import hashlib
+import re
 from functools import lru_cache
 from typing import NamedTuple
 from urllib.parse import unquote, urlsplit
 
-from falcon_pachinko.backends.supervision import Settings, read_settings
+from falcon_pachinko.backends.supervision import Settings, read_settings, unreadable
 from falcon_pachinko.errors import SetupError
 
 __all__ = ["MAX_TOKEN", "NatsUrl", "parse_url", "token"]
@@ -64,8 +65,11 @@ def parse_url(url: str) -> NatsUrl:
         SetupError: A setting is unknown or has no such value, or no host is named; the
             password is not in its text.
     """
-    parts = urlsplit(url)
-    credentials, _, hosts = parts.netloc.rpartition("@")
+    scheme, _, rest = url.partition("://")
+    authority = re.split("[/?#]", rest, maxsplit=1)[0]
+    # No URL has several hosts, and some Pythons refuse brackets in the midst of them.
+    parts = urlsplit(f"{scheme}://hosts{rest[len(authority) :]}")
+    credentials, _, hosts = authority.rpartition("@")
     user, colon, password = credentials.partition(":")
     if "@" in credentials or parts.path.strip("/") or parts.fragment:
         raise SetupError(
@@ -91,8 +95,8 @@ def _server(scheme: str, host: str) -> str:
     try:
         parts = urlsplit(f"{scheme}://{host}")
         port = parts.port or PORT
-    except ValueError as error:
-        raise SetupError(f"backend={scheme}://...: {error}") from None
+    except ValueError:
+        raise unreadable(f"{scheme}://") from None
     if not parts.hostname:
         raise SetupError(f"backend={scheme}://...: name a host, as in {scheme}://localhost:4222")
     shown = f"[{parts.hostname}]" if ":" in parts.hostname else parts.hostname
