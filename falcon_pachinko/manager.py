@@ -22,10 +22,9 @@ from falcon_pachinko.cluster.presence_shell import GRACE, Present
 from falcon_pachinko.connection.connection import (
     SENDER,
     Connection,
-    check_close_code,
     check_sending,
 )
-from falcon_pachinko.connection.outbox import CLOSE_WAIT
+from falcon_pachinko.connection.ends import CLOSE_WAIT, check_close_code
 from falcon_pachinko.connection.stage import CONNECTING
 from falcon_pachinko.counters import Counters
 from falcon_pachinko.errors import (

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import falcon
 
+from falcon_pachinko.connection.ends import check_close_code
 from falcon_pachinko.connection.outbox import Outbox
 from falcon_pachinko.connection.stage import CLOSED, CLOSING, CONNECTING, FORGOTTEN, OPEN
 from falcon_pachinko.errors import ConnectionStateError
@@ -21,26 +22,11 @@ from falcon_pachinko.typing import AsgiEvent, AsgiSend
 if TYPE_CHECKING:
     from falcon.constants import WebSocketPayloadType
 
-__all__ = ["SENDER", "Connection", "check_close_code", "check_sending"]
+__all__ = ["SENDER", "Connection", "check_sending"]
 
 SENDER: ContextVar[Connection | None] = ContextVar("falcon_pachinko_sender", default=None)
 """The connection on whose behalf code runs: set once by its session, and inherited by every
 task that is made there.  It decides who waits for a client, and for no other client."""
-
-
-def check_close_code(code: int) -> None:
-    """Refuse a code that no endpoint may put into a close frame (RFC 6455, 7.4).
-
-    Raises:
-        ValueError: It is not 1000-1003, 1007-1014 or 3000-4999.
-    """
-    if isinstance(code, bool) or not isinstance(code, int):
-        raise TypeError(f"a close code is a whole number, not {code!r:.200}")
-    if not (1000 <= code <= 1003 or 1007 <= code <= 1014 or 3000 <= code <= 4999):
-        raise ValueError(
-            f"{code} cannot be sent as a close code; use 1000-1003, 1007-1014 or, "
-            "for the application's own, 4000-4999"
-        )
 
 
 def check_sending(latest: str | None, *, volatile: bool) -> None:
@@ -344,7 +330,7 @@ class Connection:
         outbox = self._outbox
         if self.manager._fanout.underway:
             self.manager._fanout.serve_first(self)
-        if outbox._direct and latest is None and not volatile and not outbox._paced:
+        if outbox._direct and latest is None and not volatile and outbox._paced is None:
             sent = outbox.push(packet)
         else:
             check_sending(latest, volatile=volatile)

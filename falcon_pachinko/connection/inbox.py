@@ -17,7 +17,7 @@ from math import inf
 from time import monotonic
 from typing import Any, Protocol
 
-from falcon_pachinko.connection.outbox import ABNORMAL, CLOSE_WAIT, fit_reason
+from falcon_pachinko.connection.ends import ABNORMAL, CLOSE_WAIT, fit_reason
 from falcon_pachinko.connection.stepping import Resumed
 from falcon_pachinko.limits import Limits
 from falcon_pachinko.typing import AsgiEvent, AsgiReceive, Frame

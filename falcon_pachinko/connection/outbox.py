@@ -14,12 +14,12 @@ from __future__ import annotations
 import asyncio
 import contextvars
 import logging
-import sys
-from collections import deque
-from typing import Any, Final, Protocol
+from typing import Any
 
 import falcon
 
+from falcon_pachinko.connection.ends import ABNORMAL, CLOSE_WAIT, Watcher, fit_reason
+from falcon_pachinko.connection.pace import Pace
 from falcon_pachinko.connection.stage import (
     CLOSED,
     CLOSING,
@@ -29,64 +29,19 @@ from falcon_pachinko.connection.stage import (
     OPEN,
     Stage,
 )
-from falcon_pachinko.connection.stepping import Resumed, is_bare
+from falcon_pachinko.connection.stepping import is_bare
+from falcon_pachinko.connection.transport import cut, cut_unread
+from falcon_pachinko.connection.waiting import WaitingFrames
+from falcon_pachinko.connection.writer import Writer
 from falcon_pachinko.counters import Counters
 from falcon_pachinko.errors import ConnectionStateError
 from falcon_pachinko.limits import Limits
 from falcon_pachinko.messages.codec import Packet
 from falcon_pachinko.typing import AsgiEvent, AsgiSend
 
-__all__ = ["ABNORMAL", "CLOSE_WAIT", "Outbox", "Watcher", "fit_reason"]
+__all__ = ["Outbox"]
 
 log = logging.getLogger("falcon_pachinko")
-
-CLOSE_WAIT = 0.5
-"""Seconds that the other side has to take note of an end before it is forced on it."""
-
-ABNORMAL = 1006
-"""The close code of a connection that ended without a close frame (RFC 6455, 7.1.5)."""
-
-# A server that sends no codes between 1001 and 2999 (Daphne) gets the code of a denial that says
-# the same; else the client would never be told of its end.
-_STAND_INS = {1001: 3503, 1008: 3403, 1009: 3413, 1012: 3503, 1013: 3503}
-
-_REASON_BYTES = 123  # RFC 6455, 5.5: a control frame has 125 bytes, the code takes two
-
-
-def fit_reason(reason: str) -> str:
-    """Cut a close reason to the 123 bytes a close frame has room for (RFC 6455, 5.5).
-
-    The cut falls between characters, so the result is always valid UTF-8 and
-    never longer than 123 bytes; a short reason comes back unchanged.
-
-    >>> len(fit_reason("é" * 100).encode())
-    122
-    """
-    data = reason.encode("utf-8", "replace")
-    return data[:_REASON_BYTES].decode("utf-8", "ignore")
-
-
-class Watcher(Protocol):
-    """What an outbox tells of its end; the session is one, a floor above."""
-
-    def closing(self, *, patient: bool) -> None:
-        """Note that we have begun to close; unless patient, handlers are to end at once."""
-
-    def closed(self) -> None:
-        """Note that nothing more will be sent."""
-
-
-class _Waiting:
-    """One frame that waits; one that has a key may be replaced where it stands."""
-
-    __slots__ = ("key", "packet")
-
-    def __init__(self, packet: Packet, key: object) -> None:
-        self.packet, self.key = packet, key
-
-
-_STARTING: Final = object()
-"""Stands for the writer between its creation and its first step."""
 
 
 class Outbox:
@@ -106,16 +61,13 @@ class Outbox:
         "_accepting",
         "_close",
         "_context",
-        "_deadline",
         "_direct",
         "_drained",
         "_in_flight",
         "_is_bare",
-        "_keys",
         "_paced",
         "_queue",
         "_send",
-        "_sent_at",
         "_warned",
         "_writer",
         "accepted",
@@ -156,15 +108,12 @@ class Outbox:
         # Then nothing waits.  Whoever finds it set may step the server's send, and nobody else.
         self._context: contextvars.Context | None = None  # the writer's; the session sets it
         # Most connections never need the parts that are None here.
-        self._queue: deque[_Waiting] | None = None
-        self._keys: dict[object, _Waiting] | None = None  # by key, what waits and may be replaced
-        self._writer: Any = None  # the task, or _STARTING; the only one that empties the queue
+        self._queue: WaitingFrames | None = None
+        self._writer: Writer | None = None  # the only one that empties the queue
         self._in_flight = 0  # bytes of the frame being written; 0 also while none is
-        self._deadline: asyncio.TimerHandle | None = None
-        self._sent_at = 0.0
         self._close: AsgiEvent | None = None  # the close frame, once it waits behind others
         self._accepting = False
-        self._paced: deque[asyncio.Future[None]] | None = None  # who waits for half of it, in order
+        self._paced: Pace | None = None  # while somebody waits until half of it is free
         self._drained: asyncio.Future[None] | None = None
         self._warned = False
 
@@ -179,8 +128,6 @@ class Outbox:
         """Have a middleware's ``send`` called in a copy of the caller's context, the session's."""
         if not self._is_bare:
             self._context = contextvars.copy_context()
-
-    # Sending.
 
     def push(self, packet: Packet) -> bool:
         """Send a frame, or let it wait if the client is behind; never waits itself.
@@ -227,40 +174,20 @@ class Outbox:
             self.counters.dropped["volatile"] += 1
             return False
         if self._queue is None:
-            self._queue = deque()
-        before = self._keys.get(key) if key is not None and self._keys else None
-        budget = self.limits.outbox_bytes
-        size = packet.size - (before.packet.size if before is not None else 0)
-        if budget is not None and self.bytes and self.bytes + size > budget:
-            if before is not None:  # the policy judges the new one as if the old were gone
-                self._take_out(before)
-                before = None
-            over = self.bytes and self.bytes + packet.size > budget
-            if over and not self._make_room(packet.size, budget):
+            self._queue = WaitingFrames()
+        budget, size = self.limits.outbox_bytes, packet.size
+        others = self._in_flight + self._queue.bytes_beside(key)
+        if budget is not None and others and others + size > budget:
+            self._queue.remove(key)  # the policy judges the new one as if the old were gone
+            self.bytes = others
+            if not self._make_room(size, budget):
                 self.counters.dropped["overflow"] += 1
                 return False
-        if before is not None:
-            before.packet = packet
-            self.bytes += size
-            return True
-        waiting = _Waiting(packet, key)
-        self._queue.append(waiting)
-        self.bytes += packet.size
-        if key is not None:
-            if self._keys is None:
-                self._keys = {}
-            self._keys[key] = waiting
+        self._queue.put(packet, key)
+        self.bytes = self._in_flight + self._queue.bytes
         if self.stage is OPEN and self._writer is None:
             self._start_writer()
         return True
-
-    def _take_out(self, waiting: _Waiting) -> None:
-        """Take a frame that has a key out of the queue."""
-        assert self._queue is not None
-        assert self._keys is not None
-        self._queue.remove(waiting)
-        self.bytes -= waiting.packet.size
-        del self._keys[waiting.key]
 
     def _make_room(self, size: int, budget: int) -> bool:
         """Apply the policy of a full outbox; return whether the new frame fits now."""
@@ -277,31 +204,21 @@ class Outbox:
         if policy == "drop_oldest":
             if self._in_flight + size > budget:
                 return False  # it would not fit if all that waits were dropped
-            while self._queue and self.bytes + size > budget:
-                self.bytes -= self._pop().size
-                self.counters.dropped["overflow"] += 1
+            if self._queue is not None:
+                dropped = self._queue.drop_to(budget - size - self._in_flight)
+                self.counters.dropped["overflow"] += dropped
             return True
         when = "before the accept" if self.stage is CONNECTING else "for a client that reads slowly"
-        self.counters.dropped["overflow"] += len(self._queue or ())
-        self._clear()
+        self._drop_all("overflow")
         self.close(1013, f"over {budget} bytes wait {when} (outbox_bytes)")
         return False
 
-    def _pop(self) -> Packet:
-        """Take the frame that waits first."""
-        assert self._queue is not None
-        waiting = self._queue.popleft()
-        if waiting.key is not None:
-            assert self._keys is not None
-            del self._keys[waiting.key]
-        return waiting.packet
-
-    def _clear(self) -> None:
-        """Forget what waits; the frame being written stays counted."""
-        self._queue = self._keys = None
+    def _drop_all(self, why: str) -> None:
+        """Forget what waits, and count it; the frame being written stays counted."""
+        if self._queue:
+            self.counters.dropped[why] += len(self._queue)
+        self._queue = None
         self.bytes = self._in_flight
-
-    # At the client's pace: for the connection's own code, and nobody else.
 
     async def send(self, packet: Packet, *, volatile: bool = False, key: object = None) -> bool:
         """`push` for the connection's own code, at the client's pace.
@@ -314,7 +231,7 @@ class Outbox:
         """
         if self.stage is CONNECTING:
             self.check_room(packet.size, key)
-        elif not volatile and (self._paced or self.is_behind):
+        elif not volatile and (self._paced is not None or self.is_behind):
             await self.keep_pace()
         return self.put(packet, volatile=volatile, key=key)
 
@@ -324,9 +241,8 @@ class Outbox:
         Raises:
             ConnectionStateError: It does not fit; says to accept first.
         """
-        budget, waits = self.limits.outbox_bytes, self.bytes
-        if key is not None and self._keys and key in self._keys:
-            waits -= self._keys[key].packet.size  # the frame takes its place
+        budget = self.limits.outbox_bytes
+        waits = 0 if self._queue is None else self._queue.bytes_beside(key)
         if budget is not None and waits and waits + size > budget and self.stage is CONNECTING:
             raise ConnectionStateError(
                 f"{self.bytes} bytes wait for the accept already, and {budget} may "
@@ -342,132 +258,73 @@ class Outbox:
     async def keep_pace(self) -> None:
         """Wait until at most half of it is full, or the connection closes; first come, first go."""
         if self._paced is None:
-            self._paced = deque()
-        turn: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        self._paced.append(turn)
-        try:
-            await turn
-        finally:
-            # Only now, so that nobody who comes meanwhile goes first; and the next one is let on
-            # when this one has added its frame.
-            self._paced.remove(turn)
-            asyncio.get_running_loop().call_soon(self._let_on)
+            self._paced = Pace(self)
+        await self._paced.turn()
 
-    def _let_on(self) -> None:
-        """Let the next sender go on, if the client has caught up; all of them after the end."""
-        if self.is_behind:
-            return
-        for turn in self._paced or ():
-            if not turn.done():
-                turn.set_result(None)
-            if self.stage is OPEN:
-                return
+    def caught_up(self) -> None:
+        """Note that nobody waits for the client any more."""
+        self._paced = None
 
     async def drained(self) -> None:
         """Wait until no frame waits or is being written, or it is closed; not before the accept."""
         while self.bytes and self.stage in (OPEN, CLOSING):
-            if self._drained is None:
-                self._drained = asyncio.get_running_loop().create_future()
-            await asyncio.shield(self._drained)
+            await self._all_written()
 
     async def finished(self) -> None:
         """Wait until the close frame has left, or it is clear that it will not."""
         while self.stage is CLOSING:
-            if self._drained is None:
-                self._drained = asyncio.get_running_loop().create_future()
-            await asyncio.shield(self._drained)
+            await self._all_written()
 
-    # The writer.
+    async def _all_written(self) -> None:
+        if self._drained is None:
+            self._drained = asyncio.get_running_loop().create_future()
+        await asyncio.shield(self._drained)
+
+    # The writer, and what it asks and tells.
 
     def _start_writer(self, step: Any = None, waiting_for: Any = None) -> None:
         """Have a task finish a frame that was begun, if one was, and send what waits."""
-        loop = asyncio.get_running_loop()
         self._direct = False
-        self._writer = _STARTING
-        timeout = self.limits.send_timeout
-        if timeout is not None:
-            self._sent_at = loop.time()
-            self._deadline = loop.call_later(timeout, self._check_deadline, loop)
-        writing = self._write(loop, step, waiting_for)
-        if step is None and sys.version_info >= (3, 12):  # as soon as a bare send would
-            context = self._context.copy() if self._context is not None else None
-            task = asyncio.Task(writing, loop=loop, eager_start=True, context=context)
-        else:
-            task = loop.create_task(writing, context=self._context)
-        if not task.done():  # one that started eagerly may have ended, and cleared the field
-            self._writer = task
+        self._writer = Writer(self, self._send, self.limits.send_timeout)
+        self._writer.start(self._context, step, waiting_for)
 
-    async def _write(self, loop: asyncio.AbstractEventLoop, step: Any, waiting_for: Any) -> None:
-        """Finish one frame, then send what waits behind it: the connection's only writer."""
-        try:
-            if step is not None:
-                await Resumed(step, waiting_for)
-                self._written()
-            while self._queue and self.stage in (OPEN, CLOSING):
-                packet = self._pop()
-                self._sent_at, self._in_flight = loop.time(), packet.size
-                await self._send(packet.event)
-                self._written()
-            if self._close is not None:
-                event, self._close = self._close, None
-                self._sent_at = loop.time()
-                try:
-                    await self._send(event)
-                except Exception as error:
-                    if "invalid close code" not in str(error).lower():
-                        raise
-                    stand_in = _STAND_INS.get(event["code"], 3500)
-                    await self._send({**event, "code": stand_in})
-        except BaseException as error:
-            # Whatever a server raises here, the client is gone.  A frame that was cut off by
-            # somebody who has cancelled this task can have no other behind it either.
-            self.lose()
-            if not isinstance(error, Exception):
-                raise
-        finally:
-            self._writer_ended()
-        if self.stage is CLOSING:
-            self._end()
+    def take(self) -> Packet | None:
+        """Take the frame that is to be sent next; None when none waits."""
+        if not self._queue or self.stage not in (OPEN, CLOSING):
+            return None
+        packet, _ = self._queue.pop()
+        self._in_flight = packet.size
+        return packet
 
-    def _written(self) -> None:
+    def take_close(self) -> AsgiEvent | None:
+        """Take the close frame, which comes behind all others."""
+        event, self._close = self._close, None
+        return event
+
+    def written(self) -> None:
         """Note that the frame being written has left."""
         self.bytes -= self._in_flight
         self._in_flight = 0
-        if self._paced:
-            self._let_on()
+        if self._paced is not None:
+            self._paced.let_on()
 
-    def _writer_ended(self) -> None:
+    def writer_ended(self) -> None:
+        """Note that nothing is being written any more; it may have been cut off."""
         self._writer = None
-        self.bytes -= self._in_flight
-        self._in_flight = 0
+        self.written()
         self._direct = self._is_bare and self.stage is OPEN
-        if self._deadline is not None:
-            self._deadline.cancel()
-            self._deadline = None
         self._wake()
+        if self.stage is CLOSING:
+            self._end()
 
     def _wake(self) -> None:
         """Let everybody go on who waits for the client to catch up."""
-        if self._paced:
-            self._let_on()
+        if self._paced is not None:
+            self._paced.let_on()
         if self._drained is not None:
             if not self._drained.done():
                 self._drained.set_result(None)
             self._drained = None
-
-    def _check_deadline(self, loop: asyncio.AbstractEventLoop) -> None:
-        timeout = self.limits.send_timeout
-        assert timeout is not None
-        left = self._sent_at + timeout - loop.time()
-        if left > 0:
-            self._deadline = loop.call_later(left, self._check_deadline, loop)
-            return
-        log.warning(
-            "%r: send timed out after %s s (send_timeout); aborted with %d bytes unsent",
-            self, timeout, self.bytes,
-            extra=self.where(),
-        )  # fmt: skip
-        self.abort()
 
     # Stages.
 
@@ -495,15 +352,10 @@ class Outbox:
             raise falcon.WebSocketDisconnected(self.close_code)
         self._move(OPEN)
         self._direct = self._is_bare
-        if self._queue:
-            self._flush()
-
-    def _flush(self) -> None:
-        """Send what waited for the accept, before anything that comes now."""
-        waiting, self._queue, self._keys, self.bytes = self._queue, None, None, 0
-        while waiting:
-            first = waiting.popleft()
-            self.put(first.packet, key=first.key)
+        waiting, self._queue, self.bytes = self._queue, None, 0
+        while waiting:  # before anything that comes now
+            packet, key = waiting.pop()
+            self.put(packet, key=key)
 
     def close(self, code: int, reason: str = "", *, patient: bool = False) -> None:
         """Close after the frames that wait; the first code counts, and later calls do nothing.
@@ -521,12 +373,12 @@ class Outbox:
         was_connecting = self.stage is CONNECTING
         self._move(CLOSING)
         self._direct = False
-        if self._paced:
-            self._let_on()
+        if self._paced is not None:
+            self._paced.let_on()
         if self.watcher is not None:
             self.watcher.closing(patient=patient)
         if was_connecting:
-            self._clear()
+            self._drop_all("gone")
             if not self._accepting:
                 self._end()
                 return
@@ -552,10 +404,7 @@ class Outbox:
 
     def lose(self) -> None:
         """Note that the client is gone; what waits for it is forgotten."""
-        if self._queue is not None:
-            if self._queue:
-                self.counters.dropped["gone"] += len(self._queue)
-            self._clear()
+        self._drop_all("gone")
         self._close = None
         if self.stage not in (CLOSED, FORGOTTEN):
             self._end()
@@ -564,8 +413,7 @@ class Outbox:
         """Its end is settled: nothing more will be sent."""
         self._move(CLOSED)
         self._direct = False
-        if self._paced or self._drained is not None:
-            self._wake()
+        self._wake()
         if self.watcher is not None:
             self.watcher.closed()
 
@@ -574,21 +422,13 @@ class Outbox:
         self.stage = stage
 
     def abort(self) -> None:
-        """Cut the connection: no close frame, and nothing waits for the client any more.
-
-        The transport is reached through the server's own ``send``, best effort:
-        uvicorn's three back ends have one. Elsewhere the writer is stopped and
-        the session ends, and the server closes in its own time.
-        """
+        """Cut the connection: no close frame, and nothing waits for the client any more."""
         if self.close_code is None:
             self.close_code = ABNORMAL
         self.lose()
-        if isinstance(self._writer, asyncio.Task):
+        if self._writer is not None:
             self._writer.cancel()
-            self._writer_ended()  # a task that is cancelled before its first step never gets there
-        transport = self._transport()
-        if transport is not None:
-            transport.abort()
+        cut(self._send)
 
     def forget(self, *, now: bool) -> None:
         """Its session has ended: make sure that no unread byte keeps the socket open.
@@ -601,20 +441,9 @@ class Outbox:
                 ``send_timeout`` seconds to take what is left.
         """
         self.watcher = self._context = None
-        if self._queue is not None:
-            self.lose()
-        elif self.stage is not CLOSED:
-            self._end()
+        self.lose()
         self._move(FORGOTTEN)
         if self._writer is not None:
             self.abort()
-            return
-        transport = self._transport()
-        timeout = CLOSE_WAIT if now else self.limits.send_timeout
-        if transport is not None and timeout is not None and transport.get_write_buffer_size() > 0:
-            asyncio.get_running_loop().call_later(timeout, transport.abort)
-
-    def _transport(self) -> Any:
-        """Return the server's transport, if its ``send`` leads there."""
-        transport = getattr(getattr(self._send, "__self__", None), "transport", None)
-        return transport if hasattr(transport, "get_write_buffer_size") else None
+        elif (timeout := CLOSE_WAIT if now else self.limits.send_timeout) is not None:
+            cut_unread(self._send, timeout)

@@ -21,7 +21,8 @@ from falcon_pachinko.cluster.parcels import (
     implied_by,
 )
 from falcon_pachinko.cluster.presence_shell import Presence
-from falcon_pachinko.connection.connection import Connection, check_close_code
+from falcon_pachinko.connection.connection import Connection
+from falcon_pachinko.connection.ends import check_close_code
 from falcon_pachinko.counters import Counters, type_of
 from falcon_pachinko.errors import EncodeError
 from falcon_pachinko.messages.codec import Codecs, contains_raw

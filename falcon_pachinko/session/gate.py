@@ -23,7 +23,7 @@ from typing import Any
 
 import falcon
 
-from falcon_pachinko.connection.outbox import fit_reason
+from falcon_pachinko.connection.ends import fit_reason
 from falcon_pachinko.counters import Counters
 from falcon_pachinko.messages.codec import SUBPROTOCOLS
 from falcon_pachinko.typing import AsgiEvent, AsgiReceive, AsgiSend, Scope

@@ -22,8 +22,8 @@ import falcon
 import msgspec
 
 from falcon_pachinko.connection.connection import SENDER, Connection
+from falcon_pachinko.connection.ends import ABNORMAL, CLOSE_WAIT
 from falcon_pachinko.connection.inbox import READ_AHEAD_AFTER, Excess, Inbox
-from falcon_pachinko.connection.outbox import ABNORMAL, CLOSE_WAIT
 from falcon_pachinko.connection.stage import CLOSING, OPEN
 from falcon_pachinko.connection.stepping import resume
 from falcon_pachinko.errors import EncodeError, MessageError

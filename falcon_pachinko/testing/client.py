@@ -14,8 +14,7 @@ from typing import Any, Self, TypeVar, overload
 import falcon
 import msgspec
 
-from falcon_pachinko.connection.connection import check_close_code
-from falcon_pachinko.connection.outbox import ABNORMAL, fit_reason
+from falcon_pachinko.connection.ends import ABNORMAL, check_close_code, fit_reason
 from falcon_pachinko.messages.codec import CODECS, DECODE_ERRORS, JSON, Codec
 from falcon_pachinko.typing import Frame
 

@@ -21,7 +21,7 @@ from types import TracebackType
 from typing import Any, Self, TypeVar
 from urllib.parse import urlsplit
 
-from falcon_pachinko.connection.outbox import ABNORMAL
+from falcon_pachinko.connection.ends import ABNORMAL
 from falcon_pachinko.testing.client import (
     LIFESPAN_TIMEOUT,
     TIMEOUT,

@@ -11,7 +11,7 @@ from typing import Any, Self, TypeVar
 import falcon.testing
 
 from falcon_pachinko.app import Pachinko, installed
-from falcon_pachinko.connection.outbox import ABNORMAL
+from falcon_pachinko.connection.ends import ABNORMAL
 from falcon_pachinko.manager import WebSocketConnectionManager
 from falcon_pachinko.testing.client import (
     LIFESPAN_TIMEOUT,

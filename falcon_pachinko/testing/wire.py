@@ -8,7 +8,7 @@ from collections import deque
 from collections.abc import Callable, Iterable
 from typing import Self
 
-from falcon_pachinko.connection.outbox import ABNORMAL
+from falcon_pachinko.connection.ends import ABNORMAL
 from falcon_pachinko.testing.client import check_close, lowered
 from falcon_pachinko.typing import AsgiEvent, Frame
 

@@ -10,8 +10,8 @@ from hypothesis import strategies as st
 
 from falcon_pachinko import Limits
 from falcon_pachinko.connection import inbox as module
+from falcon_pachinko.connection.ends import ABNORMAL
 from falcon_pachinko.connection.inbox import FRAMES_PER_TURN, Inbox
-from falcon_pachinko.connection.outbox import ABNORMAL
 
 PING = "ping"
 

@@ -5,6 +5,7 @@ import contextlib
 import contextvars
 import importlib
 import sys
+from collections import Counter
 
 import falcon
 import pytest
@@ -12,7 +13,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from falcon_pachinko import ConnectionStateError, Limits
-from falcon_pachinko.connection.outbox import ABNORMAL, Outbox, fit_reason
+from falcon_pachinko.connection.ends import ABNORMAL, fit_reason
+from falcon_pachinko.connection.outbox import Outbox
 from falcon_pachinko.connection.stage import NEXT, Stage
 from falcon_pachinko.connection.stepping import is_bare, resume
 from falcon_pachinko.counters import Counters
@@ -52,7 +54,7 @@ async def push_all(outbox, wire, texts, **options):
 
 
 def waiting_texts(outbox):
-    return [each.packet.event["text"] for each in outbox._queue or ()]
+    return [each.packet.event["text"] for each in outbox._queue._frames] if outbox._queue else []
 
 
 # Reasons.
@@ -374,7 +376,7 @@ async def test_a_key_is_free_again_when_its_value_has_left(wire, post):
     wire.drain()
     await wire.took(2)
     await outbox.drained()
-    keys = dict(outbox._keys or {})
+    keys = dict(outbox._queue._by_key)
 
     outbox.put(pack_text("x2"), key="x")
     await wire.took(3)
@@ -551,7 +553,7 @@ async def test_a_sender_that_is_cancelled_lets_the_next_one_go_on(wire, post, wh
         first.cancel()
         wire.drain()
     else:
-        outbox._paced[0].set_result(None)
+        outbox._paced._turns[0].set_result(None)
         first.cancel()
         wire.drain()
     await second
@@ -710,13 +712,13 @@ async def test_a_client_that_reads_in_time_leaves_no_timer(wire, post):
     """The deadline ends with the writer."""
     outbox = post(wire, send_timeout=60)
     await push_all(outbox, wire, ["one"])
-    deadline = outbox._deadline
+    deadline = outbox._writer._deadline
 
     wire.drain()
     await outbox.drained()
 
     assert deadline.cancelled()
-    assert outbox._deadline is None
+    assert outbox._writer is None
 
 
 async def test_without_a_deadline_a_frame_may_take_for_ever(wire, post):
@@ -725,7 +727,7 @@ async def test_without_a_deadline_a_frame_may_take_for_ever(wire, post):
 
     await push_all(outbox, wire, ["one"])
 
-    assert outbox._deadline is None
+    assert outbox._writer._deadline is None
 
 
 async def test_a_writer_that_never_ran_leaves_no_timer(server_wire, post, caplog):
@@ -788,7 +790,7 @@ async def test_a_writer_that_somebody_else_cancels_means_the_client_is_gone(wire
     await push_all(outbox, wire, ["one", "two"])
     await asyncio.sleep(0)
 
-    outbox._writer.cancel()
+    outbox._writer._task.cancel()
     await until(lambda: outbox._writer is None)
     taken = outbox.push(pack_text("three"))
 
@@ -1033,6 +1035,22 @@ async def test_a_close_before_the_accept_sends_nothing(wire, post):
     assert (outbox.close_code, outbox.close_reason) == (4001, "no")
 
 
+@pytest.mark.parametrize(
+    ("how", "waiting"),
+    [("close", ["one"]), ("close", ["one", "two", ""]), ("lose", ["one", "two"]), ("close", [])],
+)
+async def test_what_waits_for_an_accept_that_never_comes_is_counted(wire, post, how, waiting):
+    """No drop is silent, whoever ends the handshake: we, or the client."""
+    outbox = post(wire, is_open=False)
+    for text in waiting:
+        outbox.push(pack_text(text))
+
+    outbox.close(4403, "no") if how == "close" else outbox.lose()
+
+    assert +outbox.counters.dropped == +Counter(gone=len(waiting))
+    assert (outbox.bytes, wire.events) == (0, [])
+
+
 @pytest.mark.parametrize("error", [OSError("gone"), ConnectionResetError("gone")])
 async def test_a_client_that_goes_before_the_accept_was_never_there(wire, post, error):
     """``accept()`` says so as Falcon's does, and the connection does not count as accepted."""
@@ -1103,7 +1121,7 @@ async def test_an_end_cuts_a_frame_that_is_still_on_its_way(server_wire, post):
     """A client that does not read must not keep the socket."""
     outbox = post(server_wire)
     await push_all(outbox, server_wire, ["stuck"])
-    writer = outbox._writer
+    writer = outbox._writer._task
 
     outbox.forget(now=False)
     with contextlib.suppress(asyncio.CancelledError):
@@ -1470,7 +1488,7 @@ async def test_a_server_that_refuses_a_code_gets_one_that_says_the_same(code, se
 
     outbox = Outbox(send, Limits(), Counters(), name="c1", is_open=True)
     outbox.close(code, "bye")
-    await asyncio.wait([outbox._writer])
+    await asyncio.wait([outbox._writer._task])
 
     assert codes == [code, sent]
     assert (outbox.close_code, outbox.close_reason) == (code, "bye")

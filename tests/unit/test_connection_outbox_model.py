@@ -98,6 +98,7 @@ class Model:
         if self.stage is Stage.OPEN:
             self.stage, self.closing = Stage.CLOSING, True
         elif self.stage is Stage.CONNECTING:
+            self.dropped["gone"] += len(self.waiting)
             self.waiting = []
             self.stage = Stage.CLOSING if self.accepting else Stage.CLOSED
             self.closing = self.accepting
