@@ -587,7 +587,9 @@ class WebSocketConnectionManager:
     def _forget(self, connection: Connection) -> None:
         """Take a connection from everything, as one that has ended."""
         if self._registry.connections.get(connection.id) is connection:
-            if not connection.accepted:  # never here, so it does not stay for a while either
+            if (
+                not connection._outbox.accepted
+            ):  # never here, so it does not stay for a while either
                 for room in connection._rooms:
                     self._exchange.presence.untrack(connection, room)
             self._exchange.presence.gone(connection)

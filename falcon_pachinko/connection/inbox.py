@@ -256,11 +256,10 @@ class Inbox:
 
     def _exceed(self, excess: Excess, frame: Frame) -> None:
         """Drop what waits, stop reading, and have the session refuse and close."""
-        self._frames.clear()
-        self._bytes = 0
-        reader = self._reader
-        if reader is not None and not self.draining:
-            reader.exceeded(excess, frame)
+        refused = self.draining
+        self.drain()
+        if self._reader is not None and not refused:
+            self._reader.exceeded(excess, frame)
 
     def _note_end(self, event: AsgiEvent) -> None:
         """Note how the peer ended.

@@ -30,7 +30,7 @@ from falcon_pachinko.connection.stage import (
     Stage,
 )
 from falcon_pachinko.connection.stepping import is_bare
-from falcon_pachinko.connection.transport import cut, cut_unread
+from falcon_pachinko.connection.transport import cut
 from falcon_pachinko.connection.waiting import WaitingFrames
 from falcon_pachinko.connection.writer import Writer
 from falcon_pachinko.counters import Counters
@@ -112,10 +112,9 @@ class Outbox:
         self._writer: Writer | None = None  # the only one that empties the queue
         self._in_flight = 0  # bytes of the frame being written; 0 also while none is
         self._close: AsgiEvent | None = None  # the close frame, once it waits behind others
-        self._accepting = False
+        self._accepting = self._warned = False
         self._paced: Pace | None = None  # while somebody waits until half of it is free
         self._drained: asyncio.Future[None] | None = None
-        self._warned = False
 
     def __repr__(self) -> str:
         return f"<Connection {self.name} {self.stage.name.lower()}>"
@@ -257,9 +256,8 @@ class Outbox:
 
     async def keep_pace(self) -> None:
         """Wait until at most half of it is full, or the connection closes; first come, first go."""
-        if self._paced is None:
-            self._paced = Pace(self)
-        await self._paced.turn()
+        pace = self._paced = self._paced or Pace(self)
+        await pace.turn()
 
     def caught_up(self) -> None:
         """Note that nobody waits for the client any more."""
@@ -276,8 +274,7 @@ class Outbox:
             await self._all_written()
 
     async def _all_written(self) -> None:
-        if self._drained is None:
-            self._drained = asyncio.get_running_loop().create_future()
+        self._drained = self._drained or asyncio.get_running_loop().create_future()
         await asyncio.shield(self._drained)
 
     # The writer, and what it asks and tells.
@@ -413,7 +410,8 @@ class Outbox:
         """Its end is settled: nothing more will be sent."""
         self._move(CLOSED)
         self._direct = False
-        self._wake()
+        if self._paced is not None or self._drained is not None:
+            self._wake()
         if self.watcher is not None:
             self.watcher.closed()
 
@@ -423,8 +421,7 @@ class Outbox:
 
     def abort(self) -> None:
         """Cut the connection: no close frame, and nothing waits for the client any more."""
-        if self.close_code is None:
-            self.close_code = ABNORMAL
+        self.close_code = self.close_code or ABNORMAL
         self.lose()
         if self._writer is not None:
             self._writer.cancel()
@@ -441,9 +438,12 @@ class Outbox:
                 ``send_timeout`` seconds to take what is left.
         """
         self.watcher = self._context = None
-        self.lose()
+        if self._queue is not None:
+            self.lose()
+        elif self.stage is not CLOSED:
+            self._end()
         self._move(FORGOTTEN)
         if self._writer is not None:
             self.abort()
         elif (timeout := CLOSE_WAIT if now else self.limits.send_timeout) is not None:
-            cut_unread(self._send, timeout)
+            cut(self._send, unread_after=timeout)

@@ -11,23 +11,21 @@ from typing import Any
 
 from falcon_pachinko.typing import AsgiSend
 
-__all__ = ["cut", "cut_unread"]
+__all__ = ["cut"]
 
 
-def cut(send: AsgiSend) -> None:
-    """Cut the connection, whatever waits."""
-    transport = _transport_of(send)
-    if transport is not None:
+def cut(send: AsgiSend, *, unread_after: float | None = None) -> None:
+    """Cut the connection, whatever waits.
+
+    Args:
+        send: The server's.
+        unread_after: Do it only after so many seconds, and only if there are bytes now that
+            the client has not read.
+    """
+    transport: Any = getattr(getattr(send, "__self__", None), "transport", None)
+    if not hasattr(transport, "get_write_buffer_size"):
+        return
+    if unread_after is None:
         transport.abort()
-
-
-def cut_unread(send: AsgiSend, seconds: float) -> None:
-    """Cut the connection after some seconds, if the client has bytes to read now."""
-    transport = _transport_of(send)
-    if transport is not None and transport.get_write_buffer_size() > 0:
-        asyncio.get_running_loop().call_later(seconds, transport.abort)
-
-
-def _transport_of(send: AsgiSend) -> Any:
-    transport = getattr(getattr(send, "__self__", None), "transport", None)
-    return transport if hasattr(transport, "get_write_buffer_size") else None
+    elif transport.get_write_buffer_size() > 0:
+        asyncio.get_running_loop().call_later(unread_after, transport.abort)

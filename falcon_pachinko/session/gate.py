@@ -16,7 +16,7 @@ import json
 import logging
 import math
 import time
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
 from typing import Any
@@ -44,8 +44,9 @@ class Turn(enum.Enum):
     """Whose word counts."""
 
     FALCON = "the app's routing and middleware"
-    SESSION = "the session of one of our routes"
-    NOBODY = "the handshake is answered by us: nothing of Falcon's passes"
+    SESSION = "the session of one of our routes: nothing of Falcon's passes"
+    HANDLERS = "Falcon's error handlers, with what the session has no answer for"
+    NOBODY = "the handshake was denied by us: nothing passes any more"
     RESPONDER = "an on_websocket of the application's own has accepted: everything passes"
 
 
@@ -94,9 +95,9 @@ class Gate:
         self._turn = Turn.SESSION
         return self._send
 
-    def answered(self) -> None:
-        """Note that the session has accepted: nothing of Falcon's passes any more."""
-        self._turn = Turn.NOBODY
+    def give_back(self) -> None:
+        """Leave the answer to Falcon's error handlers; the session has raised."""
+        self._turn = Turn.HANDLERS
 
     def gone(self) -> None:
         """Note that the client left before it had an answer; it counts as denied."""
@@ -104,24 +105,26 @@ class Gate:
             self._turn = Turn.NOBODY
             self._counters.denied += 1
 
-    def send(self, event: AsgiEvent) -> Awaitable[None]:
+    async def send(self, event: AsgiEvent) -> None:
         """Stand in as the ``send`` that Falcon gets."""
         kind = event["type"]
         if kind == "websocket.accept":
             self._turn = Turn.RESPONDER
         if kind != "websocket.close" or self._turn is Turn.RESPONDER:
-            return self._send(event)
-        if self._turn is Turn.NOBODY:
-            return _nothing()
+            await self._send(event)
+            return
+        if self._turn in (Turn.SESSION, Turn.NOBODY):
+            return  # Falcon closes every WebSocket when its responder is done
         code = event.get("code", 1000)
         if 3300 <= code <= 3599:
             error = self.error
             if error is None or error.status_code != code - 3000:
                 error = falcon.HTTPError(code - 3000)
-            return self.deny(error)
-        if self._turn is Turn.SESSION or code == 1011:
-            return self.deny(falcon.HTTPInternalServerError())
-        return self.deny(None, (code, event.get("reason") or ""))
+            await self.deny(error)
+        elif self._turn is Turn.HANDLERS or code == 1011:
+            await self.deny(falcon.HTTPInternalServerError())
+        else:
+            await self.deny(None, (code, event.get("reason") or ""))
 
     async def deny(
         self,
@@ -173,10 +176,6 @@ class Gate:
             async with asyncio.timeout(DENIED_WAIT):
                 while (await self.receive())["type"] == "websocket.receive":
                     pass
-
-
-async def _nothing() -> None:
-    """No-op for Falcon's close() after we have answered."""
 
 
 def _as_close(error: falcon.HTTPError | falcon.HTTPStatus | None) -> tuple[int, str]:

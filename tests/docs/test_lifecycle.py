@@ -425,7 +425,7 @@ async def test_what_runs_at_the_end_is_what_the_table_says(serve, pages, monkeyp
     """What becomes of it, the code that ``on_disconnect`` gets after it, and what a client sees."""
     if busy == "on_connect" and how in NEVER:
         return
-    monkeypatch.setattr("falcon_pachinko.session.session.READ_AHEAD_AFTER", 0.001)
+    monkeypatch.setattr("falcon_pachinko.session.tasks.READ_AHEAD_AFTER", 0.001)
     story, go, here = [], asyncio.Event(), asyncio.Queue()
     limits = Limits(
         handler_grace=60,
@@ -494,7 +494,7 @@ async def test_what_waits_is_dropped_when_it_is_we_who_close(serve, monkeypatch,
 
 async def what_is_handled(serve, monkeypatch, how):
     """Send two messages, of which the first keeps the handler busy; end; say which were handled."""
-    monkeypatch.setattr("falcon_pachinko.session.session.READ_AHEAD_AFTER", 0.001)
+    monkeypatch.setattr("falcon_pachinko.session.tasks.READ_AHEAD_AFTER", 0.001)
     handled, go, here = [], asyncio.Event(), asyncio.Queue()
 
     class Desk(WebSocketResource):

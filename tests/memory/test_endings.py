@@ -46,7 +46,7 @@ def seen():
 
 @pytest.fixture
 def app(serve, seen, monkeypatch):
-    monkeypatch.setattr("falcon_pachinko.session.session.READ_AHEAD_AFTER", 0.001)
+    monkeypatch.setattr("falcon_pachinko.session.tasks.READ_AHEAD_AFTER", 0.001)
     return serve(Room, seen=seen, limits=Limits(handler_grace=0.05))
 
 

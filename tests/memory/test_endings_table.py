@@ -199,7 +199,7 @@ def app_of(serve, scene, grace):
 @pytest.fixture(autouse=True)
 def _reads_ahead_at_once(monkeypatch):
     """Have the library notice quickly what comes while a handler runs."""
-    monkeypatch.setattr("falcon_pachinko.session.session.READ_AHEAD_AFTER", 0.001)
+    monkeypatch.setattr("falcon_pachinko.session.tasks.READ_AHEAD_AFTER", 0.001)
 
 
 @pytest.mark.parametrize(

@@ -311,7 +311,7 @@ async def test_a_client_that_goes_is_noticed_while_on_connect_is_busy(
     serve, by_hand, monkeypatch, until
 ):
     """The reading ahead notices; the handler has its grace, then it is cancelled."""
-    monkeypatch.setattr("falcon_pachinko.session.session.READ_AHEAD_AFTER", 0.001)
+    monkeypatch.setattr("falcon_pachinko.session.tasks.READ_AHEAD_AFTER", 0.001)
     cancelled = asyncio.Event()
 
     async def never_decides(self, req, ws):

@@ -100,7 +100,7 @@ async def test_a_client_within_its_rate_is_never_stopped(serve):
 
 async def test_a_full_inbox_stops_the_reading(serve, by_hand, until, monkeypatch):
     """The handler is busy, the client goes on: the server is left waiting, and nothing is lost."""
-    monkeypatch.setattr("falcon_pachinko.session.session.READ_AHEAD_AFTER", 0.001)
+    monkeypatch.setattr("falcon_pachinko.session.tasks.READ_AHEAD_AFTER", 0.001)
     gate, seen = asyncio.Event(), []
     app = serve(Waits, gate=gate, seen=seen, limits=Limits(inbox_messages=3))
     async with simulate(app):
@@ -123,7 +123,7 @@ async def test_a_full_inbox_stops_the_reading(serve, by_hand, until, monkeypatch
 
 async def test_messages_wait_in_the_inbox_for_a_busy_handler(serve, by_hand, until, monkeypatch):
     """In order, up to the limit; none is lost."""
-    monkeypatch.setattr("falcon_pachinko.session.session.READ_AHEAD_AFTER", 0.001)
+    monkeypatch.setattr("falcon_pachinko.session.tasks.READ_AHEAD_AFTER", 0.001)
     gate, seen = asyncio.Event(), []
     app = serve(Waits, gate=gate, seen=seen, limits=Limits(inbox_messages=10))
     async with simulate(app):

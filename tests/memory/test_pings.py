@@ -92,7 +92,7 @@ async def test_a_ping_with_an_illegal_ref_is_an_invalid_message(serve, resource,
 @pytest.mark.parametrize("busy", ["work", "beside"])
 async def test_a_pong_waits_for_no_handler(serve, monkeypatch, resource, protocols, busy):
     """A handler that is busy, or eight of them beside each other, holds up no sign of life."""
-    monkeypatch.setattr("falcon_pachinko.session.session.READ_AHEAD_AFTER", 0.001)
+    monkeypatch.setattr("falcon_pachinko.session.tasks.READ_AHEAD_AFTER", 0.001)
     async with (
         simulate(serve(resource)) as client,
         client.connect("/", subprotocols=protocols) as ann,

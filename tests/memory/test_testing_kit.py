@@ -245,7 +245,7 @@ async def test_without_a_type_the_frame_is_the_frame(client):
 
 async def test_a_request_that_is_not_answered_times_out(serve, monkeypatch):
     """Like any receive."""
-    monkeypatch.setattr("falcon_pachinko.session.session.READ_AHEAD_AFTER", 0.001)
+    monkeypatch.setattr("falcon_pachinko.session.tasks.READ_AHEAD_AFTER", 0.001)
     app = serve(Desk, limits=Limits(handler_grace=0.01))
     async with simulate(app, timeout=0.2) as client, client.connect("/") as ann:
         with pytest.raises(NothingReceivedError, match=r"no .* within 0.2 s"):

@@ -115,24 +115,26 @@ async def test_falcons_close_stays_one_where_no_status_can_be_sent(plain_server,
     assert plain_server.sent == [close(1008)]
 
 
-async def test_an_answered_handshake_swallows_falcons_close(server):
-    """Falcon closes whatever its responder leaves; the session did that already."""
+@pytest.mark.parametrize("code", [1000, 1011, 3404])
+async def test_a_sessions_handshake_swallows_falcons_close(server, code):
+    """Falcon closes whatever its responder leaves; the session sees to that itself."""
     gate = server.gate()
     gate.take_over()
-    gate.answered()
 
-    await gate.send(close(1000))
+    await gate.send(close(code))
 
     assert server.sent == []
     assert server.counters.denied == 0
 
 
-async def test_an_unanswered_handshake_becomes_a_500(server):
-    """A responder that failed before it had an answer."""
+@pytest.mark.parametrize("code", [1000, 1011, 4001])
+async def test_what_a_session_gives_back_becomes_a_500(server, code):
+    """It failed before it had an answer, and Falcon's error handlers have none but a close."""
     gate = server.gate()
     gate.take_over()
+    gate.give_back()
 
-    await gate.send(close(1011))
+    await gate.send(close(code))
 
     assert server.sent[0]["status"] == 500
 

@@ -19,7 +19,7 @@ from falcon_pachinko import (
     to,
 )
 from falcon_pachinko.connection.stepping import resume
-from falcon_pachinko.session.session import from_http
+from falcon_pachinko.session.answers import from_http
 from falcon_pachinko.testing import HandshakeDenied, simulate
 
 
@@ -124,7 +124,7 @@ async def test_websocket_disconnected_after_the_accept_closes(serve):
 
 async def test_a_handler_that_swallows_its_cancellation_once_is_cancelled_quietly(monkeypatch):
     """The second one ends it, and the server sees no cancellation at all."""
-    monkeypatch.setattr("falcon_pachinko.session.session.READ_AHEAD_AFTER", 0.001)
+    monkeypatch.setattr("falcon_pachinko.session.tasks.READ_AHEAD_AFTER", 0.001)
 
     class Stubborn(WebSocketResource):
         @handles_message("wait")
