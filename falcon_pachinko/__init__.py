@@ -39,11 +39,12 @@ from falcon_pachinko.errors import (
 )
 from falcon_pachinko.leases import Lease, current_lease
 from falcon_pachinko.limits import HistoryLimits, Limits
-from falcon_pachinko.manager import Delivery, WebSocketConnectionManager
+from falcon_pachinko.manager import WebSocketConnectionManager
 from falcon_pachinko.messages.handlers import handles_message
 from falcon_pachinko.messages.hooks import Hook, ReceivedMessage
 from falcon_pachinko.resource import WebSocketResource
 from falcon_pachinko.rooms.drain import Drained
+from falcon_pachinko.rooms.sending import Delivery
 from falcon_pachinko.routing import WebSocketRouter
 from falcon_pachinko.session.admission import Principal
 from falcon_pachinko.targets import Target

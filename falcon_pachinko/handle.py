@@ -65,7 +65,7 @@ class Pachinko:
             stop_timeout=self.limits.shutdown_timeout,
             backend=self.ws_connection_manager._cluster.backend,
         )
-        self.ws_connection_manager._add_gauge("workers", self.controller.status)
+        self.ws_connection_manager._gauges["workers"] = self.controller.status
         self.admission = Admission(
             options["origins"], options["allowed_hosts"], options["authenticate"]
         )

@@ -11,9 +11,10 @@ import falcon.asgi
 from falcon_pachinko.backends.base import HistoryPosition
 from falcon_pachinko.connection.connection import Connection
 from falcon_pachinko.errors import MessageError, SetupError
-from falcon_pachinko.manager import Delivery, WebSocketConnectionManager
+from falcon_pachinko.manager import WebSocketConnectionManager
 from falcon_pachinko.messages.definition import check_class
 from falcon_pachinko.messages.handlers import HandlerTable
+from falcon_pachinko.rooms.sending import Delivery
 
 __all__ = ["WebSocketResource"]
 
@@ -157,7 +158,7 @@ class WebSocketResource:
             ConnectionStateError: ``since`` is given, and the connection is in it already.
         """
         connection = self.ws
-        await connection.manager._join(connection, room, since)
+        await connection.manager._members.join(connection, room, since)
 
     async def track(self, room: str, meta: Mapping[str, Any] | None = None) -> None:
         """Join a room and be present there; again, to change the meta.
@@ -175,12 +176,12 @@ class WebSocketResource:
             RoomLimitError: It is in as many rooms as it may be.
         """
         connection = self.ws
-        await connection.manager._track(connection, room, meta)
+        await connection.manager._members.track(connection, room, meta)
 
     async def leave_room(self, room: str) -> None:
         """Take this connection from a room; one it is not in is no error."""
         connection = self.ws
-        connection.manager._leave(connection, room)
+        connection.manager._members.leave(connection, room)
 
     async def broadcast_to_room(
         self,

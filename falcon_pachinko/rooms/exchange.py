@@ -188,7 +188,14 @@ class Exchange:
         return [each for each in chosen if each not in members]
 
     async def disconnect(self, target: Target, code: int, reason: str) -> int:
-        """Close the connections that a target names on this process; return how many."""
+        """Close the connections that a target names on all processes; return how many here."""
+        if self.cluster.reaches_others() and not self.is_here(target):
+            # A handshake elsewhere may belong to the target, and not know it yet: so all hear it.
+            channel = channel_of(target) if isinstance(target, ConnectionId) else ALL
+            self.cluster.publish(channel, Disconnect(0, 0, code, reason, target))
+        return await self._disconnect_here(target, code, reason)
+
+    async def _disconnect_here(self, target: Target, code: int, reason: str) -> int:
         self.revocations.note(target, code, reason)
         closing = [each for each in self.registry.select(target) if not each.closed]
         for count, connection in enumerate(closing, 1):
@@ -225,7 +232,7 @@ class Exchange:
                 except ValueError as error:
                     self.cluster.reject(str(error))
                 else:
-                    await self.disconnect(target, code, reason)
+                    await self._disconnect_here(target, code, reason)
 
     async def _deliver_parcel(
         self, chosen: list[Connection], packets: ParcelPackets, target: Target | None = None

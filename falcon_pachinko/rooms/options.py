@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 
 from falcon_pachinko.limits import HistoryLimits
 
@@ -16,6 +17,12 @@ class RoomOptions:
     resync: bool = False
     history: HistoryLimits | None = None
     presence_grace: float = 3.0
+
+    def __post_init__(self) -> None:
+        if self.history is not None and not isinstance(self.history, HistoryLimits):
+            raise TypeError(f"history={self.history!r:.200}: give HistoryLimits(), or None")
+        if not (math.isfinite(self.presence_grace) and self.presence_grace >= 0):
+            raise ValueError(f"presence_grace={self.presence_grace!r}: give a number of seconds")
 
 
 class OptionsByPrefix:
@@ -38,7 +45,15 @@ class OptionsByPrefix:
         return bool(self.by_prefix)
 
     def put(self, prefix: str, options: RoomOptions) -> None:
-        """Set the options of rooms whose names begin with a plain string."""
+        """Set the options of rooms whose names begin with a plain string.
+
+        Raises:
+            TypeError: The prefix is no str.
+        """
+        if not isinstance(prefix, str):
+            raise TypeError(
+                f"configure_rooms({prefix!r:.200}): give what the rooms' names begin with"
+            )
         self.by_prefix[prefix] = options
         longest_first = sorted(self.by_prefix.items(), key=lambda each: -len(each[0]))
         self.by_prefix = dict(longest_first)

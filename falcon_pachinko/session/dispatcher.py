@@ -48,13 +48,14 @@ class Dispatcher:
         tasks: In which the handlers run.
     """
 
-    __slots__ = ("_connection", "_hooks", "_tasks", "table")
+    __slots__ = ("_connection", "_counters", "_hooks", "_tasks", "table")
 
     table: HandlerTable | None
     """The resource's handlers, from the accept on."""
 
     def __init__(self, connection: Connection, hooks: HookChain, tasks: Tasks) -> None:
         self._connection, self._hooks, self._tasks = connection, hooks, tasks
+        self._counters = connection.manager._counters
         self.table = None
 
     async def handle(self, frame: Frame) -> None:
@@ -85,7 +86,7 @@ class Dispatcher:
         """Run a handler to its end, and answer the client where an answer is due: once."""
         connection, hooks = self._connection, self._hooks
         what = handler.type
-        handled, began = connection.manager._counters.handling(what), time.perf_counter()
+        handled, began = self._counters.handling(what), time.perf_counter()
         try:
             try:
                 method = getattr(connection.resource, handler.name)  # a test may have patched it
@@ -147,7 +148,7 @@ class Dispatcher:
     async def _fail(self, error: BaseException, what: str, ref: Ref) -> None:
         """Log what a handler raised, once, and tell the client no more than that it happened."""
         connection = self._connection
-        connection.manager._counters.count_error(what)
+        self._counters.count_error(what)
         log.error(
             "%s failed on %.200r", type(connection.resource).__name__, what,
             exc_info=error, extra=connection._outbox.where(),

@@ -127,23 +127,23 @@ class Session:
         SENDER.set(connection)
         connection._session, outbox.watcher = self, self
         outbox.adopt_context()
-        manager._begin(connection, tasks.own)
+        manager._members.begin(connection, tasks.own)
         outcome: Outcome = Gone()
         try:
             try:
                 try:
                     # It reads ahead at once, to see the client leave.
-                    attend = partial(tasks.attend, at_once=True)
+                    attend = partial(tasks.attend, patience=0)
                     outcome = await self._handshake.settle(connection, inbox, attend)
                 finally:
                     manager._revocations.end(connection)
                 if type(outcome) is Accepted:
                     table = connection.resource.__pachinko_table__.compiled(manager._codecs)
-                    self._dispatcher.table = table
-                    handle = self._dispatcher.handle
+                    dispatcher = self._dispatcher
+                    dispatcher.table = table
                     async for frame in inbox:
                         if outbox.close_code is None:
-                            await handle(frame)
+                            await dispatcher.handle(frame)
                         if self._ending is not None:
                             self._end_in(CLOSE_WAIT)  # a handler that had its grace is done
             except asyncio.CancelledError:
@@ -158,7 +158,7 @@ class Session:
                 raise
             return await self._leave(outcome)
         finally:
-            manager._sessions.discard(tasks.own)
+            manager._members.sessions.discard(tasks.own)
 
     # What the outbox tells of the end.
 
@@ -229,7 +229,7 @@ class Session:
         if outbox.close_code is None:
             outbox.close_code = inbox.code if outbox.accepted else ABNORMAL
             outbox.close_reason = inbox.reason
-        connection.manager._forget(connection)
+        connection.manager._members.forget(connection)
         if outbox.accepted:
             counters.count_closed(outbox.close_code, by_client=by_client)
         if connection._expiry is not None:
@@ -269,7 +269,7 @@ class Session:
         connection, outbox = self.connection, self.connection._outbox
         if type(outcome) is Gone and outbox.close_code is not None and not self._inbox.gone:
             outcome = closed_early(outbox.close_code, outbox.close_reason)
-        connection.manager._forget(connection)  # the client has its answer in a moment
+        connection.manager._members.forget(connection)  # the client has its answer in a moment
         if type(outcome) is not Denied:
             self._gate.gone()
             return None

@@ -67,25 +67,27 @@ class Tasks:
         return task is self.own or (self._beside is not None and task in self._beside)
 
     @types.coroutine
-    def attend(self, handling: Any, *, at_once: bool = False) -> Generator[Any, Any, Any]:
+    def attend(self, handling: Any, patience: float | None = None) -> Generator[Any, Any, Any]:
         """Await the application's code, in this very task; if it is busy for long, read ahead.
 
         Nearly all of it finishes in its first step, which costs no timer and no task.
 
         Args:
             handling: The coroutine.
-            at_once: Whether to read ahead as soon as it waits for something.
+            patience: Seconds until it reads ahead; 0 for as soon as the code waits for
+                something, None for `READ_AHEAD_AFTER`.
         """
         try:
             waiting_for = handling.send(None)
         except StopIteration as done:
             return done.value
         inbox, timer = self.inbox, None
-        if at_once:
+        if patience == 0:
             inbox.read_ahead()
         else:
             inbox.leave_unread()
-            timer = asyncio.get_running_loop().call_later(READ_AHEAD_AFTER, inbox.read_ahead)
+            seconds = READ_AHEAD_AFTER if patience is None else patience
+            timer = asyncio.get_running_loop().call_later(seconds, inbox.read_ahead)
         self.in_handler = True
         try:
             return (yield from resume(handling, waiting_for))

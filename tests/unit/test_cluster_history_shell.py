@@ -121,7 +121,7 @@ class Client:
         if self.connection is None:
             self.come()
         since = self.position if since is None else since
-        await self.node._join(self.connection, room, since)
+        await self.node._members.join(self.connection, room, since)
 
     async def join_at_its_pace(self):
         """Join as a handler of its own does, which waits for its client."""
@@ -134,12 +134,12 @@ class Client:
 
     async def join_plainly(self, room="tea"):
         self.come()
-        await self.node._join(self.connection, room)
+        await self.node._members.join(self.connection, room)
 
     def go(self):
         if self.connection is not None:
             self.connection._outbox.lose()
-            self.node._forget(self.connection)
+            self.node._members.forget(self.connection)
             self.connection = None
 
 
@@ -267,8 +267,8 @@ async def test_one_that_has_gone_gets_nothing_and_leaves_nothing(nodes):
     ann = here.client()
     ann.come()
     connection = ann.connection
-    here._forget(connection)
-    await here._join(connection, "tea", HistoryPosition())
+    here._members.forget(connection)
+    await here._members.join(connection, "tea", HistoryPosition())
     gate = here.backend.stall("read")
     bob = here.client()
     joining = asyncio.create_task(bob.join())
@@ -303,7 +303,7 @@ async def test_who_leaves_and_comes_while_it_catches_up_gets_it_once(nodes):
     gate = here.backend.stall("read")
     first = asyncio.create_task(ann.join())
     await until(lambda: "read" in here.backend.calls)
-    here._leave(ann.connection, "tea")
+    here._members.leave(ann.connection, "tea")
     second = asyncio.create_task(ann.join())
     await asyncio.sleep(0)
     gate.set()
@@ -324,7 +324,7 @@ async def test_leaving_in_the_middle_of_the_past_ends_it(nodes):
     joining = asyncio.create_task(ann.join_at_its_pace())
     ann.reads.clear()
     await until(lambda: ann.connection.outbox_bytes)
-    here._leave(ann.connection, "tea")
+    here._members.leave(ann.connection, "tea")
     ann.reads.set()
     await joining
     await until(lambda: not ann.connection.outbox_bytes)
@@ -562,7 +562,7 @@ async def test_a_form_that_cannot_be_made_harms_no_other_codec(nodes):
     bob = Connection("bob", take, here, direct=True, is_open=True)
     here._registry.add(bob)
     bob._speak("pachinko.msgpack", MSGPACK)
-    await here._join(bob, "tea", HistoryPosition())
+    await here._members.join(bob, "tea", HistoryPosition())
     await ann.join()
     text = '{"type":"said","text":"x","n":%s}' % ("1" * 100)
     await there.backend.append(
@@ -570,8 +570,8 @@ async def test_a_form_that_cannot_be_made_harms_no_other_codec(nodes):
     )
     await there.backend.publish([("room:tea", encode(HEAD, Broadcast(2, 0, "said", text)))])
     await until(lambda: len(ann.texts) == 2)
-    here._leave(bob, "tea")
-    await here._join(bob, "tea", HistoryPosition())
+    here._members.leave(bob, "tea")
+    await here._members.join(bob, "tea", HistoryPosition())
 
     assert len(frames) == 2
     assert here.status()["rejected"] == 2
@@ -797,7 +797,7 @@ async def test_what_is_kept_is_kept_without_loss(nodes, alone, value):
         made = Connection(name, take, there, direct=True, is_open=True)
         there._registry.add(made)
         made._speak("pachinko.msgpack", MSGPACK)
-        await there._join(made, "tea", since)
+        await there._members.join(made, "tea", since)
 
     await packed(late, HistoryPosition())
     await packed(live, None)
@@ -874,7 +874,7 @@ async def test_every_room_that_a_target_names_keeps_it(nodes, alone, target, rea
         for room in ("tea", "milk") if name == "bob" else ("milk",) if name == "cid" else ("tea",):
             if each.connection is None:
                 each.come()
-            await each.node._join(each.connection, room)
+            await each.node._members.join(each.connection, room)
         each.connection.user_id = name
     await there.cluster.subscriptions.all_live()
     await here.broadcast({"type": "said", "text": "x"}, to=target)

@@ -90,10 +90,10 @@ class Client:
             assert self.present.pop(key) == metas
 
     async def track(self, meta=MET, room="tea"):
-        await self.node._track(self.connection, room, meta)
+        await self.node._members.track(self.connection, room, meta)
 
     def go(self):
-        self.node._forget(self.connection)
+        self.node._members.forget(self.connection)
 
 
 def running(count=2, **options):
@@ -180,7 +180,7 @@ class Play:
 
     async def leave(self, client, _):
         self.tracked.pop(client, None)
-        client.node._leave(client.connection, "tea")
+        client.node._members.leave(client.connection, "tea")
 
     async def go(self, client, _):
         self.tracked.pop(client, None)
@@ -276,7 +276,7 @@ async def test_who_leaves_and_comes_while_the_room_is_read_is_told_once(nodes):
     gate = here.backend.stall("entries")
     first = asyncio.create_task(ann.track())
     await until(lambda: "entries" in here.backend.calls)
-    here._leave(ann.connection, "tea")
+    here._members.leave(ann.connection, "tea")
     second = asyncio.create_task(ann.track("again"))
     await asyncio.sleep(0)
     gate.set()
@@ -745,7 +745,7 @@ async def test_members_that_leave_while_others_are_told_are_told_nothing_more(no
 
     async def slowly(connections, message):
         if message["type"] == "presence.diff":
-            here._leave(bob.connection, "tea")
+            here._members.leave(bob.connection, "tea")
         seen.append((message["type"], [each.id for each in connections]))
         await send(connections, message)
 

@@ -486,7 +486,7 @@ async def test_status_is_plain_data(members, manager):
     """Counts of now and of ever, and what other parts of the app add."""
     members("ann")
     await manager.join_room("ann", "lobby")
-    manager._add_gauge("moon", lambda: "full")
+    manager._gauges["moon"] = lambda: "full"
 
     status = manager.status()
     assert json.loads(json.dumps(status)) == status
@@ -579,7 +579,7 @@ async def test_a_manager_belongs_to_one_event_loop(wire, connect, manager, elsew
     """From another thread a call is refused, with the one that works."""
     if elsewhere:
         connect(wire)
-    manager._check_loop()
+    manager._members.check_loop()
 
     def call():
         return asyncio.run(manager.broadcast_to_all(1))
@@ -610,8 +610,8 @@ async def test_a_stop_waits_for_clean_ups(manager):
         ended.append("ended")
 
     session = asyncio.create_task(clean_up())
-    manager._sessions.add(session)
-    session.add_done_callback(manager._sessions.discard)
+    manager._members.sessions.add(session)
+    session.add_done_callback(manager._members.sessions.discard)
     stopping = asyncio.create_task(manager.stop())
     await asyncio.sleep(0)
     before = list(ended)
@@ -625,7 +625,7 @@ async def test_a_stop_is_bounded(caplog):
     """A clean-up that hangs is cancelled after ``shutdown_timeout``, and the log says so."""
     manager = WebSocketConnectionManager(Limits(shutdown_timeout=0.01))
     hanging = asyncio.create_task(asyncio.Event().wait())
-    manager._sessions.add(hanging)
+    manager._members.sessions.add(hanging)
 
     await manager.stop()
 

@@ -1,0 +1,134 @@
+"""The one way that a message takes to many: who gets it, encoded once, and by whom it is kept."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Iterable
+from typing import Any, NamedTuple
+
+from falcon_pachinko.cluster.parcels import is_within, rooms_named
+from falcon_pachinko.connection.connection import SENDER, Connection, check_sending
+from falcon_pachinko.connection.stage import CONNECTING
+from falcon_pachinko.leases import check_lease
+from falcon_pachinko.rooms.exchange import Exchange
+from falcon_pachinko.rooms.fanout import Packets
+from falcon_pachinko.rooms.members import Members
+from falcon_pachinko.targets import ConnectionId, Target, check_target
+
+__all__ = ["Delivery", "Exclude", "Sending"]
+
+Exclude = Iterable["str | Connection"]
+"""Connections that get nothing, by id or themselves."""
+
+
+class Delivery(NamedTuple):
+    """What became of a broadcast on this process; no drop is silent."""
+
+    sent: int
+    """How many connections the message was handed to; they have not acknowledged it."""
+    dropped: int
+    """How many did not get it: their outbox was full, or they were on their way out."""
+    published: bool = False
+    """Whether it was handed to the backend, for other processes; False without one, or while
+    it is away."""
+
+
+class Sending:
+    """Sends messages to targets; every verb of the manager that sends to many ends here."""
+
+    def __init__(self, exchange: Exchange, members: Members) -> None:
+        self._exchange, self._members = exchange, members
+        self._registry, self._fanout = exchange.registry, exchange.fanout
+        self._cluster, self._options = exchange.cluster, exchange.options
+        self._codecs, self._counters = exchange.codecs, exchange.counters
+        self._is_shared = self._cluster.backend.shared  # whether there may be other processes
+
+    async def send(
+        self,
+        message: Any,
+        to: Target,
+        *,
+        exclude: Exclude = (),
+        store: bool | None = None,
+        local: bool = False,
+        volatile: bool = False,
+        latest: str | None = None,
+    ) -> Delivery:
+        """Send a message to those that a target names; see the manager's ``broadcast``."""
+        check_lease()
+        if not isinstance(to, Target):
+            check_target(to)
+        if asyncio.get_running_loop() is not self._members.loop:
+            self._members.check_loop()
+        sender = SENDER.get()
+        if sender is not None and sender._muted and asyncio.current_task() in sender._muted:
+            return Delivery(0, 0)  # its connection was closed by us: it is heard no more
+        if latest is not None or volatile or local or store:
+            _check_options(store=store, local=local, volatile=volatile, latest=latest)
+        ids: tuple[str, ...] = ()
+        if exclude:
+            # It may be an iterator, which gives its ids once.
+            exclude = (exclude,) if isinstance(exclude, (str, Connection)) else tuple(exclude)
+            chosen = self._registry.select(to, exclude)
+            ids = tuple(each if isinstance(each, str) else each.id for each in exclude)
+        else:
+            chosen = self._registry.select(to)
+        key = None
+        if latest is not None:  # what it replaces is of the same target
+            key = ("connection" if type(to) is ConnectionId else to, latest)
+        if sender is not None and sender._outbox.stage is CONNECTING and sender in chosen:
+            sender._outbox.check_room(sender._codec.encode(message).size, key)
+        kept_in: tuple[str, ...] = ()
+        kept = 0, 0, True
+        lossy = volatile or latest is not None
+        if self._options.by_prefix and store is not False and not (local or lossy):
+            named = rooms_named(to, self._registry.rooms.names)
+            kept_in = tuple(room for room in named if self._options.of(room).history)
+            if kept_in:
+                kept = await self._exchange.send_kept(message, to, kept_in, ids)
+                if is_within(to, kept_in):
+                    await _keep_pace(sender, chosen)
+                    return Delivery(*kept)
+                # The others whom it names, who are in none of these rooms.
+                members = set[Connection]().union(*map(self._registry.in_room, kept_in))
+                selected = self._registry.select(to, exclude)
+                chosen = [each for each in selected if each not in members]
+        codecs = self._registry.codecs
+        packets = Packets()
+        packets.message = message
+        spoken = codecs if len(codecs) == 1 else {each._codec for each in chosen}
+        for codec in spoken or (self._codecs.json,):
+            packets[codec] = codec.encode(message)
+        if len(packets) > 1 or self._cluster.subprotocols:
+            self._exchange.check_raw(message)
+        published = False
+        if self._is_shared and not local and self._cluster.reaches_others():
+            published = self._exchange.publish(
+                message, packets, to, ids, volatile=volatile, latest=latest, kept_in=kept_in
+            )
+        sent, dropped = await self._fanout.deliver(chosen, packets, to, volatile=volatile, key=key)
+        self._counters.count_sent(message, sent)
+        if sender is not None and sender._outbox.bytes and not volatile:
+            await _keep_pace(sender, chosen)
+        return Delivery(kept[0] + sent, kept[1] + dropped, published and kept[2])
+
+
+async def _keep_pace(sender: Connection | None, chosen: list[Connection]) -> None:
+    """Wait for the client that a broadcast is made for, if a task of its session makes it."""
+    if sender is None or not sender._outbox.is_behind or sender not in chosen:
+        return
+    session = sender._session
+    if session is not None and session.owns(asyncio.current_task()):
+        await sender._outbox.keep_pace()
+
+
+def _check_options(*, store: bool | None, local: bool, volatile: bool, latest: str | None) -> None:
+    """Refuse options of sending that contradict each other.
+
+    Raises:
+        ValueError: They do.
+    """
+    check_sending(latest, volatile=volatile)
+    if store and (local or volatile or latest is not None):
+        what = "local" if local else "volatile" if volatile else "latest"
+        raise ValueError(f"store=True with {what}= contradicts itself: a history cannot keep it")
