@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Iterable, Mapping
+from collections.abc import Set as AbstractSet
 from contextvars import ContextVar
 from typing import TYPE_CHECKING, Any
 
@@ -22,11 +23,14 @@ from falcon_pachinko.typing import AsgiEvent, AsgiSend
 if TYPE_CHECKING:
     from falcon.constants import WebSocketPayloadType
 
-__all__ = ["SENDER", "Connection", "check_sending"]
+__all__ = ["NONE", "SENDER", "Connection", "check_sending"]
 
 SENDER: ContextVar[Connection | None] = ContextVar("falcon_pachinko_sender", default=None)
 """The connection on whose behalf code runs: set once by its session, and inherited by every
 task that is made there.  It decides who waits for a client, and for no other client."""
+
+NONE: frozenset[str] = frozenset()
+"""No rooms, or no tags: what nearly all connections have of the one, or of both."""
 
 
 def check_sending(latest: str | None, *, volatile: bool) -> None:
@@ -135,8 +139,8 @@ class Connection:
         self._expiry: asyncio.TimerHandle | None = None
         # The registry's, which alone changes them: the connection's rooms and tags, and its address
         # where connections are counted by it.
-        self._rooms: set[str] = set()
-        self._tags: set[str] = set()
+        self._rooms: AbstractSet[str] = NONE
+        self._tags: AbstractSet[str] = NONE
         self._address: str | None = None
         # The session's: itself while it lives; and the tasks that were told to end because we
         # closed, whose broadcasts reach nobody any more.

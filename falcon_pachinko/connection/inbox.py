@@ -122,11 +122,10 @@ class Inbox:
         self.draining = False
         """Whether frames are thrown away, since the server is going down."""
         self._over = False  # no frame is given out any more; final
-        self._frames: deque[Frame] = deque()
+        self._frames: deque[Frame] | None = None  # what waits; None until something does
         self._bytes = 0  # of the frames that wait
-        self._held_frames = self._held_bytes = (
-            0  # taken, and waiting for a concurrent handler's turn
-        )
+        # Of those taken, and waiting for a concurrent handler's turn.
+        self._held_frames = self._held_bytes = 0
         self._receiving = False  # whether a receive() is pending: there is one reader, never two
         self._ahead: asyncio.Task[None] | None = None  # the read-ahead; while it is there, it reads
         self._waiter: asyncio.Future[None] | None = None  # the session, while it waits for frames
@@ -151,7 +150,7 @@ class Inbox:
     async def __anext__(self) -> Frame:
         while True:
             if self._frames:
-                return await self._take()
+                return await self._take(self._frames)
             if self._over or self.gone:
                 raise StopAsyncIteration
             self.waiting = True
@@ -188,9 +187,9 @@ class Inbox:
             log.error("the server failed to receive; the connection is lost", exc_info=error)
         return {"type": "websocket.disconnect", "code": ABNORMAL}
 
-    async def _take(self) -> Frame:
+    async def _take(self, waiting: deque[Frame]) -> Frame:
         """Take the frame that waits first."""
-        frame = self._frames.popleft()
+        frame = waiting.popleft()
         self._bytes -= _size_of(frame)
         if self._room is not None:
             self._make_room()
@@ -305,6 +304,8 @@ class Inbox:
                 waits = self._waiter is not None
                 reader = self._reader
                 if frame is not None and (waits or reader is None or not reader.intercept(frame)):
+                    if self._frames is None:
+                        self._frames = deque()
                     self._frames.append(frame)
                     self._bytes += _size_of(frame)
                 if waits:
@@ -324,7 +325,7 @@ class Inbox:
     def is_full(self) -> bool:
         """Whether reading has to stop: as many frames wait as may, or as many bytes."""
         limits = self.limits
-        frames = len(self._frames) + self._held_frames
+        frames = len(self._frames or ()) + self._held_frames
         if limits.inbox_messages is not None and frames >= limits.inbox_messages:
             return True
         most = limits.inbox_bytes
@@ -357,7 +358,7 @@ class Inbox:
     def drain(self) -> None:
         """Give the session no more frames, only the end: what comes is thrown away."""
         self.draining = True
-        self._frames.clear()
+        self._frames = None
         self._bytes = 0
         self._make_room()
 
@@ -372,8 +373,7 @@ class Inbox:
     async def stop(self) -> None:
         """Read no more, finally: nothing of it runs when this returns."""
         self._over = True
-        self._reader = None
-        self._frames.clear()
+        self._reader = self._frames = None
         if self._room is not None:
             self._make_room()
         ahead = self._ahead

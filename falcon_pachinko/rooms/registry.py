@@ -7,7 +7,7 @@ from collections.abc import Iterable
 from collections.abc import Set as AbstractSet
 from typing import Protocol
 
-from falcon_pachinko.connection.connection import Connection
+from falcon_pachinko.connection.connection import NONE, Connection
 from falcon_pachinko.connection.stage import CONNECTING, OPEN
 from falcon_pachinko.errors import DuplicateConnectionError, MessageError, RoomLimitError
 from falcon_pachinko.messages.codec import Codec
@@ -151,7 +151,7 @@ class Registry:
         self.codecs[connection._codec] -= 1
         if not self.codecs[connection._codec]:
             del self.codecs[connection._codec]
-        rooms, connection._rooms = connection._rooms, set()
+        rooms, connection._rooms = connection._rooms, NONE
         for room in rooms:
             last = self.rooms.discard(room, connection)
             if last:
@@ -160,7 +160,7 @@ class Registry:
         for tag in connection._tags:
             if self._tags.discard(tag, connection):
                 self._observer.went("tag", tag)
-        connection._tags = set()
+        connection._tags = NONE
         if connection._address is not None:
             self._addresses.discard(connection._address, connection)
         user = connection._user_id
@@ -182,14 +182,14 @@ class Registry:
         most = connection.limits.rooms
         if most is not None and len(connection._rooms) >= most:
             raise RoomLimitError(most)
-        connection._rooms.add(room)
+        connection._rooms = _with(connection._rooms, room)
         if self.rooms.add(room, connection):
             self._observer.came("room", room)
 
     def leave(self, connection: Connection, room: str) -> None:
         """Take a connection from a room; one it is not in is no error."""
         if room in connection._rooms:
-            connection._rooms.discard(room)
+            connection._rooms = _without(connection._rooms, room)
             last = self.rooms.discard(room, connection)
             if last:
                 self._observer.went("room", room)
@@ -219,14 +219,14 @@ class Registry:
         if most is not None and len(connection._tags) >= most:
             sentence = f"A connection may have {most} tags at once (Limits.tags)."
             raise MessageError("tag_limit", sentence)
-        connection._tags.add(tag)
+        connection._tags = _with(connection._tags, tag)
         if self._tags.add(tag, connection):
             self._observer.came("tag", tag)
 
     def untag(self, connection: Connection, tag: str) -> None:
         """Take a tag away; one it does not have is no error."""
         if tag in connection._tags:
-            connection._tags.discard(tag)
+            connection._tags = _without(connection._tags, tag)
             if self._tags.discard(tag, connection):
                 self._observer.went("tag", tag)
 
@@ -242,3 +242,17 @@ class Registry:
             del self.codecs[codec]
         elif codec.subprotocol is not None:
             self._observer.speaks(codec.subprotocol)
+
+
+def _with(names: AbstractSet[str], name: str) -> AbstractSet[str]:
+    """Add a name to a connection's; the first makes a set of its own."""
+    own = names if isinstance(names, set) else set()
+    own.add(name)
+    return own
+
+
+def _without(names: AbstractSet[str], name: str) -> AbstractSet[str]:
+    """Take a name from a connection's; with the last, its set goes."""
+    assert isinstance(names, set)
+    names.discard(name)
+    return names or NONE

@@ -132,9 +132,9 @@ class Session:
         try:
             try:
                 try:
-                    # It reads ahead at once, to see the client leave.
-                    attend = partial(tasks.attend, patience=0)
-                    outcome = await self._handshake.settle(connection, inbox, attend)
+                    outcome = await self._handshake.settle(
+                        connection, inbox, partial(tasks.attend, patience=0)
+                    )
                 finally:
                     manager._revocations.end(connection)
                 if type(outcome) is Accepted:
