@@ -9,12 +9,22 @@ to refuse needs the `token`, which grows with every holder.
 
 from __future__ import annotations
 
+import asyncio
+import logging
+import random
 import time
 from contextvars import ContextVar
 
-from falcon_pachinko.errors import LeaseLostError
+from falcon_pachinko.backends.base import Backend
+from falcon_pachinko.errors import BackendError, LeaseLostError
 
-__all__ = ["Lease", "check_lease", "current_lease", "hold"]
+__all__ = ["Lease", "check_lease", "current_lease", "give_back", "hold", "keep", "take"]
+
+log = logging.getLogger("falcon_pachinko.workers")
+
+_LEASE = 2 / 3  # of Backend.ttl: the rest is for others to notice its end
+_TRIES = 6  # how often within Backend.ttl a lease is renewed, or tried for
+_CERTAIN = 0.9  # of a lease's time: the clocks of two machines may not go alike
 
 
 class Lease:
@@ -77,3 +87,50 @@ def check_lease() -> None:
     lease = _current.get()
     if lease is not None:
         lease.check()
+
+
+async def take(backend: Backend, worker: str) -> Lease:
+    """Wait until this process has the lease of a worker."""
+    seconds = backend.ttl * _LEASE
+    while True:
+        asked = time.monotonic()
+        try:
+            token = await backend.acquire(worker, seconds)
+        except BackendError as error:
+            log.debug("worker %s waits for the backend: %s", worker, error)
+            token = None
+        except Exception:
+            log.exception("backend %s failed to give worker %s a lease", backend.name, worker)
+            token = None
+        if token is not None:
+            log.info("worker %s runs here (token %d)", worker, token)
+            return Lease(worker, token, asked + seconds * _CERTAIN)
+        await asyncio.sleep(backend.ttl / _TRIES * random.uniform(0.8, 1.2))  # noqa: S311  # apart from each other
+
+
+async def keep(backend: Backend, lease: Lease) -> None:
+    """Renew a lease until it is lost."""
+    seconds = backend.ttl * _LEASE
+    while lease.held:
+        await asyncio.sleep(backend.ttl / _TRIES)
+        asked = time.monotonic()
+        try:
+            async with asyncio.timeout(max(0.0, lease.until - asked)):
+                if not await backend.renew(lease.worker, lease.token, seconds):
+                    return
+        except (BackendError, TimeoutError) as error:
+            log.debug("the lease of worker %s was not renewed: %s", lease.worker, error)
+        except Exception:
+            log.exception("backend %s failed to renew a lease", backend.name)
+        else:
+            if lease.held:  # one that had ended stays ended
+                lease.until = asked + seconds * _CERTAIN
+
+
+async def give_back(backend: Backend, lease: Lease) -> None:
+    """End a lease, so that another process need not wait for its end."""
+    lease.until = 0.0
+    try:
+        await backend.release(lease.worker, lease.token)
+    except Exception as error:  # noqa: BLE001  # whatever it is, the lease has an end of its own
+        log.debug("the lease of worker %s ends by itself: %s", lease.worker, error)

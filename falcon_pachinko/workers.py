@@ -9,18 +9,12 @@ import inspect
 import logging
 import random
 import signal
-import time
 from collections.abc import Awaitable, Callable, Coroutine
 from typing import Any, Literal, TypeVar, overload
 
 from falcon_pachinko.backends import Backend, MemoryBackend
-from falcon_pachinko.errors import (
-    BackendError,
-    DuplicateWorkerError,
-    LeaseLostError,
-    WorkerDefinitionError,
-)
-from falcon_pachinko.leases import Lease, hold
+from falcon_pachinko.errors import DuplicateWorkerError, LeaseLostError, WorkerDefinitionError
+from falcon_pachinko.leases import give_back, hold, keep, take
 
 __all__ = ["Worker", "WorkerController", "worker"]
 
@@ -28,10 +22,6 @@ log = logging.getLogger("falcon_pachinko.workers")
 
 HEALTHY = 60.0
 """Seconds that a worker must run for its next crash to count as the first again."""
-
-_LEASE = 2 / 3  # of Backend.ttl: the rest is for others to notice its end
-_TRIES = 6  # how often within Backend.ttl a lease is renewed, or tried for
-_CERTAIN = 0.9  # of a lease's time: the clocks of two machines may not go alike
 
 Restart = Literal["on-failure", "never"]
 
@@ -181,13 +171,13 @@ class Worker:
         """
         while True:
             self.state = "standby"
-            lease = await self._take_lease(backend)
+            lease = await take(backend, self.name)
             self.state = "running"
             context = contextvars.copy_context()
             context.run(hold, lease)
             loop = asyncio.get_running_loop()
             running = loop.create_task(self._call(), context=context)
-            keeping = loop.create_task(self._keep(backend, lease))
+            keeping = loop.create_task(keep(backend, lease))
             try:
                 await asyncio.wait((running, keeping), return_when=asyncio.FIRST_COMPLETED)
                 lost = not (running.done() and lease.held)
@@ -195,7 +185,7 @@ class Worker:
                 for task in (running, keeping):
                     task.cancel()
                 await asyncio.wait((running, keeping))
-                await self._give_back(backend, lease)
+                await give_back(backend, lease)
             if not lost:
                 running.result()
                 return
@@ -206,51 +196,6 @@ class Worker:
 
     async def _call(self) -> None:
         await self._run()
-
-    async def _take_lease(self, backend: Backend) -> Lease:
-        """Wait until this process has the lease."""
-        seconds = backend.ttl * _LEASE
-        while True:
-            asked = time.monotonic()
-            try:
-                token = await backend.acquire(self.name, seconds)
-            except BackendError as error:
-                log.debug("worker %s waits for the backend: %s", self.name, error)
-                token = None
-            except Exception:
-                log.exception(
-                    "backend %s failed to give worker %s a lease", backend.name, self.name
-                )
-                token = None
-            if token is not None:
-                log.info("worker %s runs here (token %d)", self.name, token)
-                return Lease(self.name, token, asked + seconds * _CERTAIN)
-            await asyncio.sleep(backend.ttl / _TRIES * random.uniform(0.8, 1.2))  # noqa: S311  # apart from each other
-
-    async def _keep(self, backend: Backend, lease: Lease) -> None:
-        """Renew the lease until it is lost."""
-        seconds = backend.ttl * _LEASE
-        while lease.held:
-            await asyncio.sleep(backend.ttl / _TRIES)
-            asked = time.monotonic()
-            try:
-                async with asyncio.timeout(max(0.0, lease.until - asked)):
-                    if not await backend.renew(self.name, lease.token, seconds):
-                        return
-            except (BackendError, TimeoutError) as error:
-                log.debug("the lease of worker %s was not renewed: %s", self.name, error)
-            except Exception:
-                log.exception("backend %s failed to renew a lease", backend.name)
-            else:
-                if lease.held:  # one that had ended stays ended
-                    lease.until = asked + seconds * _CERTAIN
-
-    async def _give_back(self, backend: Backend, lease: Lease) -> None:
-        lease.until = 0.0
-        try:
-            await backend.release(self.name, lease.token)
-        except Exception as error:  # noqa: BLE001  # whatever it is, the lease has an end of its own
-            log.debug("the lease of worker %s ends by itself: %s", self.name, error)
 
     def _crashed(self, error: BaseException) -> None:
         log.error("worker %s crashed", self.name, exc_info=error)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import abc
 import asyncio
+import contextlib
 import itertools
 import json
 from collections import deque
@@ -404,9 +405,14 @@ class Client(abc.ABC):
         if payload is not msgspec.UNSET:
             whole["payload"] = payload
         await self.send({**whole, "ref": ref})
-        frame = await self._take(
-            f"no answer to {whole.get('type')!r}", timeout, lambda frame: self._answers(frame, ref)
-        )
+
+        def answers(frame: Frame) -> bool:
+            with contextlib.suppress(UnexpectedFrameError):
+                message = self._decode(frame)
+                return isinstance(message, dict) and message.get("ref") == ref
+            return False
+
+        frame = await self._take(f"no answer to {whole.get('type')!r}", timeout, answers)
         answer = self._decode(frame)
         if answer.get("type") == "error":
             raise RequestError(whole.get("type"), answer)
@@ -479,13 +485,6 @@ class Client(abc.ABC):
             except DECODE_ERRORS:
                 pass
         raise self._unexpected(f"a message in {codec.name}", frame)
-
-    def _answers(self, frame: Frame, ref: str) -> bool:
-        try:
-            message = self._decode(frame)
-        except UnexpectedFrameError:
-            return False
-        return isinstance(message, dict) and message.get("ref") == ref
 
     def _check_entered(self) -> None:
         if not self._entered:

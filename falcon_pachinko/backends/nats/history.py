@@ -108,14 +108,11 @@ class Histories:
             except WrongSequence:
                 self._epochs.pop((stream.name, channel), None)
                 continue
-            self._remember((stream.name, channel), epoch._replace(used=began))
+            self._epochs[stream.name, channel] = epoch._replace(used=began)
+            if len(self._epochs) > _MOST_KNOWN:
+                del self._epochs[next(iter(self._epochs))]
             return HistoryPosition(epoch.name, sequence)
         raise BackendError(self._streams.name, f"too many concurrent writes to {channel!r:.200}")
-
-    def _remember(self, key: tuple[str, str], epoch: _Epoch) -> None:
-        self._epochs[key] = epoch
-        if len(self._epochs) > _MOST_KNOWN:
-            del self._epochs[next(iter(self._epochs))]
 
     async def _look(self, stream: Stream, channel: str) -> tuple[int, list[Stored]]:
         """Return where a history was last forgotten, and what has come since."""
