@@ -8,6 +8,7 @@ import os
 import threading
 import time
 from collections import Counter, deque
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import falcon
@@ -27,7 +28,10 @@ from falcon_pachinko import (
 
 BALLAST = "x" * 8000
 
-OF_A_CONNECTION = ("Connection", "Session", "Handshake", "Inbox", "Outbox", "Gate")
+OF_A_CONNECTION = (
+    "Connection", "Session", "Handshake", "Inbox", "Outbox", "Gate",
+    "Dispatcher", "Tasks", "Writer", "Pace", "WaitingFrames",
+)  # fmt: skip
 """How the library's classes end whose instances belong to one connection."""
 
 
@@ -201,7 +205,8 @@ async def authenticate(req):
     name, seconds = req.get_param("name"), req.get_param_as_float("expires")
     if name is None:
         return None
-    return Principal(user_id=name, expires_at=time.time() + seconds if seconds else None)
+    ends = datetime.now(UTC) + timedelta(seconds=seconds) if seconds else None
+    return Principal(user_id=name, expires_at=ends)
 
 
 app = falcon.asgi.App()

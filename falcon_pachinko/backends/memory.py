@@ -97,7 +97,10 @@ class MemoryHub:
         self._due: list[tuple[float, str]] = []
         # A heap: when each history is looked at next. Exactly one entry of each is its
         # `next_look`; others are void, and go when their time comes.
-        self._timer: asyncio.TimerHandle | None = None  # looks at the first of them
+        # Looks at the first of them; and when.  Not asked from the handle: uvloop gives one that
+        # does not tell, for what is due at once.
+        self._timer: asyncio.Handle | None = None
+        self._timer_at = 0.0
         self._loop: asyncio.AbstractEventLoop | None = None  # the one that the timer is of
 
     @classmethod
@@ -144,11 +147,12 @@ class MemoryHub:
         delay = max(self._due[0][0] - self.clock(), 0.0)
         when = loop.time() + delay
         if self._timer is not None and self._loop is loop and not self._timer.cancelled():
-            if self._timer.when() <= when:
+            if self._timer_at <= when:
                 return
             self._timer.cancel()
         # Weak, so that the timer keeps no hub of an app that has gone.
-        self._loop, self._timer = loop, loop.call_at(when, _swept, weakref.ref(self))
+        self._loop, self._timer_at = loop, when
+        self._timer = loop.call_at(when, _swept, weakref.ref(self))
 
     def drop_node(self, node: str) -> None:
         """Forget what a node has in any table."""

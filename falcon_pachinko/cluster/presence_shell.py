@@ -69,7 +69,10 @@ class Presence(Generic[M]):
         # By room and connection, who waits for its entry to be written; resolved when it is,
         # when it has gone, or when the backend fails.
         self._patient_until = float("-inf")  # until then, who is silent is not taken for dead
-        self._expiry: asyncio.TimerHandle | None = None  # for the next one whose grace is over
+        # For the next one whose grace is over; and when that is.  Not asked from the handle: uvloop
+        # gives one that does not tell, for what is due at once.
+        self._expiry: asyncio.Handle | None = None
+        self._expiry_at = 0.0
         self._write_work = asyncio.Event()
         self._read_work = asyncio.Event()
         self._read_outage, self._write_outage = Outage(), Outage()
@@ -186,10 +189,11 @@ class Presence(Generic[M]):
 
     def _expire_in_time(self, loop: asyncio.AbstractEventLoop) -> None:
         deadline = self._roster.next_deadline()
-        if deadline is None or (self._expiry is not None and self._expiry.when() <= deadline):
+        if deadline is None or (self._expiry is not None and self._expiry_at <= deadline):
             return
         if self._expiry is not None:
             self._expiry.cancel()
+        self._expiry_at = deadline
         self._expiry = loop.call_at(deadline, self._expire, loop)
 
     def _expire(self, loop: asyncio.AbstractEventLoop) -> None:

@@ -75,11 +75,14 @@ class Members:
 
     def forget(self, connection: Connection) -> None:
         """Take a connection from everything, as one that has ended."""
-        if self._registry.connections.get(connection.id) is connection:
+        if self._registry.connections.get(connection.id) is not connection:
+            return
+        try:
             if not connection._outbox.accepted:  # never here, so it does not stay a while either
                 for room in connection._rooms:
                     self._presence.untrack(connection, room)
             self._presence.gone(connection)
+        finally:  # whatever fails there, nobody sends to it any more
             self._registry.forget(connection)
 
     async def join(

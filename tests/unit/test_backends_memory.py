@@ -107,6 +107,16 @@ async def test_a_quiet_process_forgets_in_time(until):
     assert hub._timer is None
 
 
+async def test_a_loop_that_does_not_tell_when_forgets_as_well(hasty_loop, until):
+    """Whatever is due, and however often it is planned anew within one turn of the loop."""
+    hub = MemoryHub()
+    backend = MemoryBackend(hub)
+    for number, seconds in enumerate((0.0001, 0.0001, 0.05, 0.0001)):
+        await backend.append(f"room:{number}", b"x", HistoryLimits(seconds=seconds))
+
+    await until(lambda: not hub.histories)
+
+
 async def test_a_shorter_time_counts_from_then_on(backend, hub, clock):
     """Whoever configures a room anew is obeyed, also where an older timer is set."""
     await backend.append("room", b"x", HistoryLimits(seconds=1000))

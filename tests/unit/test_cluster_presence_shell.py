@@ -520,6 +520,25 @@ async def test_coming_to_a_full_room_costs_no_look_at_everybody():
 # Grace.
 
 
+async def test_many_go_at_once_on_a_loop_that_does_not_tell_when(hasty_loop, until):
+    """None of them stays present, or known."""
+    node = Node(grace=0.0003)
+    async with started([node]):
+        watcher = Client(node, "wat")
+        await watcher.track()
+        clients = [Client(node, f"user-{number}") for number in range(3)]
+        for each in clients:
+            await each.track()
+
+        await until(lambda: len(watcher.present or ()) == 4)
+
+        for each in clients:
+            each.go()
+        await until(lambda: set(watcher.present) == {"wat"})
+
+        assert len(node._registry) == 1
+
+
 async def test_one_id_that_comes_back_within_the_grace_stays():
     """The end of the grace of its former self is not its own."""
     node = Node(grace=0.01)

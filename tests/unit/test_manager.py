@@ -115,6 +115,24 @@ async def test_forgetting_leaves_no_trace(wire, connect, manager):
     assert (ann.rooms, ann.tags) == (frozenset(), frozenset())
 
 
+async def test_a_connection_is_forgotten_though_presence_fails(wire, connect, manager, monkeypatch):
+    """What one part of the leaving raises leaves nobody behind for the others."""
+    ann = connect(wire)
+    await manager.join_room("ann", "lobby")
+
+    def fail(member):
+        raise RuntimeError("presence is broken")
+
+    monkeypatch.setattr(manager._exchange.presence, "gone", fail)
+
+    with pytest.raises(RuntimeError, match="presence is broken"):
+        await manager.remove_connection("ann")
+
+    status = manager.status()
+    assert (status["connections"], status["rooms"]) == (0, 0)
+    assert ann.rooms == frozenset()
+
+
 @pytest.mark.parametrize("verb", ["join_room", "track"])
 async def test_an_id_that_has_gone_joins_nothing(wire, connect, manager, verb):
     """Whoever has only its id is told."""
