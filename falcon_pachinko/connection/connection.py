@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import falcon
 
-from falcon_pachinko.connection.ends import check_close_code
+from falcon_pachinko.connection.ends import ABNORMAL, check_close_code
 from falcon_pachinko.connection.outbox import Outbox
 from falcon_pachinko.connection.stage import CLOSED, CLOSING, CONNECTING, FORGOTTEN, OPEN
 from falcon_pachinko.errors import ConnectionStateError
@@ -253,8 +253,11 @@ class Connection:
             ConnectionStateError: The handshake was answered already, or messages wait that
                 this subprotocol's codec did not write.
             ValueError: The client did not offer that subprotocol, or a header cannot be sent.
-            falcon.WebSocketDisconnected: The client went before it was accepted.
+            falcon.WebSocketDisconnected: The client went before it was accepted, or
+                somebody closed the connection.
         """
+        if self.closed and not self.accepted:
+            raise falcon.WebSocketDisconnected(self.close_code or ABNORMAL)
         if self._outbox.stage is not CONNECTING:
             answer = "accepted" if self._outbox.stage is OPEN else "closed"
             raise ConnectionStateError(

@@ -1,6 +1,7 @@
 """How a handshake ends: accepted, denied with a status, or failed; and what was sent before."""
 
 import asyncio
+import contextlib
 
 import falcon
 import pytest
@@ -12,6 +13,7 @@ from falcon_pachinko import (
     MessageError,
     WebSocketResource,
     handles_message,
+    to,
 )
 from falcon_pachinko.testing import HandshakeDenied, simulate
 
@@ -292,6 +294,55 @@ async def test_a_client_that_goes_while_it_waits_is_never_accepted(serve, by_han
         status = client.manager.status()
 
     assert resource.goodbyes == [1006]
+    assert server.task.exception() is None
+    assert (status["connections"], status["rooms"], status["denied"]) == (0, 0, 1)
+    assert caplog.records == []
+
+
+async def accepts(self, ws):
+    await ws.accept()
+
+
+async def sends_first(self, ws):
+    await ws.send_media({"type": "welcome"})
+    await ws.accept()
+    await self.broadcast_to_room("lobby", "late")
+
+
+async def joins_first(self, ws):
+    await self.join_room("lobby")
+    await ws.accept()
+    await ws.send_media("late")
+    return True
+
+
+@pytest.mark.parametrize("late", [accepts, sends_first, joins_first], ids=lambda f: f.__name__)
+@pytest.mark.parametrize("how", ["goes", "is sent away", "drain"])
+async def test_an_accept_that_comes_too_late_is_no_error(serve, by_hand, caplog, until, late, how):
+    """Whoever ended it meanwhile: what ``on_connect`` still does is over, and nothing is logged."""
+    asked = asyncio.Event()
+
+    async def is_slow(self, req, ws):
+        asked.set()
+        with contextlib.suppress(asyncio.CancelledError):
+            await until(lambda: ws.closed)
+        return await late(self, ws)
+
+    resource = door(is_slow)
+    app = serve(resource)
+    async with simulate(app) as client:
+        server = by_hand(app)
+        server.start()
+        await asked.wait()
+        if how == "goes":
+            server.go(code=1001)
+        elif how == "drain":
+            await client.manager.drain(0)
+        else:
+            await client.manager.disconnect(to.everyone, 4001)
+        await server.ended()
+        status = client.manager.status()
+
     assert server.task.exception() is None
     assert (status["connections"], status["rooms"], status["denied"]) == (0, 0, 1)
     assert caplog.records == []
