@@ -23,6 +23,7 @@ from falcon_pachinko.cluster.parcels import PresenceDiff
 from falcon_pachinko.cluster.presence import Roster, Write
 from falcon_pachinko.cluster.room_roster import Entry, Present, RoomRoster, Table
 from falcon_pachinko.errors import BackendError, EncodeError
+from falcon_pachinko.names import stranger_key
 
 __all__ = ["GRACE", "Presence", "Present"]
 
@@ -120,9 +121,9 @@ class Presence(Generic[M]):
         Raises:
             EncodeError: The meta cannot be encoded.
         """
-        entry = Entry(member.user_id or member.id, self._encoded(meta))
-        if room not in member._rooms:
-            return  # it has gone
+        entry = Entry(member.user_id or stranger_key(member.id), self._encoded(meta))
+        if member.closed or room not in member._rooms:
+            return  # it has gone, or is about to
         roster = self._roster
         roster.track(member, room, entry)
         try:
