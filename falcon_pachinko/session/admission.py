@@ -232,7 +232,7 @@ class Admission:
         its_scheme, name, port = origin
         # The server's own pages.  One that came over http, where this connection has TLS, may be
         # the work of somebody on the way; the other way round a proxy ends the TLS.
-        if its_scheme == "https" or (its_scheme == "http" and scheme != "wss"):
+        if its_scheme == "https" or (its_scheme == "http" and scheme not in ("wss", "https")):
             own_name, own_port = _own_host(hosts)
             own_port = _DEFAULT_PORTS[its_scheme] if own_port is None else own_port
             if own_name and (name, port) == (own_name, own_port):
