@@ -122,8 +122,15 @@ class _Installed:
         scope = pachinko.without_root_path(scope)
         if kind == "websocket":
             pachinko.expect_started()
-            counters = pachinko.ws_connection_manager._counters
-            gate = Gate(scope, receive, send, counters, pachinko.may_read)
+            manager = pachinko.ws_connection_manager
+            gate = Gate(
+                scope,
+                receive,
+                send,
+                counters=manager._counters,
+                revocations=manager._revocations,
+                readable=pachinko.may_read,
+            )
             try:
                 await falcons(scope, receive, gate.send)
             finally:

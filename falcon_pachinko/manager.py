@@ -310,8 +310,8 @@ class WebSocketConnectionManager:
     async def presence(self, room: str) -> Present:
         """Return who is present in a room, on all processes: ``{key: [meta, ...]}``.
 
-        The key is the user's id, or the connection's where there is no user; a user with
-        several connections has several metas.
+        The key is the user's id, or the connection's where there is no user, which begins
+        with ``~``; a user with several connections has several metas.
 
         Raises:
             BackendError: Nobody on this process is present there, and the backend is away.

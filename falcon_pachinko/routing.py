@@ -307,6 +307,7 @@ class Route:
             subprotocols=ws.subprotocols,
             route=self.template,
         )
+        manager._revocations.hand_over(gate, connection)
         if self.limits.connections_per_address is not None:
             connection._address = req.remote_addr
         handshake = Handshake(

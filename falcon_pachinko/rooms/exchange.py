@@ -197,7 +197,11 @@ class Exchange:
 
     async def _disconnect_here(self, target: Target, code: int, reason: str) -> int:
         self.revocations.note(target, code, reason)
-        closing = [each for each in self.registry.select(target) if not each.closed]
+        closing = [
+            each
+            for each in self.registry.select(target)
+            if not (each.closed or self.revocations.defers(each, target))
+        ]
         for count, connection in enumerate(closing, 1):
             connection._outbox.close(code, reason)
             if not count % MEMBERS_PER_TURN:

@@ -131,6 +131,10 @@ class Handshake:
             ended = self._ending(connection, inbox)
             if ended is not None:
                 return ended
+        connection.manager._revocations.identified(connection)
+        ended = self._ending(connection, inbox)
+        if ended is not None:
+            return ended
         for each, (names, read_query) in zip(_line(resource), self.arguments, strict=True):
             each.ws = connection
             given = {name: self.params[name] for name in names}
@@ -178,6 +182,7 @@ class Handshake:
         """Return the outcome if somebody has closed meanwhile, or the client has gone."""
         if connection.accepted:
             return Accepted() if connection.closed or inbox.gone else None
+        connection.manager._revocations.apply(connection)
         if inbox.gone:
             return Gone()
         if connection.closed:
@@ -243,12 +248,18 @@ class Handshake:
         full = _full(there, limits.connections_per_user, "connections_per_user")
         if full is not None:
             raise full
-        for tag in principal.tags:
+        tags = set(principal.tags)
+        if limits.tags is not None and len(tags) > limits.tags:
+            log.warning(
+                "denied a handshake: authenticate gave %d tags, and %d are allowed (Limits.tags)",
+                len(tags), limits.tags,
+            )  # fmt: skip
+            raise falcon.HTTPForbidden(description="This user cannot be let in.")
+        for tag in tags:
             manager._registry.tag(connection, tag)
         seconds = principal.seconds_left()
         if seconds is not None:
             connection._expire_in(seconds)  # only the handshake may
-        manager._revocations.apply(connection)
         await manager._live("user", principal.user_id)  # what is sent to the user arrives
 
 

@@ -7,7 +7,7 @@ from datetime import UTC, datetime, timedelta
 import falcon.asgi
 import pytest
 
-from falcon_pachinko import Principal, WebSocketResource, handles_message, install, to
+from falcon_pachinko import Hook, Principal, WebSocketResource, handles_message, install, to
 from falcon_pachinko.backends import MemoryBackend, MemoryHub
 from falcon_pachinko.testing import Disconnected, HandshakeDenied, simulate
 
@@ -52,6 +52,27 @@ class Desk(WebSocketResource):
     async def lecture(self, ws):
         await self.chatter()
 
+    @handles_message("gather")
+    async def gather(self, ws):
+        await asyncio.gather(self.chatter(), asyncio.Event().wait())
+
+    @handles_message("group", concurrent=True)
+    async def group(self, ws):
+        async with asyncio.TaskGroup() as tasks:
+            tasks.create_task(self.chatter())
+
+    @handles_message("limited", concurrent=True)
+    async def limited(self, ws):
+        await asyncio.wait_for(self.chatter(), 60)
+
+    @handles_message("stubborn", concurrent=True)
+    async def stubborn(self, ws):
+        self.steps.at.set()
+        while not self.steps.go.is_set():  # swallows each cancellation
+            with contextlib.suppress(asyncio.CancelledError):
+                await self.steps.go.wait()
+        await self.say_all()
+
     async def chatter(self):
         self.steps.at.set()
         try:
@@ -59,8 +80,24 @@ class Desk(WebSocketResource):
         finally:
             with contextlib.suppress(asyncio.CancelledError):
                 await asyncio.sleep(0)  # a clean-up of its own
-            sent = await self.broadcast_to_room("office", {"type": "late"})
-            self.steps.seen.append(sent.sent)
+            await self.say_all()
+
+    async def say_all(self):
+        """Try every way to be heard by others; note to how many a broadcast went."""
+        late = {"type": "late"}
+        manager = self.ws.manager
+        sent = [
+            await self.broadcast_to_room("office", late),
+            await manager.broadcast(late, to=to.everyone),
+            await manager.send_to_user("bob", late),
+        ]
+        async for other in manager.connections():
+            sent.append(await manager.send_to_connection(other.id, late))
+            await other.send_media(late)
+            await other.send_text("late")
+            await other.send_data(b"late")
+        await self.track("office", {"late": True})
+        self.steps.seen.append(sum(each.sent for each in sent))
 
 
 class Watcher(WebSocketResource):
@@ -182,7 +219,7 @@ async def test_an_on_connect_that_runs_is_cancelled_and_heard_no_more(processes,
         await bob.expect_nothing()
 
 
-@pytest.mark.parametrize("kind", ["talk", "lecture"])
+@pytest.mark.parametrize("kind", ["talk", "lecture", "gather", "group", "limited"])
 @pytest.mark.parametrize("how", ["disconnect", "expiry"])
 async def test_a_handler_of_one_who_is_thrown_out_is_heard_no_more(
     processes, steps, closing, kind, how
@@ -203,7 +240,127 @@ async def test_a_handler_of_one_who_is_thrown_out_is_heard_no_more(
 
         assert code == {"disconnect": 4403, "expiry": 4401}[how]
         assert steps.seen == [0]
+        assert await here.manager.presence("office") == {"ann": [{}]}  # for the time of its grace
         await bob.expect_nothing()
+
+
+async def test_a_handler_that_swallows_its_end_is_heard_no_more(processes, steps, closing):
+    """Even after the connection has been forgotten."""
+    here, there = await processes("nowhere")
+    async with here.connect("/watch?user=bob") as bob, here.connect("/desk?user=ann") as ann:
+        await ann.send_json({"type": "stubborn"})
+        await steps.at.wait()
+        await there.manager.disconnect(to.user("ann"), 4403, "out")
+        await closing(ann)
+        await asyncio.wait([ann.task])
+        steps.go.set()
+        await arrived(here, there)
+
+        assert steps.seen == [0]
+        await bob.expect_nothing()
+
+
+class Sessions:
+    """A middleware that looks the user up, as many apps do, and takes its time."""
+
+    def __init__(self, steps):
+        self.steps = steps
+
+    async def process_request_ws(self, req, ws):
+        await self.steps.wait("middleware", "middleware")
+        req.context.user = "ann"
+
+
+class Known(Hook):
+    """A hook that says who it is."""
+
+    def __init__(self, steps):
+        self.steps = steps
+
+    async def before_connect(self, req, ws, params):
+        await self.steps.wait("hook", "hook")
+        ws.user_id = "ann"
+
+
+class Member(WebSocketResource):
+    def __init__(self, steps):
+        self.steps = steps
+
+    async def on_connect(self, req, ws):
+        self.steps.seen.append("asked")
+        ws.user_id = req.context.get("user") or ws.user_id
+        await self.join_room("office")
+        return True
+
+
+@pytest.mark.parametrize("target", TARGETS)
+@pytest.mark.parametrize("where", ["middleware", "hook"])
+async def test_a_handshake_begins_where_the_request_arrives(steps, where, target):
+    """Whoever finds out the user, be it before the library is asked, or without it."""
+    app = falcon.asgi.App(middleware=[Sessions(steps)] if where == "middleware" else [])
+    install(app, hooks=[Known(steps)] if where == "hook" else [])
+    app.add_websocket_route("/desk", Member, steps=steps)
+    async with simulate(app) as client:
+        knocking = asyncio.create_task(knock(client.connect("/desk")))
+        await steps.at.wait()
+
+        await client.manager.disconnect(TARGETS[target], 4403, "out")
+        steps.go.set()
+
+        assert await knocking == 403
+        assert len(steps.seen) <= (where == "middleware")  # no on_connect, if it is known by then
+        assert client.manager.status()["rooms"] == 0
+
+
+class Named(Hook):
+    async def before_connect(self, req, ws, params):
+        await req.context.steps.wait("hook", "hook")
+        ws.user_id = req.get_param("user")
+
+
+@pytest.mark.parametrize("by", ["authenticate", "hook"])
+async def test_who_turns_out_to_be_spared_is_let_in(steps, by):
+    """As long as the application has not said who it is, it may be Bob."""
+    app = falcon.asgi.App()
+
+    async def authenticate(req):
+        req.context.steps = steps
+        if by == "hook":
+            return None
+        await steps.wait("authenticate", "authenticate")
+        return req.get_param("user")
+
+    install(app, authenticate=authenticate, hooks=[Named()] if by == "hook" else [])
+    app.add_websocket_route("/watch", Watcher)
+    async with simulate(app) as client:
+        bob, ann = (
+            asyncio.create_task(knock(client.connect(f"/watch?user={user}")))
+            for user in ("bob", "ann")
+        )
+        await steps.at.wait()
+
+        await client.manager.disconnect(to.everyone - to.user("bob"), 4403, "out")
+        steps.go.set()
+
+        assert (await bob, await ann) == ("in", 403)
+
+
+async def test_the_handshakes_of_other_websockets_hold_nothing(steps):
+    """One that an on_websocket of the application's own serves is over when it accepts."""
+    app = falcon.asgi.App()
+    install(app)
+
+    class Own:
+        async def on_websocket(self, req, ws):
+            await ws.accept()
+            with contextlib.suppress(falcon.WebSocketDisconnected):
+                await ws.receive_text()
+
+    app.add_route("/own", Own())
+    async with simulate(app) as client, client.connect("/own"):
+        await client.manager.disconnect(to.user("ann"), 4403, "out")
+
+        assert not client.manager._revocations._noted
 
 
 async def test_an_expiry_during_a_handshake_ends_it(steps):
