@@ -18,6 +18,7 @@ from falcon_pachinko.errors import ConnectionStateError, DuplicateConnectionErro
 from falcon_pachinko.leases import check_lease
 from falcon_pachinko.limits import HistoryLimits, Limits
 from falcon_pachinko.messages.codec import DEFAULT_CODECS, Codecs
+from falcon_pachinko.messages.signatures import require_arguments, require_coroutine
 from falcon_pachinko.rooms.drain import Drained, drain
 from falcon_pachinko.rooms.exchange import Exchange
 from falcon_pachinko.rooms.members import Members
@@ -367,7 +368,12 @@ class WebSocketConnectionManager:
             @manager.on_gap
             async def reload_prices(gap):
                 log.warning("missed something on %.200r: %s", gap.channel, gap.why)
+
+        Raises:
+            HandlerDefinitionError: It is not a coroutine function of one argument.
         """
+        require_coroutine(hook, "is awaited by the library")
+        require_arguments(hook, "on_gap", ("gap",), receiver="")
         self._exchange.on_gap.append(hook)
         return hook
 

@@ -14,6 +14,7 @@ from falcon_pachinko.errors import MessageError, SetupError
 from falcon_pachinko.manager import WebSocketConnectionManager
 from falcon_pachinko.messages.definition import check_class
 from falcon_pachinko.messages.handlers import HandlerTable
+from falcon_pachinko.messages.hooks import as_hooks
 from falcon_pachinko.rooms.sending import Delivery
 
 __all__ = ["WebSocketResource"]
@@ -77,6 +78,7 @@ class WebSocketResource:
     def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
         check_class(cls, WebSocketResource)
+        as_hooks(cls.hooks, cls.__name__)  # refuses what could never be one
         falls_back = cls.on_message is not WebSocketResource.on_message
         cls.__pachinko_table__ = HandlerTable.of(cls, cls.schema, falls_back=falls_back)
         cls.__pachinko_falls_back__ = falls_back

@@ -331,7 +331,9 @@ class WorkerController:
         critical = own.get("critical", False) if critical is None else critical
         backoff = backoff or own.get("backoff", (0.5, 30.0))
         singleton = own.get("singleton", False) if singleton is None else singleton
-        if not (callable(function) and inspect.iscoroutinefunction(_callee(function))):
+        if not callable(function):
+            raise WorkerDefinitionError(repr(function)[:200], "is not a function")
+        if not inspect.iscoroutinefunction(_callee(function)):
             raise WorkerDefinitionError(
                 called, f"is not a coroutine; write `async def {called}(...)`"
             )

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import inspect
 import ipaddress
 import logging
 import time
@@ -17,6 +16,7 @@ import falcon
 import falcon.asgi
 
 from falcon_pachinko.errors import InvalidNameError, SetupError
+from falcon_pachinko.messages.signatures import is_coroutine_function, misfit
 from falcon_pachinko.names import check_user_id
 from falcon_pachinko.typing import Scope
 
@@ -134,11 +134,8 @@ class Admission:
         self._origins = [_origin_pattern(each) for each in given if each != "*"]
         hosts = [allowed_hosts] if isinstance(allowed_hosts, str) else allowed_hosts
         self._hosts = None if hosts is None else [_host_pattern(each) for each in hosts]
-        if authenticate is not None and not _is_coroutine_function(authenticate):
-            raise SetupError(
-                f"authenticate={authenticate!r} is not a coroutine function; "
-                "write `async def authenticate(req): ...`"
-            )
+        if authenticate is not None:
+            _check_authenticate(authenticate)
         self._authenticate = authenticate
 
     def check(self, scope: Scope) -> None:
@@ -243,10 +240,15 @@ class Admission:
         )
 
 
-def _is_coroutine_function(function: object) -> bool:
-    return inspect.iscoroutinefunction(function) or inspect.iscoroutinefunction(
-        getattr(type(function), "__call__", None)  # noqa: B004  # an object with an async __call__
-    )
+def _check_authenticate(authenticate: object) -> None:
+    wanted = "write `async def authenticate(req): ...`"
+    if not is_coroutine_function(authenticate):
+        raise SetupError(f"authenticate={authenticate!r} is not a coroutine function; {wanted}")
+    takes = misfit(authenticate, ("req",))
+    if takes is not None:
+        raise SetupError(
+            f"authenticate={authenticate!r} is called with (req), and takes {takes}; {wanted}"
+        )
 
 
 def _headers(scope: Scope, name: bytes) -> list[str]:

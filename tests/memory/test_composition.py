@@ -12,6 +12,7 @@ from falcon_pachinko import (
     Hook,
     Limits,
     MessageError,
+    ResourceTypeError,
     RouteConflictError,
     SetupError,
     UnknownRouteError,
@@ -246,6 +247,18 @@ async def test_a_resource_factory_makes_every_resource():
 
     assert (await first(app, "/echo"))["type"] == "made"
     assert made == [(Echo, {"greeting": "made"})]
+
+
+@pytest.mark.parametrize(
+    "container",
+    [lambda cls: cls(), lambda cls, *, _path: cls(), lambda cls, greeting, _more: greeting],
+)
+def test_a_resource_factory_that_cannot_take_a_routes_arguments_is_refused(container):
+    """When the route is added."""
+    app, _ = app_with(resource_factory=container)
+
+    with pytest.raises(ResourceTypeError, match=r"cannot be made with \['greeting'\]: "):
+        app.add_websocket_route("/echo", Echo, greeting="made")
 
 
 class Noted(Hook):

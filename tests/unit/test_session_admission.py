@@ -1,6 +1,8 @@
 """Hosts and origins: read like a browser writes them, compared without surprises."""
 
 import datetime as dt
+import functools
+import re
 
 import falcon
 import falcon.testing
@@ -174,6 +176,42 @@ def test_authenticate_is_a_coroutine_function():
     """A plain one would let everybody in as a coroutine's worth of nothing."""
     with pytest.raises(SetupError, match="is not a coroutine function; write `async def auth"):
         Admission(authenticate=lambda _: "ann")
+
+
+class Tokens:
+    async def without(self): ...
+
+    async def with_more(self, req, database): ...
+
+    async def __call__(self, req, *, database): ...
+
+
+async def two(req, resp): ...
+
+
+@pytest.mark.parametrize(
+    "authenticate",
+    [Tokens().without, Tokens().with_more, Tokens(), two, functools.partial(two, "req", "resp")],
+)
+def test_authenticate_takes_a_request(authenticate):
+    """And nothing else: refused when the app is built."""
+    wanted = re.escape("is called with (req), and takes (") + ".*write `async def authenticate"
+    with pytest.raises(SetupError, match=wanted):
+        Admission(authenticate=authenticate)
+
+
+@pytest.mark.parametrize(
+    "authenticate",
+    [
+        functools.partial(two, "first"),
+        functools.partial(two, resp=None),
+        functools.partial(Tokens().with_more, database={}),
+        functools.partial(Tokens(), database={}),
+    ],
+)
+async def test_authenticate_may_have_more_of_its_own(authenticate):
+    """What a partial gives it."""
+    assert await Admission(authenticate=authenticate).identify(request()) is None
 
 
 @pytest.mark.parametrize(
