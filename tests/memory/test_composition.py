@@ -251,7 +251,7 @@ async def test_a_resource_factory_makes_every_resource():
 
 @pytest.mark.parametrize(
     "container",
-    [lambda cls: cls(), lambda cls, *, _path: cls(), lambda cls, greeting, _more: greeting],
+    [lambda cls: cls(), lambda cls, *, _path: cls(), lambda cls, greeting, _more: cls(greeting)],
 )
 def test_a_resource_factory_that_cannot_take_a_routes_arguments_is_refused(container):
     """When the route is added."""
