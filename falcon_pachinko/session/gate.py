@@ -100,6 +100,11 @@ class Gate:
         """Return the gate of a request's scope; None for one that did not come through it."""
         return scope.get(_KEY)
 
+    @property
+    def denies(self) -> bool:
+        """Whether the handshake is denied, be it by accepting and closing at once."""
+        return self._turn is Turn.NOBODY
+
     def leave(self) -> None:
         """Break the cycles with the scope and with the frames of an error: it is over."""
         self._revocations.end(self)

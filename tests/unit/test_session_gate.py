@@ -65,6 +65,24 @@ def close(code, reason=""):
     return {"type": "websocket.close", "code": code, "reason": reason}
 
 
+async def test_it_tells_that_an_accept_is_a_denial():
+    """As a trace between it and the server has to know, while it happens."""
+    server, seen = Server(EXTENSION, ["pachinko.json"]), []
+    gate = server.gate()
+    send = server.send
+
+    async def watched(event):
+        seen.append((event["type"], gate.denies))
+        await send(event)
+
+    gate._send = watched
+    before = gate.denies
+    await gate.deny(falcon.HTTPNotFound())
+
+    assert not before
+    assert seen == [("websocket.accept", True), ("websocket.close", True)]
+
+
 # Disconnects that come meanwhile.
 
 
