@@ -11,7 +11,6 @@ import falcon.asgi
 from falcon_pachinko.errors import ResourceTypeError, RouteConflictError, UnknownRouteError
 from falcon_pachinko.limits import Limits
 from falcon_pachinko.manager import WebSocketConnectionManager
-from falcon_pachinko.messages.codec import DEFAULT_CODECS, Codecs
 from falcon_pachinko.resource import WebSocketResource
 from falcon_pachinko.routing import (
     Declaration,
@@ -50,10 +49,11 @@ class Pachinko:
         self.options = options
         """What `install` was called with, by name, the defaults included."""
         self.limits: Limits = options["limits"]
-        enc_hook, dec_hook = options["enc_hook"], options["dec_hook"]
-        codecs = Codecs(enc_hook, dec_hook) if enc_hook or dec_hook else DEFAULT_CODECS
         self.ws_connection_manager = WebSocketConnectionManager(
-            self.limits, options["backend"], codecs
+            self.limits,
+            options["backend"],
+            enc_hook=options["enc_hook"],
+            dec_hook=options["dec_hook"],
         )
         """Who is connected to this app, and the way to send to them."""
         self.routes: list[Route] = []
@@ -83,7 +83,7 @@ class Pachinko:
             self.admission,
             hooks=options["hooks"],
             resource_factory=options["resource_factory"],
-            dec_hook=dec_hook,
+            dec_hook=options["dec_hook"],
             converters=getattr(router_options, "converters", None),
         )
         self._root = WebSocketRouter()

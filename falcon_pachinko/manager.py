@@ -44,7 +44,9 @@ class WebSocketConnectionManager:
     Args:
         limits: What one client may cost, where its route does not say otherwise.
         backend: What connects this process with others: a URL, or a `Backend`.
-        codecs: How messages are written, where the app has hooks for its own types.
+        enc_hook: Called with what msgspec cannot encode; returns something that it can.
+        dec_hook: Called with a type that msgspec does not know and what came; returns an
+            instance of it.
 
     Example::
 
@@ -55,8 +57,11 @@ class WebSocketConnectionManager:
         self,
         limits: Limits | None = None,
         backend: Backend | str | None = None,
-        codecs: Codecs = DEFAULT_CODECS,
+        *,
+        enc_hook: Callable[[Any], Any] | None = None,
+        dec_hook: Callable[[type, Any], Any] | None = None,
     ) -> None:
+        codecs = Codecs(enc_hook, dec_hook) if enc_hook or dec_hook else DEFAULT_CODECS
         self._limits = limits or Limits()
         self._codecs = codecs
         self._counters = Counters()
