@@ -93,8 +93,9 @@ async def asked(app, query, path="/shops/tea"):
     ids=["default", "splitting", "keeping"],
 )
 async def test_a_query_is_decoded(query, expected, req_options):
-    """Lists from keys that come again or once, blank values, converted texts, unknown keys;
-    whatever Falcon's own parser of queries is told.
+    """Whatever Falcon's own parser of queries is told.
+
+    Lists from keys that come again or once, blank values, converted texts, unknown keys.
     """
     seen = await asked(shops(**req_options), query)
     if "ids" in seen["query"]:
