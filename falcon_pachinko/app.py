@@ -269,7 +269,7 @@ def install(app: falcon.asgi.App[Any, Any], **options: Unpack[InstallOptions]) -
 
     Raises:
         TypeError: There is no such option.
-        SetupError: It is not an ASGI app of Falcon's, or an option is not as it should be.
+        SetupError: It is not an ASGI app of Falcon's, or an option has a wrong value.
         AlreadyInstalledError: The app has it, with other options.
 
     Example::

@@ -106,7 +106,7 @@ class WebSocketConnectionManager:
         self._registry.add(connection)
 
     async def remove_connection(self, connection_id: str) -> None:
-        """Forget a connection and take it from its rooms; an unknown id is no error."""
+        """Forget a connection and take it from its rooms; an unknown id is ignored."""
         connection = self._registry.connections.get(connection_id)
         if connection is not None:
             self._members.forget(connection)
@@ -114,7 +114,7 @@ class WebSocketConnectionManager:
     async def join_room(
         self, connection_id: str, room: str, *, since: HistoryPosition | None = None
     ) -> None:
-        """Put a connection into a room; being in it already is no error.
+        """Put a connection into a room; once more changes nothing.
 
         Returns when broadcasts of other processes reach it, or their backend is away.
 
@@ -134,7 +134,7 @@ class WebSocketConnectionManager:
         await self._members.join(self._members.known(connection_id), room, since)
 
     async def leave_room(self, connection_id: str, room: str) -> None:
-        """Take a connection from a room; a room or an id that is not there is no error.
+        """Take a connection from a room; an unknown room or id is ignored.
 
         Nothing that was sent to the room arrives after it has returned.
         """
@@ -219,7 +219,7 @@ class WebSocketConnectionManager:
         volatile: bool = False,
         latest: str | None = None,
     ) -> Delivery:
-        """Send a message to the members of a room; an empty room is no error. See `broadcast`."""
+        """Send a message to the members of a room, which may be empty. See `broadcast`."""
         if not isinstance(room, str):
             raise TypeError(f"a room name is a str, not {room!r:.200}; write str({room!r:.80})")
         to = Room(room)
@@ -297,7 +297,7 @@ class WebSocketConnectionManager:
     ) -> None:
         """Make a connection present in a room, joining it if need be; again, to change its meta.
 
-        It gets ``presence.state``, and ``presence.diff`` whenever somebody comes or goes.
+        It gets ``presence.state``, and ``presence.diff`` whenever anyone comes or goes.
 
         Raises:
             UnknownConnectionError: No connection here has that id.
@@ -308,7 +308,7 @@ class WebSocketConnectionManager:
         await self._members.track(self._members.known(connection_id), room, meta)
 
     async def untrack(self, connection_id: str, room: str) -> None:
-        """Make a connection absent; it stays in the room. One that is not present is no error."""
+        """Make a connection absent; it stays in the room. One that is not present is ignored."""
         connection = self._registry.connections.get(connection_id)
         if connection is not None:
             self._exchange.presence.untrack(connection, room)
@@ -320,7 +320,7 @@ class WebSocketConnectionManager:
         with ``~``; a user with several connections has several metas.
 
         Raises:
-            BackendError: Nobody on this process is present there, and the backend is away.
+            BackendError: No connection of this process is present there, and the backend is away.
         """
         return await self._exchange.presence.present(room)
 

@@ -92,7 +92,7 @@ def read_options(given: Mapping[str, Any]) -> dict[str, Any]:  # a check per opt
 
     Raises:
         TypeError: There is no such option.
-        SetupError: An option is not as it should be.
+        SetupError: An option has a wrong value.
     """
     for name in given:
         if name not in DEFAULTS:

@@ -284,7 +284,9 @@ class Route:
                 raise ResourceTypeError(self.template, self._site.resource_factory or make, why)
             if resource.hooks != declaration.resource.hooks:
                 name = type(resource).__name__
-                why = f"it makes a {name}, whose hooks were not known; write `-> {name}` on it"
+                why = (
+                    f"it returned a {name} with hooks that the route lacks; write `-> {name}` on it"
+                )
                 raise ResourceTypeError(self.template, make, why)
             resource.parent = parent
         assert resource is not None

@@ -394,7 +394,9 @@ class WorkerController:
         _, late = await asyncio.wait(tasks.values(), timeout=self._stop_timeout)
         for task in late:
             log.error(
-                "%s did not end within %s s; left behind", task.get_name(), self._stop_timeout
+                "%s did not end within %s s; no longer waited for",
+                task.get_name(),
+                self._stop_timeout,
             )
 
     def status(self) -> dict[str, dict[str, Any]]:

@@ -377,7 +377,9 @@ class Presence(Generic[M]):
             except BackendError:
                 pass  # its state says it
             except Exception:
-                log.exception("backend %s failed to take a sign of life; retrying", backend.name)
+                log.exception(
+                    "backend %s failed to renew the lease of this process; retrying", backend.name
+                )
             else:
                 if loop.time() - last > lease:  # the others took this process for dead
                     self.be_patient()

@@ -241,7 +241,7 @@ class Connection:
         await self.manager._live("tag", tag)
 
     async def remove_tag(self, tag: str) -> None:
-        """Take a tag away; one it does not have is no error."""
+        """Take a tag away; one it does not have is ignored."""
         self.manager._registry.untag(self, tag)
 
     async def accept(
@@ -266,7 +266,7 @@ class Connection:
         if self._outbox.stage is not CONNECTING:
             answer = "accepted" if self._outbox.stage is OPEN else "closed"
             raise ConnectionStateError(
-                f"accept() comes once, first; this connection is {answer} already"
+                f"accept() can be called once, before close(); this connection is {answer} already"
             )
         if subprotocol is not None:
             self._agree_on(subprotocol)
@@ -290,8 +290,8 @@ class Connection:
         codec = self.manager._codecs.of(subprotocol)
         if codec is not self._codec and self._outbox.bytes:
             raise ConnectionStateError(
-                f"what was sent before the accept is {self._codec.name} already, which "
-                f"{subprotocol!r:.200} does not speak; accept first, then send"
+                f"messages that wait for the accept are encoded as {self._codec.name}, which "
+                f"{subprotocol!r:.200} does not use; accept first, then send"
             )
         self._speak(subprotocol, codec)
 

@@ -110,8 +110,8 @@ class Exchange:
         """
         if contains_raw(message, self.codecs.enc_hook):
             raise EncodeError(
-                "it has a msgspec.Raw in it, which is written for one codec, and members of "
-                "several are addressed; decode it first"
+                "it contains a msgspec.Raw, which is encoded for one codec, and the recipients use "
+                "several; decode it first"
             )
 
     def publish(
@@ -280,7 +280,7 @@ class Exchange:
         try:
             await hook(gap)
         except Exception:
-            log.exception("a hook on gaps failed")
+            log.exception("an on_gap hook failed")
 
     def _is_back(self) -> None:
         """The backend is up: tell it what it may have forgotten, or never heard."""

@@ -201,7 +201,7 @@ class Admission:
         except InvalidNameError as error:
             # The error's text is in ASCII, and short: no client writes into the log by it.
             log.warning("denied a handshake: authenticate gave no usable identity: %s", error)
-            raise falcon.HTTPForbidden(description="This user cannot be let in.") from None
+            raise falcon.HTTPForbidden(description="This user is not admitted.") from None
         if who is None or isinstance(who, Principal):
             return who
         raise SetupError(

@@ -216,7 +216,7 @@ class Handshake:
         manager, limits = connection.manager, connection.limits
         self.admission.check(self.req.scope)
         if limits.connections is not None and len(manager._registry) > limits.connections:
-            sentence = f"{limits.connections} are connected already (connections)."
+            sentence = f"The limit of {limits.connections} connections is reached (connections)."
             error = falcon.HTTPServiceUnavailable(description=sentence)
             return Denied(error, readable=False)
         address = connection._address  # the registry counts by it
@@ -254,7 +254,7 @@ class Handshake:
                 "denied a handshake: authenticate gave %d tags, and %d are allowed (Limits.tags)",
                 len(tags), limits.tags,
             )  # fmt: skip
-            raise falcon.HTTPForbidden(description="This user cannot be let in.")
+            raise falcon.HTTPForbidden(description="This user is not admitted.")
         for tag in tags:
             manager._registry.tag(connection, tag)
         seconds = principal.seconds_left()
@@ -292,5 +292,5 @@ def _line(resource: Any) -> list[Any]:
 def _full(there: Sized, most: int | None, setting: str) -> falcon.HTTPError | None:
     if most is None or len(there) <= most:
         return None
-    sentence = f"{most} such connections are open already ({setting})."
+    sentence = f"The limit of {most} such connections is reached ({setting})."
     return falcon.HTTPTooManyRequests(description=sentence)

@@ -485,7 +485,7 @@ async def test_stopping_is_bounded(caplog):
     go.set()
     await asyncio.wait([task])
 
-    assert "worker stubborn did not end within 0.01 s; left behind" in caplog.text
+    assert "worker stubborn did not end within 0.01 s; no longer waited for" in caplog.text
 
 
 async def test_a_worker_that_waits_for_its_restart_can_be_stopped(controller):
