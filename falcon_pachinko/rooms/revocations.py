@@ -105,12 +105,16 @@ class Revocations:
             reason = "too many were disconnected during this handshake"
             connection._outbox.close(1013, reason)
             return
-        for each in self._noted:
-            if each.number < underway.since or self.defers(connection, each.target):
+        first: _Revocation | None = None
+        for each in reversed(self._noted):
+            if each.number < underway.since:
+                break  # one handshake that hangs makes none of the others slow
+            if self.defers(connection, each.target):
                 continue
             if connection in each.target.select(self._registry):
-                connection._outbox.close(each.code, each.reason)
-                return
+                first = each
+        if first is not None:
+            connection._outbox.close(first.code, first.reason)
 
 
 def _has_exceptions(target: Target) -> bool:

@@ -7,7 +7,15 @@ from datetime import UTC, datetime, timedelta
 import falcon.asgi
 import pytest
 
-from falcon_pachinko import Hook, Principal, WebSocketResource, handles_message, install, to
+from falcon_pachinko import (
+    Hook,
+    Limits,
+    Principal,
+    WebSocketResource,
+    handles_message,
+    install,
+    to,
+)
 from falcon_pachinko.backends import MemoryBackend, MemoryHub
 from falcon_pachinko.testing import Disconnected, HandshakeDenied, simulate
 
@@ -115,7 +123,8 @@ def make_app(hub, steps, where):
             await steps.wait("authenticate", where)
         return user
 
-    install(app, authenticate=authenticate, backend=hub and MemoryBackend(hub))
+    limits = Limits(message_bytes=1000, messages_per_second=1, burst=2)
+    install(app, authenticate=authenticate, backend=hub and MemoryBackend(hub), limits=limits)
     app.add_websocket_route("/desk", Desk, steps=steps, where=where)
     app.add_websocket_route("/watch", Watcher)
     return app
@@ -155,18 +164,27 @@ TARGETS = {
     "user": to.user("ann"),
     "everyone but bob": to.everyone - to.user("bob"),
     "user and more": to.user("ann") | to.room("nowhere"),
+    "everyone": to.everyone,
 }
+LATER = {
+    "a tag that she gets": to.tag("staff"),
+    "a room that she joins": to.room("office"),
+    "rooms that she joins": to.rooms("off"),
+    "user and tag": to.user("ann") & to.tag("staff"),
+    "a tag but bob": to.tag("staff") - to.user("bob"),
+}
+"""What names her by what her ``on_connect`` does."""
 
 
 @pytest.mark.parametrize("where", ["authenticate", "on_connect"])
-@pytest.mark.parametrize("target", TARGETS)
+@pytest.mark.parametrize("target", [*TARGETS, *LATER])
 async def test_a_handshake_that_began_before_is_not_let_in(processes, steps, where, target):
     """Wherever it stands by then, and whatever names the user; no room keeps it."""
     here, there = await processes(where)
     knocking = asyncio.create_task(knock(here.connect("/desk?user=ann")))
     await steps.at.wait()
 
-    await there.manager.disconnect(TARGETS[target], 4403, "out")
+    await there.manager.disconnect((TARGETS | LATER)[target], 4403, "out")
     await arrived(here, there)
     steps.go.set()
 
@@ -220,7 +238,7 @@ async def test_an_on_connect_that_runs_is_cancelled_and_heard_no_more(processes,
 
 
 @pytest.mark.parametrize("kind", ["talk", "lecture", "gather", "group", "limited"])
-@pytest.mark.parametrize("how", ["disconnect", "expiry"])
+@pytest.mark.parametrize("how", ["disconnect", "expiry", "too large", "too fast"])
 async def test_a_handler_of_one_who_is_thrown_out_is_heard_no_more(
     processes, steps, closing, kind, how
 ):
@@ -231,14 +249,19 @@ async def test_a_handler_of_one_who_is_thrown_out_is_heard_no_more(
         await steps.at.wait()
         if how == "disconnect":
             await there.manager.disconnect(to.user("ann"), 4403, "out")
-        else:
+        elif how == "expiry":
             async for each in here.manager.connections():
                 if each.user_id == "ann":
                     each._expire_in(0)
+        else:
+            with contextlib.suppress(Disconnected):
+                for _ in range(3):
+                    await ann.send_text("x" * (2000 if how == "too large" else 1))
         code = await closing(ann)
         await asyncio.wait([ann.task])  # its clean-ups
 
-        assert code == {"disconnect": 4403, "expiry": 4401}[how]
+        codes = {"disconnect": 4403, "expiry": 4401, "too large": 1009, "too fast": 1008}
+        assert code == codes[how]
         assert steps.seen == [0]
         assert await here.manager.presence("office") == {"ann": [{}]}  # for the time of its grace
         await bob.expect_nothing()
@@ -378,3 +401,19 @@ async def test_an_expiry_during_a_handshake_ends_it(steps):
 
     assert status == 403
     assert steps.seen == ["cancelled", 0]
+
+
+@pytest.mark.parametrize(
+    "ends", [datetime.max.replace(tzinfo=UTC), datetime(2200, 1, 1, tzinfo=UTC)]
+)
+async def test_who_expires_in_centuries_is_let_in(steps, ends):
+    """The event loop may wait for so long."""
+    app = falcon.asgi.App()
+
+    async def authenticate(req):
+        return Principal(user_id="ann", expires_at=ends)
+
+    install(app, authenticate=authenticate)
+    app.add_websocket_route("/desk", Desk, steps=steps, where="nowhere")
+    async with simulate(app) as client:
+        assert await knock(client.connect("/desk")) == "in"
