@@ -132,7 +132,13 @@ class _Installed:
                 readable=pachinko.may_read,
             )
             try:
-                await falcons(scope, receive, gate.send)
+                try:
+                    pachinko.admission.check_host(scope)
+                except falcon.HTTPForbidden as refused:
+                    await receive()  # the handshake's own event, which comes first
+                    await gate.deny(refused, readable=False)
+                else:
+                    await falcons(scope, receive, gate.send)
             finally:
                 gate.leave()
         else:

@@ -147,14 +147,9 @@ class Admission:
         Raises:
             falcon.HTTPForbidden: Its host or its origin is not allowed.
         """
+        self.check_host(scope)
         hosts, origins = _headers(scope, b"host"), _headers(scope, b"origin")
         scheme = scope.get("scheme") or "ws"
-        if not self._knows_host(hosts):
-            log.warning(
-                "denied a handshake over %s: Host %.200r is not in allowed_hosts= (Origin %.200r)",
-                scheme, _shown(hosts), _shown(origins),
-            )  # fmt: skip
-            raise falcon.HTTPForbidden(description="This host is not allowed here (allowed_hosts).")
         if origins and not self._knows_origin(origins, hosts, scheme):
             log.warning(
                 "denied a handshake over %s: Origin %.200r is neither that of Host %.200r "
@@ -162,6 +157,20 @@ class Admission:
                 scheme, _shown(origins), _shown(hosts),
             )  # fmt: skip
             raise falcon.HTTPForbidden(description="This origin is not allowed here (origins).")
+
+    def check_host(self, scope: Scope) -> None:
+        """`check` for the Host alone, on whatever route; a refusal is one line in the log.
+
+        Raises:
+            falcon.HTTPForbidden: The host is not allowed.
+        """
+        if self._hosts is None or self._knows_host(hosts := _headers(scope, b"host")):
+            return
+        log.warning(
+            "denied a handshake over %s: Host %.200r is not in allowed_hosts= (Origin %.200r)",
+            scope.get("scheme") or "ws", _shown(hosts), _shown(_headers(scope, b"origin")),
+        )  # fmt: skip
+        raise falcon.HTTPForbidden(description="This host is not allowed here (allowed_hosts).")
 
     def admits(self, scope: Scope) -> bool:
         """Tell whether `check` lets a handshake in; says nothing in the log."""

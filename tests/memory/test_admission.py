@@ -1,6 +1,7 @@
 """Who may come in at all: hosts, origins, identity, and how many."""
 
 import asyncio
+import contextlib
 from datetime import UTC, datetime, timedelta
 
 import falcon
@@ -95,6 +96,40 @@ async def test_hosts_can_be_limited(host, expected):
     app = lobby(allowed_hosts=["app.example", "*.app.example"])
 
     assert await status(app, Host=host) == expected
+
+
+@pytest.mark.parametrize("path", ["/own", "/lobby", "/nowhere"])
+@pytest.mark.parametrize(
+    "host", ["rebound.example", "app.example.rebound.example", "app.example@rebound.example", ""]
+)
+async def test_hosts_are_limited_for_every_handshake(caplog, path, host):
+    """For an on_websocket of the application's own as well; no middleware is asked before."""
+    asked = []
+
+    class Asked:
+        async def process_request_ws(self, req, ws):
+            asked.append(req.path)
+
+    class Own:
+        async def on_websocket(self, req, ws):
+            await ws.accept()
+            with contextlib.suppress(falcon.WebSocketDisconnected):
+                await ws.receive_text()
+
+    app = lobby(allowed_hosts=["app.example"])
+    app.add_middleware(Asked())
+    app.add_route("/own", Own())
+    async with simulate(app) as client:
+        with pytest.raises(HandshakeDenied) as denied:
+            await client.connect(path, headers={"Host": host}).__aenter__()
+        refused = list(asked), client.manager.status()["denied"]
+        if path != "/nowhere":
+            async with client.connect(path, headers={"Host": "app.example:8000"}):
+                pass
+
+    assert denied.value.status == 403
+    assert refused == ([], 1)
+    assert len([r for r in caplog.records if "allowed_hosts" in r.getMessage()]) == 1
 
 
 class Page:
