@@ -266,6 +266,7 @@ def install(app: falcon.asgi.App[Any, Any], **options: Unpack[InstallOptions]) -
         hooks: Layers around every connection's life; see `Hook`.
         resource_factory: What makes the resources, for those who use a container:
             called with the class and its arguments, ``resource_factory(cls, **kwargs)``.
+            It may be a coroutine function.
         enc_hook: Called with what msgspec cannot encode; returns something that it can.
         dec_hook: Called with a type that msgspec does not know and what came; returns an
             instance of it. Both as in msgspec, for all messages of this app.

@@ -227,6 +227,7 @@ class Pachinko:
 
         Raises:
             UnknownRouteError: No WebSocket route has it.
+            SetupError: The app's ``resource_factory`` is a coroutine function that waits.
         """
         route = self._by_template.get(path) or self.find_route(path)
         if route is None:

@@ -123,7 +123,7 @@ def _check_function(name: str, function: Any, arguments: Sequence[str]) -> None:
     call = f"{name}({', '.join(arguments)})"
     if not callable(function):
         raise SetupError(f"{given}: give a function, or None")
-    if is_coroutine_function(function):
+    if is_coroutine_function(function) and name != "resource_factory":
         raise SetupError(f"{given} is a coroutine function; write a plain one: `def {call}: ...`")
     # What a resource is made with differs by route, and is checked there.
     positional = [each for each in arguments if "*" not in each]

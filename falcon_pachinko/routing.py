@@ -264,7 +264,26 @@ class Route:
         return self.resource.__pachinko_table__.types
 
     def create_resource(self) -> WebSocketResource:
-        """Make a resource as for a new connection, with its parents.
+        """Make a resource as for a new connection, for those who cannot wait.
+
+        Raises:
+            ResourceTypeError: The factory returned something else.
+            SetupError: The app's ``resource_factory`` waits for something.
+        """
+        making = self.make_resource()
+        try:
+            making.send(None)
+        except StopIteration as made:
+            resource: WebSocketResource = made.value
+            return resource
+        making.close()
+        raise SetupError(
+            f"the resource_factory waits for something when it makes {self.resource.__name__}, "
+            "which only a connection can; make the resource yourself"
+        )
+
+    async def make_resource(self) -> WebSocketResource:
+        """Make a resource for a new connection, with its parents.
 
         Raises:
             ResourceTypeError: The factory returned something else.
@@ -274,9 +293,10 @@ class Route:
             parent, make = resource, declaration.factory
             if self._site.resource_factory is not None and declaration.made_from is not None:
                 cls, args, given = declaration.made_from
-                resource = self._site.resource_factory(
+                made = self._site.resource_factory(
                     cls, *args, **{**given, **declaration.init_kwargs}
                 )
+                resource = (await made) if inspect.isawaitable(made) else made
             else:
                 resource = make(**declaration.init_kwargs)
             if not isinstance(resource, WebSocketResource):
@@ -322,7 +342,7 @@ class Route:
             req,
             params,
             self._arguments,
-            self.create_resource,
+            self.make_resource,
             admission=self._site.admission,
             hooks=self.hooks,
         )

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable, Collection, Mapping, Sequence, Sized
+from collections.abc import Callable, Collection, Coroutine, Mapping, Sequence, Sized
 from typing import Any, NamedTuple, TypeAlias
 
 import falcon
@@ -78,7 +78,7 @@ class Handshake:
         req: falcon.asgi.Request,
         params: Mapping[str, Any],
         arguments: Sequence[Arguments],
-        make: Callable[[], Any],
+        make: Callable[[], Coroutine[Any, Any, Any]],
         *,
         admission: Admission,
         hooks: HookChain,
@@ -124,7 +124,10 @@ class Handshake:
         ended = self._ending(connection, inbox)
         if ended is not None:
             return ended
-        connection.resource = resource = self.make()
+        connection.resource = resource = await attend(self.make())
+        ended = self._ending(connection, inbox)
+        if ended is not None:
+            return ended
         connection._negotiate(resource.subprotocols)  # only the handshake may
         for hook in self.hooks.before_connect:
             await attend(hook(self.req, connection, self.params))

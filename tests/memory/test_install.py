@@ -182,7 +182,6 @@ async def waits(only): ...
         ({"resource_factory": {}}, "resource_factory={}: give a function"),
         ({"resource_factory": lambda: None}, r"as resource_factory\(cls, .*, and takes \(\)"),
         ({"resource_factory": lambda **_more: None}, r"as resource_factory\(cls, .*\(\*\*_more\)"),
-        ({"resource_factory": waits}, "is a coroutine function; write a plain one"),
         ({"enc_hook": waits}, r"a plain one: `def enc_hook\(obj\): ...`"),
         ({"dec_hook": waits}, r"a plain one: `def dec_hook\(type, obj\): ...`"),
         ({"enc_hook": lambda: None}, r"called as enc_hook\(obj\), and takes \(\)"),

@@ -66,7 +66,7 @@ class Bench:
             made.append(asked(self, f"{number}", answer))
             made[-1].parent = made[-2] if number else None
 
-        def make():
+        async def make():
             self.asked.append("make")
             return made[-1]
 
