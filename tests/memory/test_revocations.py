@@ -417,3 +417,49 @@ async def test_who_expires_in_centuries_is_let_in(steps, ends):
     app.add_websocket_route("/desk", Desk, steps=steps, where="nowhere")
     async with simulate(app) as client:
         assert await knock(client.connect("/desk")) == "in"
+
+
+class Denies:
+    """A middleware that turns some away."""
+
+    async def process_request_ws(self, req, ws):
+        if req.get_param("user") == "mallory":
+            raise falcon.HTTPForbidden
+
+
+async def test_no_handshake_is_underway_for_ever():
+    """However it ended: let in, denied by anything, without a route, or by a failure."""
+    app = falcon.asgi.App(middleware=[Denies()])
+
+    async def authenticate(req):
+        if req.get_param("user") == "eve":
+            raise falcon.HTTPUnauthorized
+        return req.get_param("user", required=True)
+
+    class Picky(WebSocketResource):
+        async def on_connect(self, req, ws):
+            if ws.user_id == "bug":
+                raise ZeroDivisionError
+            return ws.user_id != "bob"
+
+    install(app, authenticate=authenticate, allowed_hosts=["localhost"])
+    app.add_websocket_route("/", Picky)
+    async with simulate(app) as client:
+        ends = [
+            await knock(client.connect(path, headers={"Host": host}))
+            for path, host in (
+                ("/?user=ann", "localhost"),
+                ("/?user=bob", "localhost"),
+                ("/?user=eve", "localhost"),
+                ("/?user=mallory", "localhost"),
+                ("/?user=bug", "localhost"),
+                ("/", "localhost"),
+                ("/nowhere", "localhost"),
+                ("/?user=ann", "evil.example"),
+            )
+        ]
+        await client.manager.disconnect(to.everyone, 4403, "out")
+
+        assert ends == ["in", 403, 401, 403, 500, 400, 404, 403]
+        assert not client.manager._revocations._noted
+        assert not client.manager._revocations._by_key
