@@ -132,21 +132,20 @@ class _Installed:
                 readable=pachinko.may_read,
             )
             try:
-                try:
-                    pachinko.admission.check_host(scope)
-                except falcon.HTTPForbidden as refused:
-                    await receive()  # the handshake's own event, which comes first
-                    await gate.deny(refused, readable=False)
-                else:
+                refusal = pachinko.refuses_elsewhere(scope)
+                if refusal is None:
                     await falcons(scope, receive, gate.send)
+                else:
+                    await receive()  # the handshake's own event, which comes first
+                    await gate.deny(refusal, readable=False)
             finally:
                 gate.leave()
         else:
-            refusal = pachinko.admission.check_http(scope)
-            if refusal is None:
+            refused = pachinko.admission.check_http(scope)
+            if refused is None:
                 await falcons(scope, receive, send)
             else:
-                await _answer(refusal, scope["method"], send)
+                await _answer(refused, scope["method"], send)
 
 
 def _keep_denials_whole(app: falcon.asgi.App[Any, Any]) -> None:

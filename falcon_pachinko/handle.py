@@ -6,6 +6,7 @@ import logging
 from collections.abc import Awaitable, Callable, Mapping
 from typing import Any, cast
 
+import falcon
 import falcon.asgi
 
 from falcon_pachinko.errors import ResourceTypeError, RouteConflictError, UnknownRouteError
@@ -275,6 +276,23 @@ class Pachinko:
                 "lifespan",
                 " and ".join(asleep),
             )
+
+    def refuses_elsewhere(self, scope: Scope) -> falcon.HTTPForbidden | None:
+        """Return why a handshake on a route that is not ours is denied: its Host; None if not.
+
+        What an ``on_websocket`` of the application's own serves needs ``allowed_hosts`` as much
+        as HTTP does. On our routes, the session asks, after the middleware.
+        """
+        if self.options["allowed_hosts"] is None:
+            return None
+        found = self.app._router.find(scope["path"])  # Falcon has no public look-up
+        if found is None or isinstance(found[0], (Route, SharedPath)):
+            return None
+        try:
+            self.admission.check_host(scope)
+        except falcon.HTTPForbidden as refusal:
+            return refusal
+        return None
 
     def may_read(self, scope: Scope) -> bool:
         """Tell whether a client may be told why it was denied, in a way that a page can read."""

@@ -159,7 +159,7 @@ class Admission:
             raise falcon.HTTPForbidden(description="This origin is not allowed here (origins).")
 
     def check_host(self, scope: Scope) -> None:
-        """`check` for the Host alone, on whatever route; a refusal is one line in the log.
+        """`check` for the Host alone; a refusal is one line in the log.
 
         Raises:
             falcon.HTTPForbidden: The host is not allowed.
