@@ -18,7 +18,7 @@ from falcon_pachinko.errors import ConnectionStateError, DuplicateConnectionErro
 from falcon_pachinko.leases import check_lease
 from falcon_pachinko.limits import HistoryLimits, Limits
 from falcon_pachinko.messages.codec import DEFAULT_CODECS, Codecs
-from falcon_pachinko.messages.signatures import require_arguments, require_coroutine
+from falcon_pachinko.messages.signatures import require_callback
 from falcon_pachinko.rooms.drain import Drained, drain
 from falcon_pachinko.rooms.exchange import Exchange
 from falcon_pachinko.rooms.members import Members
@@ -44,9 +44,8 @@ class WebSocketConnectionManager:
     Args:
         limits: What one client may cost, where its route does not say otherwise.
         backend: What connects this process with others: a URL, or a `Backend`.
-        enc_hook: Called with what msgspec cannot encode; returns something that it can.
-        dec_hook: Called with a type that msgspec does not know and what came; returns an
-            instance of it.
+        enc_hook: What encodes the application's own types, as for `install`.
+        dec_hook: What decodes them.
 
     Example::
 
@@ -62,8 +61,7 @@ class WebSocketConnectionManager:
         dec_hook: Callable[[type, Any], Any] | None = None,
     ) -> None:
         codecs = Codecs(enc_hook, dec_hook) if enc_hook or dec_hook else DEFAULT_CODECS
-        self._limits = limits or Limits()
-        self._codecs = codecs
+        self._limits, self._codecs = limits or Limits(), codecs
         self._counters = Counters()
         self._options = OptionsByPrefix()
         self._exchange = Exchange(open_backend(backend), self._options, self._counters, codecs)
@@ -377,8 +375,7 @@ class WebSocketConnectionManager:
         Raises:
             HandlerDefinitionError: It is not a coroutine function of one argument.
         """
-        require_coroutine(hook, "is awaited by the library")
-        require_arguments(hook, "on_gap", ("gap",), receiver="")
+        require_callback(hook, "on_gap", ("gap",), receiver="")
         self._exchange.on_gap.append(hook)
         return hook
 

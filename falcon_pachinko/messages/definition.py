@@ -10,7 +10,7 @@ from falcon_pachinko.messages.handlers import handles
 from falcon_pachinko.messages.signatures import (
     is_handler,
     refuse_falcon_hook,
-    require_arguments,
+    require_callback,
     require_coroutine,
 )
 
@@ -68,9 +68,8 @@ def _check_callback(owner: type, name: str, member: Any) -> None:
     refuse_falcon_hook(member, where)
     # As an instance has it, so that a static or class method is what it will be.
     method = member.__get__(object(), owner) if hasattr(type(member), "__get__") else member
-    require_coroutine(method, "is awaited by the library")
     more = " and the fields of its path by name" if name == "on_connect" else ""
-    require_arguments(method, name, _CALLBACKS[name], more)
+    require_callback(method, name, _CALLBACKS[name], more)
 
 
 def _check_own(owner: type, name: str, member: Any, verb: Any) -> None:

@@ -17,7 +17,7 @@ from collections.abc import Awaitable, Callable, Coroutine, Iterable, Mapping
 from typing import Any, NamedTuple
 
 from falcon_pachinko.errors import HandlerDefinitionError, MessageError
-from falcon_pachinko.messages.signatures import name_of, require_arguments, require_coroutine
+from falcon_pachinko.messages.signatures import name_of, require_callback
 
 __all__ = ["Hook", "HookChain", "ReceivedMessage", "as_hooks"]
 
@@ -236,5 +236,4 @@ def _check(hook: object) -> None:
         raise HandlerDefinitionError(name, f"is not a hook: it has none of {', '.join(POINTS)}")
     for point in points:
         method = getattr(hook, point)
-        require_coroutine(method, "is awaited by the library")
-        require_arguments(method, point, POINTS[point])
+        require_callback(method, point, POINTS[point])

@@ -23,7 +23,7 @@ __all__ = [
     "misfit",
     "name_of",
     "refuse_falcon_hook",
-    "require_arguments",
+    "require_callback",
     "require_coroutine",
     "resolved",
     "substituted",
@@ -97,10 +97,10 @@ def misfit(function: Any, arguments: Sequence[str], *, and_more: bool = False) -
     return shown
 
 
-def require_arguments(
+def require_callback(
     method: object, point: str, arguments: Sequence[str], more: str = "", receiver: str = "self, "
 ) -> None:
-    """Refuse a method, as an instance has it, that cannot take what the library gives it.
+    """Refuse what the library could not call and await.
 
     Args:
         method: The bound method, or a function.
@@ -110,8 +110,9 @@ def require_arguments(
         receiver: What comes before these in the definition of a method.
 
     Raises:
-        HandlerDefinitionError: It has a parameter too few or too many.
+        HandlerDefinitionError: It is not a coroutine, or has a parameter too few or too many.
     """
+    require_coroutine(method, "is awaited by the library")
     takes = misfit(method, arguments, and_more=bool(more))
     if takes is not None:
         given = ", ".join(arguments)
