@@ -122,18 +122,30 @@ class _Installed:
         scope = pachinko.without_root_path(scope)
         if kind == "websocket":
             pachinko.expect_started()
-            counters = pachinko.ws_connection_manager._counters
-            gate = Gate(scope, receive, send, counters, pachinko.may_read)
+            manager = pachinko.ws_connection_manager
+            gate = Gate(
+                scope,
+                receive,
+                send,
+                counters=manager._counters,
+                revocations=manager._revocations,
+                readable=pachinko.may_read,
+            )
             try:
-                await falcons(scope, receive, gate.send)
+                refusal = pachinko.refuses_elsewhere(scope)
+                if refusal is None:
+                    await falcons(scope, receive, gate.send)
+                else:
+                    await receive()  # the handshake's own event, which comes first
+                    await gate.deny(refusal, readable=False)
             finally:
                 gate.leave()
         else:
-            refusal = pachinko.admission.check_http(scope)
-            if refusal is None:
+            refused = pachinko.admission.check_http(scope)
+            if refused is None:
                 await falcons(scope, receive, send)
             else:
-                await _answer(refusal, scope["method"], send)
+                await _answer(refused, scope["method"], send)
 
 
 def _keep_denials_whole(app: falcon.asgi.App[Any, Any]) -> None:
@@ -253,6 +265,7 @@ def install(app: falcon.asgi.App[Any, Any], **options: Unpack[InstallOptions]) -
         hooks: Layers around every connection's life; see `Hook`.
         resource_factory: What makes the resources, for those who use a container:
             called with the class and its arguments, ``resource_factory(cls, **kwargs)``.
+            It may be a coroutine function.
         enc_hook: Called with what msgspec cannot encode; returns something that it can.
         dec_hook: Called with a type that msgspec does not know and what came; returns an
             instance of it. Both as in msgspec, for all messages of this app.
@@ -262,7 +275,7 @@ def install(app: falcon.asgi.App[Any, Any], **options: Unpack[InstallOptions]) -
 
     Raises:
         TypeError: There is no such option.
-        SetupError: It is not an ASGI app of Falcon's, or an option is not as it should be.
+        SetupError: It is not an ASGI app of Falcon's, or an option has a wrong value.
         AlreadyInstalledError: The app has it, with other options.
 
     Example::

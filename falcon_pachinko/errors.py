@@ -4,18 +4,18 @@
 
     PachinkoError
     ├── SetupError                 the application is put together wrongly; raised while it is built
-    │   ├── AlreadyInstalledError    install() again, with other options
-    │   ├── RouteConflictError       two resources claim one path
-    │   ├── RouteTemplateError       no path could match a template
-    │   ├── UnknownRouteError        no WebSocket route has that path
-    │   ├── ResourceTypeError        not a WebSocketResource, nor a factory of one
-    │   ├── HandlerDefinitionError             a handler or hook that could never be called
-    │   ├── DuplicateHandlerError    two handlers of one resource claim a type
-    │   ├── WorkerDefinitionError              a worker that could never run
-    │   └── DuplicateWorkerError     two workers of one app share a name
+    │   ├── AlreadyInstalledError  install() again, with other options
+    │   ├── RouteConflictError     two resources claim one path
+    │   ├── RouteTemplateError     no path could match a template
+    │   ├── UnknownRouteError      no WebSocket route has that path
+    │   ├── ResourceTypeError      not a WebSocketResource, nor a factory of one
+    │   ├── HandlerDefinitionError a handler or hook that could never be called
+    │   ├── DuplicateHandlerError  two handlers of one resource claim a type
+    │   ├── WorkerDefinitionError  a worker that could never run
+    │   └── DuplicateWorkerError   two workers of one app share a name
     ├── MessageError               a message, or a handshake, is refused; the client is told
-    │   ├── InvalidNameError            not a name of a room, tag or user: empty, or over 200 bytes
-    │   └── RoomLimitError           one more room than a connection may be in
+    │   ├── InvalidNameError       not a name of a room, tag or user: empty, or over 200 bytes
+    │   └── RoomLimitError         one more room than a connection may be in
     ├── EncodeError                a message cannot be put on the wire; nobody gets it
     ├── ConnectionStateError       a verb that the connection's state does not allow
     ├── NoHistoryError             the room keeps no history
@@ -190,7 +190,7 @@ class EncodeError(PachinkoError, ValueError):
         super().__init__(
             f"the message cannot be encoded, so it was not sent: {why}. Send msgspec structs, "
             "dataclasses, dicts, lists, str, numbers, bool, None, datetime, UUID or bytes; "
-            "teach other types with install(app, enc_hook=...)"
+            "encode other types with install(app, enc_hook=...)"
         )
 
 

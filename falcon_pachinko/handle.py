@@ -6,12 +6,12 @@ import logging
 from collections.abc import Awaitable, Callable, Mapping
 from typing import Any, cast
 
+import falcon
 import falcon.asgi
 
 from falcon_pachinko.errors import ResourceTypeError, RouteConflictError, UnknownRouteError
 from falcon_pachinko.limits import Limits
 from falcon_pachinko.manager import WebSocketConnectionManager
-from falcon_pachinko.messages.codec import DEFAULT_CODECS, Codecs
 from falcon_pachinko.resource import WebSocketResource
 from falcon_pachinko.routing import (
     Declaration,
@@ -50,10 +50,11 @@ class Pachinko:
         self.options = options
         """What `install` was called with, by name, the defaults included."""
         self.limits: Limits = options["limits"]
-        enc_hook, dec_hook = options["enc_hook"], options["dec_hook"]
-        codecs = Codecs(enc_hook, dec_hook) if enc_hook or dec_hook else DEFAULT_CODECS
         self.ws_connection_manager = WebSocketConnectionManager(
-            self.limits, options["backend"], codecs
+            self.limits,
+            options["backend"],
+            enc_hook=options["enc_hook"],
+            dec_hook=options["dec_hook"],
         )
         """Who is connected to this app, and the way to send to them."""
         self.routes: list[Route] = []
@@ -83,7 +84,7 @@ class Pachinko:
             self.admission,
             hooks=options["hooks"],
             resource_factory=options["resource_factory"],
-            dec_hook=dec_hook,
+            dec_hook=options["dec_hook"],
             converters=getattr(router_options, "converters", None),
         )
         self._root = WebSocketRouter()
@@ -227,6 +228,7 @@ class Pachinko:
 
         Raises:
             UnknownRouteError: No WebSocket route has it.
+            SetupError: The app's ``resource_factory`` is a coroutine function that waits.
         """
         route = self._by_template.get(path) or self.find_route(path)
         if route is None:
@@ -274,6 +276,23 @@ class Pachinko:
                 "lifespan",
                 " and ".join(asleep),
             )
+
+    def refuses_elsewhere(self, scope: Scope) -> falcon.HTTPForbidden | None:
+        """Return why a handshake on a route that is not ours is denied: its Host; None if not.
+
+        What an ``on_websocket`` of the application's own serves needs ``allowed_hosts`` as much
+        as HTTP does. On our routes, the session asks, after the middleware.
+        """
+        if self.options["allowed_hosts"] is None:
+            return None
+        found = self.app._router.find(scope["path"])  # Falcon has no public look-up
+        if found is None or isinstance(found[0], (Route, SharedPath)):
+            return None
+        try:
+            self.admission.check_host(scope)
+        except falcon.HTTPForbidden as refusal:
+            return refusal
+        return None
 
     def may_read(self, scope: Scope) -> bool:
         """Tell whether a client may be told why it was denied, in a way that a page can read."""

@@ -18,6 +18,7 @@ from falcon_pachinko.errors import ConnectionStateError, DuplicateConnectionErro
 from falcon_pachinko.leases import check_lease
 from falcon_pachinko.limits import HistoryLimits, Limits
 from falcon_pachinko.messages.codec import DEFAULT_CODECS, Codecs
+from falcon_pachinko.messages.signatures import require_callback
 from falcon_pachinko.rooms.drain import Drained, drain
 from falcon_pachinko.rooms.exchange import Exchange
 from falcon_pachinko.rooms.members import Members
@@ -43,7 +44,8 @@ class WebSocketConnectionManager:
     Args:
         limits: What one client may cost, where its route does not say otherwise.
         backend: What connects this process with others: a URL, or a `Backend`.
-        codecs: How messages are written, where the app has hooks for its own types.
+        enc_hook: What encodes the application's own types, as for `install`.
+        dec_hook: What decodes them.
 
     Example::
 
@@ -54,10 +56,12 @@ class WebSocketConnectionManager:
         self,
         limits: Limits | None = None,
         backend: Backend | str | None = None,
-        codecs: Codecs = DEFAULT_CODECS,
+        *,
+        enc_hook: Callable[[Any], Any] | None = None,
+        dec_hook: Callable[[type, Any], Any] | None = None,
     ) -> None:
-        self._limits = limits or Limits()
-        self._codecs = codecs
+        codecs = Codecs(enc_hook, dec_hook) if enc_hook or dec_hook else DEFAULT_CODECS
+        self._limits, self._codecs = limits or Limits(), codecs
         self._counters = Counters()
         self._options = OptionsByPrefix()
         self._exchange = Exchange(open_backend(backend), self._options, self._counters, codecs)
@@ -100,7 +104,7 @@ class WebSocketConnectionManager:
         self._registry.add(connection)
 
     async def remove_connection(self, connection_id: str) -> None:
-        """Forget a connection and take it from its rooms; an unknown id is no error."""
+        """Forget a connection and take it from its rooms; an unknown id is ignored."""
         connection = self._registry.connections.get(connection_id)
         if connection is not None:
             self._members.forget(connection)
@@ -108,7 +112,7 @@ class WebSocketConnectionManager:
     async def join_room(
         self, connection_id: str, room: str, *, since: HistoryPosition | None = None
     ) -> None:
-        """Put a connection into a room; being in it already is no error.
+        """Put a connection into a room; once more changes nothing.
 
         Returns when broadcasts of other processes reach it, or their backend is away.
 
@@ -128,7 +132,7 @@ class WebSocketConnectionManager:
         await self._members.join(self._members.known(connection_id), room, since)
 
     async def leave_room(self, connection_id: str, room: str) -> None:
-        """Take a connection from a room; a room or an id that is not there is no error.
+        """Take a connection from a room; an unknown room or id is ignored.
 
         Nothing that was sent to the room arrives after it has returned.
         """
@@ -213,7 +217,7 @@ class WebSocketConnectionManager:
         volatile: bool = False,
         latest: str | None = None,
     ) -> Delivery:
-        """Send a message to the members of a room; an empty room is no error. See `broadcast`."""
+        """Send a message to the members of a room, which may be empty. See `broadcast`."""
         if not isinstance(room, str):
             raise TypeError(f"a room name is a str, not {room!r:.200}; write str({room!r:.80})")
         to = Room(room)
@@ -291,7 +295,7 @@ class WebSocketConnectionManager:
     ) -> None:
         """Make a connection present in a room, joining it if need be; again, to change its meta.
 
-        It gets ``presence.state``, and ``presence.diff`` whenever somebody comes or goes.
+        It gets ``presence.state``, and ``presence.diff`` whenever anyone comes or goes.
 
         Raises:
             UnknownConnectionError: No connection here has that id.
@@ -302,7 +306,7 @@ class WebSocketConnectionManager:
         await self._members.track(self._members.known(connection_id), room, meta)
 
     async def untrack(self, connection_id: str, room: str) -> None:
-        """Make a connection absent; it stays in the room. One that is not present is no error."""
+        """Make a connection absent; it stays in the room. One that is not present is ignored."""
         connection = self._registry.connections.get(connection_id)
         if connection is not None:
             self._exchange.presence.untrack(connection, room)
@@ -310,11 +314,11 @@ class WebSocketConnectionManager:
     async def presence(self, room: str) -> Present:
         """Return who is present in a room, on all processes: ``{key: [meta, ...]}``.
 
-        The key is the user's id, or the connection's where there is no user; a user with
-        several connections has several metas.
+        The key is the user's id, or the connection's where there is no user, which begins
+        with ``~``; a user with several connections has several metas.
 
         Raises:
-            BackendError: Nobody on this process is present there, and the backend is away.
+            BackendError: No connection of this process is present there, and the backend is away.
         """
         return await self._exchange.presence.present(room)
 
@@ -367,7 +371,11 @@ class WebSocketConnectionManager:
             @manager.on_gap
             async def reload_prices(gap):
                 log.warning("missed something on %.200r: %s", gap.channel, gap.why)
+
+        Raises:
+            HandlerDefinitionError: It is not a coroutine function of one argument.
         """
+        require_callback(hook, "on_gap", ("gap",), receiver="")
         self._exchange.on_gap.append(hook)
         return hook
 

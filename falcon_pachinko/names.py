@@ -2,11 +2,19 @@
 
 from __future__ import annotations
 
+import re
 import unicodedata
 
 from falcon_pachinko.errors import InvalidNameError
 
-__all__ = ["CONNECTION_MARK", "MAX_NAME_BYTES", "check_name", "check_user_id", "is_user_id"]
+__all__ = [
+    "CONNECTION_MARK",
+    "MAX_NAME_BYTES",
+    "check_name",
+    "check_user_id",
+    "is_user_id",
+    "stranger_key",
+]
 
 CONNECTION_MARK = "~"
 """What the id of a connection begins with, and a user id never does.
@@ -17,6 +25,14 @@ can take the place of a stranger.
 
 MAX_NAME_BYTES = 200
 """How long the name of a room, a tag or a user may be, in bytes of UTF-8."""
+
+# Letters, marks and symbols that show nothing, by Unicode's Default_Ignorable_Code_Point, which
+# the standard library does not know; with the empty Braille pattern and the null notehead.
+_UNSEEN = re.compile(
+    "[\u034f\u115f\u1160\u17b4\u17b5\u180b-\u180f\u2800\u3164\ufe00-\ufe0f\uffa0"
+    "\U0001d159\U000e0100-\U000e01ef]"
+)
+_BREAKS = frozenset({"Cc", "Zl", "Zp"})  # control characters, and what ends a line or paragraph
 
 
 def check_name(name: str, kind: str) -> None:
@@ -48,8 +64,8 @@ def check_name(name: str, kind: str) -> None:
 def is_user_id(name: str) -> bool:
     r"""Tell whether a text can be a user id or a tag.
 
-    It has 1 to 200 bytes of UTF-8, no control character, and at least one
-    character that is neither blank nor invisible.
+    It has 1 to 200 bytes of UTF-8, no control character and no line break, and at
+    least one character that is neither blank nor invisible.
 
     >>> is_user_id("ann"), is_user_id(" "), is_user_id("ann\n")
     (True, False, False)
@@ -61,8 +77,22 @@ def is_user_id(name: str) -> bool:
     size = _size(name)
     if size is None or size > MAX_NAME_BYTES:
         return False
-    kinds = [unicodedata.category(each) for each in name]
-    return "Cc" not in kinds and any(kind[0] not in "ZC" for kind in kinds)
+    if not _BREAKS.isdisjoint(map(unicodedata.category, name)):
+        return False
+    return any(unicodedata.category(each)[0] not in "ZC" for each in _UNSEEN.sub("", name))
+
+
+def stranger_key(connection_id: str) -> str:
+    """Return what presence lists a connection without a user by: its id, marked as one.
+
+    The library's own ids have the mark; one that an application has adopted may not.
+
+    >>> stranger_key("~0123"), stranger_key("ann")
+    ('~0123', '~ann')
+    """
+    if connection_id.startswith(CONNECTION_MARK):
+        return connection_id
+    return CONNECTION_MARK + connection_id
 
 
 def check_user_id(user_id: str, kind: str = "user_id") -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, TypedDict, TypeVar
 
 import falcon.asgi
@@ -11,6 +11,7 @@ import falcon.asgi
 from falcon_pachinko.backends import Backend
 from falcon_pachinko.errors import SetupError
 from falcon_pachinko.limits import Limits
+from falcon_pachinko.messages.signatures import is_coroutine_function, misfit
 from falcon_pachinko.session.admission import Authenticate
 
 __all__ = ["DEFAULTS", "AppOptions", "InstallOptions", "read_options", "spelled_out"]
@@ -56,7 +57,12 @@ DEFAULTS = InstallOptions(
     dec_hook=None,
     readable_denials=True,
 )
-_FUNCTIONS = ("resource_factory", "enc_hook", "dec_hook")
+_FUNCTIONS = {
+    "resource_factory": ("cls", "*args", "**kwargs"),
+    "enc_hook": ("obj",),
+    "dec_hook": ("type", "obj"),
+}
+"""The options that are plain functions, and what they are called with."""
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -86,7 +92,7 @@ def read_options(given: Mapping[str, Any]) -> dict[str, Any]:  # a check per opt
 
     Raises:
         TypeError: There is no such option.
-        SetupError: An option is not as it should be.
+        SetupError: An option has a wrong value.
     """
     for name in given:
         if name not in DEFAULTS:
@@ -104,9 +110,23 @@ def read_options(given: Mapping[str, Any]) -> dict[str, Any]:  # a check per opt
     options["limits"] = Limits() if options["limits"] is None else options["limits"]
     if not isinstance(options["limits"], Limits):
         raise SetupError(f"limits={options['limits']!r:.200}: give Limits(...)")
-    for name in _FUNCTIONS:
-        if options[name] is not None and not callable(options[name]):
-            raise SetupError(f"{name}={options[name]!r:.200}: give a function, or None")
+    for name, arguments in _FUNCTIONS.items():
+        if options[name] is not None:
+            _check_function(name, options[name], arguments)
     if not isinstance(options["readable_denials"], bool):
         raise SetupError(f"readable_denials={options['readable_denials']!r:.200}: True or False")
     return options
+
+
+def _check_function(name: str, function: Any, arguments: Sequence[str]) -> None:
+    given = f"{name}={function!r:.200}"
+    call = f"{name}({', '.join(arguments)})"
+    if not callable(function):
+        raise SetupError(f"{given}: give a function, or None")
+    if is_coroutine_function(function) and name != "resource_factory":
+        raise SetupError(f"{given} is a coroutine function; write a plain one: `def {call}: ...`")
+    # What a resource is made with differs by route, and is checked there.
+    positional = [each for each in arguments if "*" not in each]
+    takes = misfit(function, positional, and_more=name == "resource_factory")
+    if takes is not None:
+        raise SetupError(f"{given} is called as {call}, and takes {takes}")

@@ -14,6 +14,7 @@ from falcon_pachinko.errors import MessageError, SetupError
 from falcon_pachinko.manager import WebSocketConnectionManager
 from falcon_pachinko.messages.definition import check_class
 from falcon_pachinko.messages.handlers import HandlerTable
+from falcon_pachinko.messages.hooks import as_hooks
 from falcon_pachinko.rooms.sending import Delivery
 
 __all__ = ["WebSocketResource"]
@@ -77,6 +78,7 @@ class WebSocketResource:
     def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
         check_class(cls, WebSocketResource)
+        as_hooks(cls.hooks, cls.__name__)  # refuses what could never be one
         falls_back = cls.on_message is not WebSocketResource.on_message
         cls.__pachinko_table__ = HandlerTable.of(cls, cls.schema, falls_back=falls_back)
         cls.__pachinko_falls_back__ = falls_back
@@ -105,14 +107,15 @@ class WebSocketResource:
         return True
 
     async def on_disconnect(self, ws: Connection, close_code: int) -> None:
-        """Clean up; override it. Runs exactly once for every connection that was accepted.
+        """Clean up; override it. Runs exactly once if ``on_connect`` returned True or accepted.
 
-        The rooms are left already; broadcasts to them still work.
+        However the connection ended, also if the handshake failed after it. The rooms are
+        left already; broadcasts to them still work.
 
         Args:
             ws: The connection; what is sent to it goes nowhere.
             close_code: The code the connection was closed with; 1006 where there
-                was no close frame.
+                was no close frame, or the connection was never accepted.
         """
 
     async def on_message(self, ws: Connection, message: str | bytes) -> None:
@@ -179,7 +182,7 @@ class WebSocketResource:
         await connection.manager._members.track(connection, room, meta)
 
     async def leave_room(self, room: str) -> None:
-        """Take this connection from a room; one it is not in is no error."""
+        """Take this connection from a room; one it is not in is ignored."""
         connection = self.ws
         connection.manager._members.leave(connection, room)
 

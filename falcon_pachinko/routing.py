@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import inspect
 import secrets
 from collections.abc import Callable, Iterable, Mapping
@@ -27,7 +28,7 @@ from falcon_pachinko.factories import (
 from falcon_pachinko.limits import Limits
 from falcon_pachinko.manager import WebSocketConnectionManager
 from falcon_pachinko.messages.definition import require_unwrapped
-from falcon_pachinko.messages.hooks import HookChain
+from falcon_pachinko.messages.hooks import HookChain, as_hooks
 from falcon_pachinko.messages.query import QueryReader, query_type
 from falcon_pachinko.names import CONNECTION_MARK
 from falcon_pachinko.paths import PathTemplate
@@ -66,12 +67,11 @@ class Site:
         converters: Mapping[str, Any] | None = None,
     ) -> None:
         self.manager, self.limits, self.admission = manager, limits, admission
-        self.hooks = tuple(hooks)
+        self.hooks = as_hooks(hooks, "install()")
         self.resource_factory = resource_factory
         self.dec_hook = dec_hook
         self.codecs = manager._codecs
         self.converters = converters  # of the app's router; None if that is not Falcon's
-        HookChain(self.hooks)  # refuses what could never be a hook, before there is a route
 
 
 class Declaration:
@@ -142,10 +142,9 @@ class WebSocketRouter:
     """
 
     def __init__(self, *, hooks: Iterable[object] = ()) -> None:
-        self.hooks = tuple(hooks)
+        self.hooks = as_hooks(hooks, "WebSocketRouter")
         self._entries: list[tuple[str, Declaration | WebSocketRouter]] = []
         self._mounts: list[Callable[[str, Declaration | WebSocketRouter], None]] = []
-        HookChain(self.hooks)  # refuses what could never be a hook
 
     def add_route(
         self,
@@ -242,7 +241,14 @@ class Route:
         self._line = tuple(each for _, each in line)
         self._arguments = _arguments(line, site.dec_hook)
         self._site = site
-        if site.resource_factory is None or declaration.made_from is None:
+        if site.resource_factory is not None and declaration.made_from is not None:
+            cls, args, given = declaration.made_from
+            check_arguments(
+                self.template,
+                functools.partial(site.resource_factory, cls, *args),
+                {**given, **declaration.init_kwargs},
+            )
+        else:
             check_arguments(self.template, declaration.factory, declaration.init_kwargs)
             if inspect.isabstract(declaration.resource):
                 missing = ", ".join(getattr(declaration.resource, "__abstractmethods__", ()))
@@ -258,7 +264,26 @@ class Route:
         return self.resource.__pachinko_table__.types
 
     def create_resource(self) -> WebSocketResource:
-        """Make a resource as for a new connection, with its parents.
+        """Make a resource as for a new connection, for those who cannot wait.
+
+        Raises:
+            ResourceTypeError: The factory returned something else.
+            SetupError: The app's ``resource_factory`` waits for something.
+        """
+        making = self.make_resource()
+        try:
+            making.send(None)
+        except StopIteration as made:
+            resource: WebSocketResource = made.value
+            return resource
+        making.close()
+        raise SetupError(
+            f"the resource_factory waits for something when it makes {self.resource.__name__}, "
+            "which only a connection can; make the resource yourself"
+        )
+
+    async def make_resource(self) -> WebSocketResource:
+        """Make a resource for a new connection, with its parents.
 
         Raises:
             ResourceTypeError: The factory returned something else.
@@ -268,9 +293,10 @@ class Route:
             parent, make = resource, declaration.factory
             if self._site.resource_factory is not None and declaration.made_from is not None:
                 cls, args, given = declaration.made_from
-                resource = self._site.resource_factory(
+                made = self._site.resource_factory(
                     cls, *args, **{**given, **declaration.init_kwargs}
                 )
+                resource = (await made) if inspect.isawaitable(made) else made
             else:
                 resource = make(**declaration.init_kwargs)
             if not isinstance(resource, WebSocketResource):
@@ -278,7 +304,9 @@ class Route:
                 raise ResourceTypeError(self.template, self._site.resource_factory or make, why)
             if resource.hooks != declaration.resource.hooks:
                 name = type(resource).__name__
-                why = f"it makes a {name}, whose hooks were not known; write `-> {name}` on it"
+                why = (
+                    f"it returned a {name} with hooks that the route lacks; write `-> {name}` on it"
+                )
                 raise ResourceTypeError(self.template, make, why)
             resource.parent = parent
         assert resource is not None
@@ -307,13 +335,14 @@ class Route:
             subprotocols=ws.subprotocols,
             route=self.template,
         )
+        manager._revocations.hand_over(gate, connection)
         if self.limits.connections_per_address is not None:
             connection._address = req.remote_addr
         handshake = Handshake(
             req,
             params,
             self._arguments,
-            self.create_resource,
+            self.make_resource,
             admission=self._site.admission,
             hooks=self.hooks,
         )

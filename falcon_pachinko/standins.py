@@ -42,7 +42,7 @@ class ResourceStandIn:
                 return found if bind is None else bind(found, self, served)
         raise AttributeError(
             f"the class {served.__name__} has no attribute {name!r}, and an instance of it is "
-            "made only once the handshake was let in",
+            "made only after the handshake was admitted",
             name=name,
             obj=self,
         )

@@ -276,7 +276,9 @@ class WorkerController:
         critical = own.get("critical", False) if critical is None else critical
         backoff = backoff or own.get("backoff", (0.5, 30.0))
         singleton = own.get("singleton", False) if singleton is None else singleton
-        if not (callable(function) and inspect.iscoroutinefunction(_callee(function))):
+        if not callable(function):
+            raise WorkerDefinitionError(repr(function)[:200], "is not a function")
+        if not inspect.iscoroutinefunction(_callee(function)):
             raise WorkerDefinitionError(
                 called, f"is not a coroutine; write `async def {called}(...)`"
             )
@@ -337,7 +339,9 @@ class WorkerController:
         _, late = await asyncio.wait(tasks.values(), timeout=self._stop_timeout)
         for task in late:
             log.error(
-                "%s did not end within %s s; left behind", task.get_name(), self._stop_timeout
+                "%s did not end within %s s; no longer waited for",
+                task.get_name(),
+                self._stop_timeout,
             )
 
     def status(self) -> dict[str, dict[str, Any]]:

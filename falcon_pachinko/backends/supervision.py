@@ -66,7 +66,7 @@ def unreadable(url: str) -> SetupError:
 
 
 def read_settings(url: str, known: Collection[str] = ()) -> tuple[str, Settings, str]:
-    """Part a backend's URL into what the server's client gets, and what is ours.
+    """Split a backend's URL into what the server's client gets, and what is ours.
 
     Args:
         url: ``redis://user:secret@host:6379/0?namespace=shop&ttl=5``

@@ -151,14 +151,14 @@ class History(Generic[M]):
             raise NoHistoryError(name)
         if not is_object(parcel):
             raise EncodeError(
-                "a room with a history takes objects (dicts, structs), which have room "
-                "for a place; pass store=False to send something else"
+                "a room with a history takes objects (dicts, structs), to which it adds the field "
+                "`history`; pass store=False to send something else"
             )
         kept = for_history(parcel)
         data = self._node.number_alone(kept)
         if len(data) > limits.bytes:
             raise EncodeError(
-                f"it takes {len(data)} bytes, and the whole history of {name!r:.200} has "
+                f"it has {len(data)} bytes, and the history of {name!r:.200} keeps at most "
                 f"{limits.bytes} (HistoryLimits.bytes); raise that limit, or pass store=False"
             )
         self._node.reaches_others()  # which warns where nobody can be reached

@@ -18,6 +18,7 @@ import msgspec
 
 from falcon_pachinko.cluster.member import M
 from falcon_pachinko.cluster.room_roster import Entry, RoomRoster, Table
+from falcon_pachinko.names import stranger_key
 
 __all__ = ["DIFF_SECONDS", "Roster", "Write"]
 
@@ -157,7 +158,7 @@ class Roster(Generic[M]):
         for room in tuple(self._rooms_of.get(member.id, ())):
             self._forget_member(member, room)
             entry = self._own[room][member.id].entry
-            stays = entry is not None and entry.key != member.id
+            stays = entry is not None and entry.key != stranger_key(member.id)
             seconds = grace(room) if stays else 0.0
             if entry is None or seconds <= 0:
                 self._remove(room, member.id)

@@ -23,6 +23,7 @@ from falcon_pachinko.cluster.parcels import PresenceDiff
 from falcon_pachinko.cluster.presence import Roster, Write
 from falcon_pachinko.cluster.room_roster import Entry, Present, RoomRoster, Table
 from falcon_pachinko.errors import BackendError, EncodeError
+from falcon_pachinko.names import stranger_key
 
 __all__ = ["GRACE", "Presence", "Present"]
 
@@ -123,9 +124,9 @@ class Presence(Generic[M]):
         Raises:
             EncodeError: The meta cannot be encoded.
         """
-        entry = Entry(member.user_id or member.id, self._encoded(meta))
-        if room not in member._rooms:
-            return  # it has gone
+        entry = Entry(member.user_id or stranger_key(member.id), self._encoded(meta))
+        if member.closed or room not in member._rooms:
+            return  # it has gone, or is about to
         roster = self._roster
         roster.track(member, room, entry)
         try:
@@ -380,7 +381,9 @@ class Presence(Generic[M]):
             except BackendError:
                 pass  # its state says it
             except Exception:
-                log.exception("backend %s failed to take a sign of life; retrying", backend.name)
+                log.exception(
+                    "backend %s failed to renew the lease of this process; retrying", backend.name
+                )
             else:
                 if loop.time() - last > lease:  # the others took this process for dead
                     self.be_patient()

@@ -17,7 +17,7 @@ from falcon_pachinko.messages.codec import DECODE_ERRORS
 __all__ = ["Entry", "Present", "RoomRoster", "Table", "read_entry"]
 
 Present: TypeAlias = dict[str, list[Any]]
-"""Who is present: for each key (the user's id, else the connection's) what was given as meta."""
+"""Who is present: for each key (the user's id, else `stranger_key`) what was given as meta."""
 
 Table: TypeAlias = Mapping[str, Mapping[str, bytes]]
 """A room as the backend knows it: entries by process and connection id."""

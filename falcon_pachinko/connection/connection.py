@@ -143,12 +143,20 @@ class Connection:
         self._tags: AbstractSet[str] = NONE
         self._address: str | None = None
         # The session's: itself while it lives; and the tasks that were told to end because we
-        # closed, whose broadcasts reach nobody any more.
+        # closed, whose messages reach nobody any more (see `_is_muted`).
         self._session: Any = None
         self._muted: set[Any] | None = None
 
     def __repr__(self) -> str:
         return repr(self._outbox)
+
+    def _is_muted(self) -> bool:
+        """Whether the current task was told to end when this connection, which it is for, closed.
+
+        Those of a handler's own, in a TaskGroup, a gather or a wait_for, are cancelled with it.
+        """
+        task = asyncio.current_task()
+        return task in (self._muted or ()) or (task is not None and task.cancelling() > 0)
 
     @property
     def state(self) -> falcon.Context:
@@ -233,7 +241,7 @@ class Connection:
         await self.manager._live("tag", tag)
 
     async def remove_tag(self, tag: str) -> None:
-        """Take a tag away; one it does not have is no error."""
+        """Take a tag away; one it does not have is ignored."""
         self.manager._registry.untag(self, tag)
 
     async def accept(
@@ -261,7 +269,7 @@ class Connection:
         if self._outbox.stage is not CONNECTING:
             answer = "accepted" if self._outbox.stage is OPEN else "closed"
             raise ConnectionStateError(
-                f"accept() comes once, first; this connection is {answer} already"
+                f"accept() can be called once, before close(); this connection is {answer} already"
             )
         if subprotocol is not None:
             self._agree_on(subprotocol)
@@ -285,8 +293,8 @@ class Connection:
         codec = self.manager._codecs.of(subprotocol)
         if codec is not self._codec and self._outbox.bytes:
             raise ConnectionStateError(
-                f"what was sent before the accept is {self._codec.name} already, which "
-                f"{subprotocol!r:.200} does not speak; accept first, then send"
+                f"messages that wait for the accept are encoded as {self._codec.name}, which "
+                f"{subprotocol!r:.200} does not use; accept first, then send"
             )
         self._speak(subprotocol, codec)
 
@@ -329,6 +337,9 @@ class Connection:
             LeaseLostError: A singleton worker sends it, after its lease ended.
         """
         check_lease()
+        sender = SENDER.get()
+        if sender is not self and sender is not None and sender._muted and sender._is_muted():
+            return  # its own connection was closed by us: it is heard no more
         codec = self._codec
         if payload_type is not None:
             codecs = self.manager._codecs
@@ -381,6 +392,9 @@ class Connection:
     async def _send_frame(self, packet: Any, *, volatile: bool, latest: str | None) -> None:
         check_lease()
         check_sending(latest, volatile=volatile)
+        sender = SENDER.get()
+        if sender is not self and sender is not None and sender._muted and sender._is_muted():
+            return  # see `send_media`
         if self.manager._fanout.underway:
             self.manager._fanout.serve_first(self)
         await self._send(packet, volatile=volatile, latest=latest)

@@ -244,7 +244,7 @@ class Outbox:
         waits = 0 if self._queue is None else self._queue.bytes_beside(key)
         if budget is not None and waits and waits + size > budget and self.stage is CONNECTING:
             raise ConnectionStateError(
-                f"{self.bytes} bytes wait for the accept already, and {budget} may "
+                f"{self.bytes} bytes already wait for the accept, of at most {budget} "
                 "(outbox_bytes); accept first (await ws.accept()), then send"
             )
 

@@ -10,13 +10,19 @@ from falcon_pachinko.messages.handlers import handles
 from falcon_pachinko.messages.signatures import (
     is_handler,
     refuse_falcon_hook,
+    require_callback,
     require_coroutine,
 )
 
 __all__ = ["RESERVED", "check_class", "require_unwrapped"]
 
-_CALLBACKS = ("on_connect", "on_disconnect", "on_message", "on_refused")
-"""What the library calls: coroutines to override, and not handlers."""
+_CALLBACKS = {
+    "on_connect": ("req", "ws"),
+    "on_disconnect": ("ws", "close_code"),
+    "on_message": ("ws", "message"),
+    "on_refused": ("ws", "refusal", "frame"),
+}
+"""What the library calls, and with what: coroutines to override, and not handlers."""
 
 _SETTINGS = ("schema", "subprotocols", "hooks", "close_on_error")
 """What a class sets to a value."""
@@ -60,7 +66,10 @@ def _check_callback(owner: type, name: str, member: Any) -> None:
             where, f"is called by the library and cannot handle messages, too; {_remedy(name)}"
         )
     refuse_falcon_hook(member, where)
-    require_coroutine(member, "is awaited by the library")
+    # As an instance has it, so that a static or class method is what it will be.
+    method = member.__get__(object(), owner) if hasattr(type(member), "__get__") else member
+    more = " and the fields of its path by name" if name == "on_connect" else ""
+    require_callback(method, name, _CALLBACKS[name], more)
 
 
 def _check_own(owner: type, name: str, member: Any, verb: Any) -> None:

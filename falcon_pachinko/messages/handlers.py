@@ -313,7 +313,7 @@ class HandlerTable:
             raise HandlerDefinitionError(
                 f"{self._resource}.{handler.name}",
                 f"takes a payload with {getattr(foreign, '__name__', foreign)!r} in it, which "
-                "msgspec does not know; teach it with install(app, dec_hook=...), as in msgspec",
+                "msgspec does not know; decode it with install(app, dec_hook=...), as in msgspec",
             )
         if codecs is DEFAULT_CODECS:
             return self
@@ -395,7 +395,8 @@ def _redefined(claims: Iterable[_Claim], member: object, given: dict[Any, Any]) 
     for claim in claims:
         if not is_handler(member):
             raise HandlerDefinitionError(
-                repr(member), f"stands where a handler of {claim.message_type!r} was"
+                repr(member),
+                f"replaces the handler of {claim.message_type!r}, and cannot be called",
             )
         payload, default = takes(member, claim.message_type)
         payload = claim.payload if payload is UNANNOTATED else substituted(payload, given)

@@ -10,23 +10,26 @@ asked from the outside in, until one answers.
 
 from __future__ import annotations
 
+import functools
+import inspect
 import logging
 from collections.abc import Awaitable, Callable, Coroutine, Iterable, Mapping
 from typing import Any, NamedTuple
 
 from falcon_pachinko.errors import HandlerDefinitionError, MessageError
-from falcon_pachinko.messages.signatures import require_coroutine
+from falcon_pachinko.messages.signatures import name_of, require_callback
 
-__all__ = ["Hook", "HookChain", "ReceivedMessage"]
+__all__ = ["Hook", "HookChain", "ReceivedMessage", "as_hooks"]
 
-POINTS = (
-    "before_connect",
-    "after_connect",
-    "before_message",
-    "after_message",
-    "before_disconnect",
-    "on_refused",
-)
+POINTS = {
+    "before_connect": ("req", "ws", "params"),
+    "after_connect": ("req", "ws"),
+    "before_message": ("ws", "message"),
+    "after_message": ("ws", "message", "error"),
+    "before_disconnect": ("ws", "close_code"),
+    "on_refused": ("ws", "refusal", "frame"),
+}
+"""What the library calls of a hook, and with what."""
 
 log = logging.getLogger("falcon_pachinko")
 
@@ -197,17 +200,40 @@ def _overridden(hook: object, point: str) -> _Method | None:
     return None if plain else method
 
 
+def as_hooks(given: Any, owner: str) -> tuple[object, ...]:
+    """Return hooks as a tuple, and refuse what could never be one.
+
+    Args:
+        given: What ``hooks`` was set to.
+        owner: Where, for the error.
+
+    Raises:
+        HandlerDefinitionError: It is not a list of hooks; see `HookChain`.
+    """
+    if isinstance(given, (str, bytes)) or not isinstance(given, Iterable):
+        raise HandlerDefinitionError(owner, f"has hooks={given!r:.200}; give a list of hooks")
+    return HookChain(given).hooks
+
+
 def _check(hook: object) -> None:
     """Refuse an object that could never be a hook.
 
     Raises:
-        HandlerDefinitionError: It is a class, has none of the points, or one is not a coroutine.
+        HandlerDefinitionError: It is a class, has none of the points, or one of them is not
+            a coroutine or cannot take what it is called with.
     """
     name = hook.__name__ if isinstance(hook, type) else type(hook).__name__
+    if inspect.isroutine(hook) or isinstance(hook, functools.partial):
+        raise HandlerDefinitionError(
+            name_of(hook),
+            "is a function, and a hook is an object with one of the methods "
+            f"{', '.join(POINTS)}; write a class derived from Hook, and give an instance",
+        )
     if isinstance(hook, type):
         raise HandlerDefinitionError(name, f"is a class; hooks are instances: {name}()")
     points = [point for point in POINTS if hasattr(hook, point)]
     if not points:
         raise HandlerDefinitionError(name, f"is not a hook: it has none of {', '.join(POINTS)}")
     for point in points:
-        require_coroutine(getattr(hook, point), "is awaited by the library")
+        method = getattr(hook, point)
+        require_callback(method, point, POINTS[point])

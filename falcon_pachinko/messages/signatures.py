@@ -6,7 +6,7 @@ import functools
 import inspect
 import sys
 import types
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from types import FrameType
 from typing import Any, ForwardRef, NamedTuple, TypeVar, Union, get_args, get_origin, get_type_hints
 
@@ -18,9 +18,12 @@ __all__ = [
     "Takes",
     "arguments_of",
     "fill_in",
+    "is_coroutine_function",
     "is_handler",
+    "misfit",
     "name_of",
     "refuse_falcon_hook",
+    "require_callback",
     "require_coroutine",
     "resolved",
     "substituted",
@@ -44,7 +47,9 @@ class Takes(NamedTuple):
 
 def name_of(member: object) -> str:
     """Return what errors call a function, a `functools.partialmethod` or a callable object."""
-    inner = member.func if isinstance(member, functools.partialmethod) else member
+    inner = member
+    while isinstance(inner, (functools.partial, functools.partialmethod)):
+        inner = inner.func
     return getattr(inner, "__qualname__", None) or repr(member)
 
 
@@ -53,17 +58,80 @@ def is_handler(member: object) -> bool:
     return callable(member) or isinstance(member, functools.partialmethod)
 
 
+def is_coroutine_function(function: object) -> bool:
+    """Tell whether calling it gives a coroutine: a function, a partial of one, an object."""
+    while isinstance(function, (functools.partial, functools.partialmethod)):
+        function = function.func
+    call = getattr(type(function), "__call__", None)  # noqa: B004  # looked at, not tested for
+    return inspect.iscoroutinefunction(function) or inspect.iscoroutinefunction(call)
+
+
+def misfit(function: Any, arguments: Sequence[str], *, and_more: bool = False) -> str | None:
+    """Return the signature of a function that cannot be called with these arguments, in order.
+
+    None if it can, or has no signature to look at. Where a decorator uses
+    `functools.wraps`, its own signature counts as well as that of what it wraps.
+
+    Args:
+        function: The function, bound if it is a method.
+        arguments: What it is called with.
+        and_more: Whether it is called with more than these, by name.
+
+    >>> misfit(lambda req, ws: None, ("req",)), misfit(lambda req, ws=None: None, ("req",))
+    ('(req, ws)', None)
+    """
+    shown = None
+    for follow in (True, False):
+        try:
+            signature = inspect.signature(function, follow_wrapped=follow)
+        except (TypeError, ValueError):
+            if not inspect.ismethod(function):
+                return None
+            return "()"  # it has not even a self
+        shown = shown or str(signature)
+        try:
+            (signature.bind_partial if and_more else signature.bind)(*arguments)
+        except TypeError:
+            continue
+        return None
+    return shown
+
+
+def require_callback(
+    method: object, point: str, arguments: Sequence[str], more: str = "", receiver: str = "self, "
+) -> None:
+    """Refuse what the library could not call and await.
+
+    Args:
+        method: The bound method, or a function.
+        point: What it should be called.
+        arguments: What it is called with, in this order.
+        more: What else it is called with, in words.
+        receiver: What comes before these in the definition of a method.
+
+    Raises:
+        HandlerDefinitionError: It is not a coroutine, or has a parameter too few or too many.
+    """
+    require_coroutine(method, "is awaited by the library")
+    takes = misfit(method, arguments, and_more=bool(more))
+    if takes is not None:
+        given = ", ".join(arguments)
+        raise HandlerDefinitionError(
+            name_of(method),
+            f"is called with ({given}){more}, and takes {takes}; "
+            f"write `async def {point}({receiver}{given}{', ...' if more else ''})`",
+        )
+
+
 def require_coroutine(function: object, what: str) -> None:
     """Refuse a method that cannot be awaited.
 
     Raises:
         HandlerDefinitionError: It is not a coroutine function; the text says how to make it one.
     """
-    inner = function.func if isinstance(function, functools.partialmethod) else function
-    call = getattr(type(inner), "__call__", None)  # noqa: B004  # looked at, not tested for
-    if inspect.iscoroutinefunction(inner) or inspect.iscoroutinefunction(call):
+    if is_coroutine_function(function):
         return
-    name = name_of(function)
+    name, inner = name_of(function), _inner(function)
     if inspect.isasyncgenfunction(inner):
         raise HandlerDefinitionError(name, f"{what} but has a `yield`; return a value instead")
     plain = getattr(inner, "__name__", "handler")

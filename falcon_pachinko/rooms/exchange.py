@@ -110,8 +110,8 @@ class Exchange:
         """
         if contains_raw(message, self.codecs.enc_hook):
             raise EncodeError(
-                "it has a msgspec.Raw in it, which is written for one codec, and members of "
-                "several are addressed; decode it first"
+                "it contains a msgspec.Raw, which is encoded for one codec, and the recipients use "
+                "several; decode it first"
             )
 
     def publish(
@@ -197,7 +197,11 @@ class Exchange:
 
     async def _disconnect_here(self, target: Target, code: int, reason: str) -> int:
         self.revocations.note(target, code, reason)
-        closing = [each for each in self.registry.select(target) if not each.closed]
+        closing = [
+            each
+            for each in self.registry.select(target)
+            if not (each.closed or self.revocations.defers(each, target))
+        ]
         for count, connection in enumerate(closing, 1):
             connection._outbox.close(code, reason)
             if not count % MEMBERS_PER_TURN:
@@ -276,7 +280,7 @@ class Exchange:
         try:
             await hook(gap)
         except Exception:
-            log.exception("a hook on gaps failed")
+            log.exception("an on_gap hook failed")
 
     def _is_back(self) -> None:
         """The backend is up: tell it what it may have forgotten, or never heard."""

@@ -187,7 +187,7 @@ class Registry:
             self._observer.came("room", room)
 
     def leave(self, connection: Connection, room: str) -> None:
-        """Take a connection from a room; one it is not in is no error."""
+        """Take a connection from a room; one it is not in is ignored."""
         if room in connection._rooms:
             connection._rooms = _without(connection._rooms, room)
             last = self.rooms.discard(room, connection)
@@ -224,7 +224,7 @@ class Registry:
             self._observer.came("tag", tag)
 
     def untag(self, connection: Connection, tag: str) -> None:
-        """Take a tag away; one it does not have is no error."""
+        """Take a tag away; one it does not have is ignored."""
         if tag in connection._tags:
             connection._tags = _without(connection._tags, tag)
             if self._tags.discard(tag, connection):

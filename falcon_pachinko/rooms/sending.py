@@ -61,7 +61,7 @@ class Sending:
         if asyncio.get_running_loop() is not self._members.loop:
             self._members.check_loop()
         sender = SENDER.get()
-        if sender is not None and sender._muted and asyncio.current_task() in sender._muted:
+        if sender is not None and sender._muted and sender._is_muted():
             return Delivery(0, 0)  # its connection was closed by us: it is heard no more
         if latest is not None or volatile or local or store:
             _check_options(store=store, local=local, volatile=volatile, latest=latest)

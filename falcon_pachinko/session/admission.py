@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import inspect
 import ipaddress
 import logging
 import time
@@ -17,6 +16,7 @@ import falcon
 import falcon.asgi
 
 from falcon_pachinko.errors import InvalidNameError, SetupError
+from falcon_pachinko.messages.signatures import is_coroutine_function, misfit
 from falcon_pachinko.names import check_user_id
 from falcon_pachinko.typing import Scope
 
@@ -134,11 +134,8 @@ class Admission:
         self._origins = [_origin_pattern(each) for each in given if each != "*"]
         hosts = [allowed_hosts] if isinstance(allowed_hosts, str) else allowed_hosts
         self._hosts = None if hosts is None else [_host_pattern(each) for each in hosts]
-        if authenticate is not None and not _is_coroutine_function(authenticate):
-            raise SetupError(
-                f"authenticate={authenticate!r} is not a coroutine function; "
-                "write `async def authenticate(req): ...`"
-            )
+        if authenticate is not None:
+            _check_authenticate(authenticate)
         self._authenticate = authenticate
 
     def check(self, scope: Scope) -> None:
@@ -150,14 +147,9 @@ class Admission:
         Raises:
             falcon.HTTPForbidden: Its host or its origin is not allowed.
         """
+        self.check_host(scope)
         hosts, origins = _headers(scope, b"host"), _headers(scope, b"origin")
         scheme = scope.get("scheme") or "ws"
-        if not self._knows_host(hosts):
-            log.warning(
-                "denied a handshake over %s: Host %.200r is not in allowed_hosts= (Origin %.200r)",
-                scheme, _shown(hosts), _shown(origins),
-            )  # fmt: skip
-            raise falcon.HTTPForbidden(description="This host is not allowed here (allowed_hosts).")
         if origins and not self._knows_origin(origins, hosts, scheme):
             log.warning(
                 "denied a handshake over %s: Origin %.200r is neither that of Host %.200r "
@@ -165,6 +157,20 @@ class Admission:
                 scheme, _shown(origins), _shown(hosts),
             )  # fmt: skip
             raise falcon.HTTPForbidden(description="This origin is not allowed here (origins).")
+
+    def check_host(self, scope: Scope) -> None:
+        """`check` for the Host alone; a refusal is one line in the log.
+
+        Raises:
+            falcon.HTTPForbidden: The host is not allowed.
+        """
+        if self._hosts is None or self._knows_host(hosts := _headers(scope, b"host")):
+            return
+        log.warning(
+            "denied a handshake over %s: Host %.200r is not in allowed_hosts= (Origin %.200r)",
+            scope.get("scheme") or "ws", _shown(hosts), _shown(_headers(scope, b"origin")),
+        )  # fmt: skip
+        raise falcon.HTTPForbidden(description="This host is not allowed here (allowed_hosts).")
 
     def admits(self, scope: Scope) -> bool:
         """Tell whether `check` lets a handshake in; says nothing in the log."""
@@ -204,7 +210,7 @@ class Admission:
         except InvalidNameError as error:
             # The error's text is in ASCII, and short: no client writes into the log by it.
             log.warning("denied a handshake: authenticate gave no usable identity: %s", error)
-            raise falcon.HTTPForbidden(description="This user cannot be let in.") from None
+            raise falcon.HTTPForbidden(description="This user is not admitted.") from None
         if who is None or isinstance(who, Principal):
             return who
         raise SetupError(
@@ -232,7 +238,7 @@ class Admission:
         its_scheme, name, port = origin
         # The server's own pages.  One that came over http, where this connection has TLS, may be
         # the work of somebody on the way; the other way round a proxy ends the TLS.
-        if its_scheme == "https" or (its_scheme == "http" and scheme != "wss"):
+        if its_scheme == "https" or (its_scheme == "http" and scheme not in ("wss", "https")):
             own_name, own_port = _own_host(hosts)
             own_port = _DEFAULT_PORTS[its_scheme] if own_port is None else own_port
             if own_name and (name, port) == (own_name, own_port):
@@ -243,10 +249,15 @@ class Admission:
         )
 
 
-def _is_coroutine_function(function: object) -> bool:
-    return inspect.iscoroutinefunction(function) or inspect.iscoroutinefunction(
-        getattr(type(function), "__call__", None)  # noqa: B004  # an object with an async __call__
-    )
+def _check_authenticate(authenticate: object) -> None:
+    wanted = "write `async def authenticate(req): ...`"
+    if not is_coroutine_function(authenticate):
+        raise SetupError(f"authenticate={authenticate!r} is not a coroutine function; {wanted}")
+    takes = misfit(authenticate, ("req",))
+    if takes is not None:
+        raise SetupError(
+            f"authenticate={authenticate!r} is called with (req), and takes {takes}; {wanted}"
+        )
 
 
 def _headers(scope: Scope, name: bytes) -> list[str]:

@@ -26,6 +26,7 @@ import falcon
 from falcon_pachinko.connection.ends import fit_reason
 from falcon_pachinko.counters import Counters
 from falcon_pachinko.messages.codec import SUBPROTOCOLS
+from falcon_pachinko.rooms.revocations import Revocations
 from falcon_pachinko.typing import AsgiEvent, AsgiReceive, AsgiSend, Scope
 
 __all__ = ["DENIED_WAIT", "Gate"]
@@ -58,22 +59,36 @@ class Gate:
         receive: The server's.
         send: The server's, or a middleware's.
         counters: Where a denial is counted.
+        revocations: What is told that a handshake begins, and is over.
         readable: Tells whether a denial may be made readable for this scope: its host and
             origin are allowed, and the app has not switched it off.
     """
 
-    __slots__ = ("_counters", "_readable", "_scope", "_send", "_turn", "error", "receive")
+    __slots__ = (
+        "_counters",
+        "_readable",
+        "_revocations",
+        "_scope",
+        "_send",
+        "_turn",
+        "error",
+        "receive",
+    )
 
     def __init__(
         self,
         scope: Scope,
         receive: AsgiReceive,
         send: AsgiSend,
+        *,
         counters: Counters,
+        revocations: Revocations,
         readable: Callable[[Scope], bool],
     ) -> None:
         self._scope, self._send = scope, send
         self._counters, self._readable = counters, readable
+        self._revocations = revocations
+        revocations.begin(self)
         self._turn = Turn.FALCON
         self.receive = receive
         self.error: falcon.HTTPError | falcon.HTTPStatus | None = None
@@ -85,8 +100,14 @@ class Gate:
         """Return the gate of a request's scope; None for one that did not come through it."""
         return scope.get(_KEY)
 
+    @property
+    def denies(self) -> bool:
+        """Whether the handshake is denied, be it by accepting and closing at once."""
+        return self._turn is Turn.NOBODY
+
     def leave(self) -> None:
         """Break the cycles with the scope and with the frames of an error: it is over."""
+        self._revocations.end(self)
         self._scope.pop(_KEY, None)
         self.error = None
 
@@ -110,6 +131,7 @@ class Gate:
         kind = event["type"]
         if kind == "websocket.accept":
             self._turn = Turn.RESPONDER
+            self._revocations.end(self)
         if kind != "websocket.close" or self._turn is Turn.RESPONDER:
             await self._send(event)
             return

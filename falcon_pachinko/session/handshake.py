@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable, Collection, Mapping, Sequence, Sized
+from collections.abc import Callable, Collection, Coroutine, Mapping, Sequence, Sized
 from typing import Any, NamedTuple, TypeAlias
 
 import falcon
@@ -78,7 +78,7 @@ class Handshake:
         req: falcon.asgi.Request,
         params: Mapping[str, Any],
         arguments: Sequence[Arguments],
-        make: Callable[[], Any],
+        make: Callable[[], Coroutine[Any, Any, Any]],
         *,
         admission: Admission,
         hooks: HookChain,
@@ -124,13 +124,20 @@ class Handshake:
         ended = self._ending(connection, inbox)
         if ended is not None:
             return ended
-        connection.resource = resource = self.make()
+        connection.resource = resource = await attend(self.make())
+        ended = self._ending(connection, inbox)
+        if ended is not None:
+            return ended
         connection._negotiate(resource.subprotocols)  # only the handshake may
         for hook in self.hooks.before_connect:
             await attend(hook(self.req, connection, self.params))
             ended = self._ending(connection, inbox)
             if ended is not None:
                 return ended
+        connection.manager._revocations.identified(connection)
+        ended = self._ending(connection, inbox)
+        if ended is not None:
+            return ended
         for each, (names, read_query) in zip(_line(resource), self.arguments, strict=True):
             each.ws = connection
             given = {name: self.params[name] for name in names}
@@ -178,6 +185,7 @@ class Handshake:
         """Return the outcome if somebody has closed meanwhile, or the client has gone."""
         if connection.accepted:
             return Accepted() if connection.closed or inbox.gone else None
+        connection.manager._revocations.apply(connection)
         if inbox.gone:
             return Gone()
         if connection.closed:
@@ -211,7 +219,7 @@ class Handshake:
         manager, limits = connection.manager, connection.limits
         self.admission.check(self.req.scope)
         if limits.connections is not None and len(manager._registry) > limits.connections:
-            sentence = f"{limits.connections} are connected already (connections)."
+            sentence = f"The limit of {limits.connections} connections is reached (connections)."
             error = falcon.HTTPServiceUnavailable(description=sentence)
             return Denied(error, readable=False)
         address = connection._address  # the registry counts by it
@@ -243,12 +251,18 @@ class Handshake:
         full = _full(there, limits.connections_per_user, "connections_per_user")
         if full is not None:
             raise full
-        for tag in principal.tags:
+        tags = set(principal.tags)
+        if limits.tags is not None and len(tags) > limits.tags:
+            log.warning(
+                "denied a handshake: authenticate gave %d tags, and %d are allowed (Limits.tags)",
+                len(tags), limits.tags,
+            )  # fmt: skip
+            raise falcon.HTTPForbidden(description="This user is not admitted.")
+        for tag in tags:
             manager._registry.tag(connection, tag)
         seconds = principal.seconds_left()
         if seconds is not None:
             connection._expire_in(seconds)  # only the handshake may
-        manager._revocations.apply(connection)
         await manager._live("user", principal.user_id)  # what is sent to the user arrives
 
 
@@ -281,5 +295,5 @@ def _line(resource: Any) -> list[Any]:
 def _full(there: Sized, most: int | None, setting: str) -> falcon.HTTPError | None:
     if most is None or len(there) <= most:
         return None
-    sentence = f"{most} such connections are open already ({setting})."
+    sentence = f"The limit of {most} such connections is reached ({setting})."
     return falcon.HTTPTooManyRequests(description=sentence)

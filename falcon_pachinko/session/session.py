@@ -243,8 +243,8 @@ class Session:
             self._call_off()  # `closed` was told
         outbox.forget(now=self._server_ended or inbox.code in _GOING_AWAY)
         patient = connection._muted is None and not self._server_ended
-        await tasks.finish(connection.limits.handler_grace if patient else CLOSE_WAIT)
-        connection._muted = None
+        grace = connection.limits.handler_grace if patient else CLOSE_WAIT
+        connection._muted = await tasks.finish(grace)
         # The goodbye, in the very task and context of the welcome; innermost first.
         code = outbox.close_code if outbox.accepted else ABNORMAL
         for hook in self._hooks.before_disconnect if outbox.accepted else ():

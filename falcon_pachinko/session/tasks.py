@@ -165,11 +165,14 @@ class Tasks:
             return self._cancels > 0
         return self._ended is not None and task in self._ended
 
-    async def finish(self, grace: float | None) -> None:
+    async def finish(self, grace: float | None) -> set[asyncio.Task[None]] | None:
         """Let the concurrent handlers finish for so many seconds, then cancel them.
 
         Args:
             grace: None for as long as they take.
+
+        Returns:
+            Those that go on although they were cancelled, as long as they do; None if none.
         """
         now = asyncio.get_running_loop().time
         deadline = inf if grace is None else now() + grace
@@ -178,6 +181,7 @@ class Tasks:
         if self._beside:
             await asyncio.wait(self.end_beside(), timeout=CLOSE_WAIT)
         self._ended = None
+        return self._beside or None
 
 
 def take_cancellation_back() -> bool:

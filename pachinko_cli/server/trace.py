@@ -20,6 +20,7 @@ import msgspec
 from falcon_pachinko import Hook
 from falcon_pachinko.app import installed
 from falcon_pachinko.messages.hooks import HookChain
+from falcon_pachinko.session.gate import Gate
 from pachinko_cli.server.log import opens_something, redact, wants_colours
 
 if TYPE_CHECKING:
@@ -125,7 +126,9 @@ class Wire:
         self._tracer, self._receive, self._send = tracer, receive, send
         self._began = time.monotonic()
         self._is_open = self._is_over = False
+        self._is_denial = False  # whether it was accepted only to tell why it is denied
         self._status = 403
+        self._scope = scope
         scope[_KEY] = self
 
     @property
@@ -158,6 +161,8 @@ class Wire:
         kind = event["type"]
         if kind == "websocket.send":
             self._tell_frame("out", event)
+        elif kind == "websocket.accept" and self._is_being_denied():
+            self._is_denial = True
         elif kind == "websocket.accept":
             self._is_open = True
             subprotocol = event.get("subprotocol")
@@ -166,6 +171,9 @@ class Wire:
             self._tracer.tell("open", self, "  ".join(words), subprotocol=subprotocol)
         elif kind == "websocket.close" and self._is_open:
             self._tell_end("the server", event.get("code", 1000), event.get("reason"))
+        elif kind == "websocket.close" and self._is_denial:
+            code = event["code"]
+            self._tell_denial(code - 3000 if 3300 <= code <= 3599 else 403, event["reason"], code)
         elif kind == "websocket.close":
             self._tell_denial(403, "")
         elif kind == f"{_RESPONSE}.start":
@@ -190,11 +198,17 @@ class Wire:
     def _decodes_msgpack(self) -> bool:
         return getattr(self.connection, "subprotocol", None) == "pachinko.msgpack"
 
-    def _tell_denial(self, status: int, body: str) -> None:
+    def _is_being_denied(self) -> bool:
+        gate = Gate.of(self._scope)
+        return gate is not None and gate.denies
+
+    def _tell_denial(self, status: int, body: str, code: int | None = None) -> None:
         if not self._is_over:
             self._is_over = True
             words = f"{status}  {self.target}  {_cut(body) if body else ''}".rstrip()
-            self._tracer.tell("denied", self, words, status=status, body=_cut(body))
+            if code is not None:
+                words += f"  (told by closing with {code})"
+            self._tracer.tell("denied", self, words, status=status, code=code, body=_cut(body))
 
     def _tell_end(self, by: str, code: int | None, reason: str | None) -> None:
         if self._is_over or not self._is_open:

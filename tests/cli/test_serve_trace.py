@@ -20,6 +20,10 @@ from falcon_pachinko import Hook, WebSocketResource, handles_message, install
 
 class ChatRoom(WebSocketResource):
     async def on_connect(self, req, ws, room_name):
+        if room_name == "guarded":
+            raise falcon.HTTPConflict(title="Seat taken")
+        if room_name == "early":
+            await ws.close(4409, "not yet")
         return room_name != "closed"
 
     @handles_message("say")
@@ -156,6 +160,43 @@ def test_a_denial_is_shown(traced, path, options, status, why):
 
     assert (denied["what"], denied["status"], denied["path"]) == ("denied", status, path)
     assert why in denied["body"]
+
+
+@pytest.mark.parametrize(
+    ("path", "offer", "code", "why"),
+    [
+        ("/nowhere", "pachinko.json", 3404, "Not Found"),
+        ("/ws/closed", "pachinko.msgpack", 3403, "Forbidden"),
+        ("/ws/guarded", "pachinko.json", 3409, "Seat taken"),
+        ("/ws/early", "pachinko.msgpack", 4409, "not yet"),
+    ],
+)
+def test_a_denial_that_a_page_can_read_is_shown_as_one(traced, path, offer, code, why):
+    """With a session or without: it never was open, though it is an accept and a close."""
+    serving, dial = traced("--json", "-q")
+
+    with dial(path, subprotocols=[offer]) as client:
+        with contextlib.suppress(websockets.exceptions.ConnectionClosed):
+            client.recv(DEADLINE)
+        closed_with = client.close_code
+    (denied,) = traces(serving)
+
+    status = code - 3000 if code < 4000 else 403
+    assert (denied["what"], denied["path"], closed_with) == ("denied", path, code)
+    assert (denied["status"], denied["code"]) == (status, code)
+    assert why in denied["body"]
+
+
+def test_such_a_denial_is_one_line_for_people(traced):
+    """It says the status, and how the client was told."""
+    serving, dial = traced()
+
+    closed = contextlib.suppress(websockets.exceptions.ConnectionClosed)
+    with dial("/nowhere", subprotocols=["pachinko.json"]) as client, closed:
+        client.recv(DEADLINE)
+
+    serving.until(r"-       denied  404  /nowhere  .*Not Found.*  \(told by closing with 3404\)")
+    assert "open  " not in serving.output
 
 
 def test_who_closed_is_shown(traced):

@@ -1,6 +1,7 @@
 """Who may come in at all: hosts, origins, identity, and how many."""
 
 import asyncio
+import contextlib
 from datetime import UTC, datetime, timedelta
 
 import falcon
@@ -95,6 +96,52 @@ async def test_hosts_can_be_limited(host, expected):
     app = lobby(allowed_hosts=["app.example", "*.app.example"])
 
     assert await status(app, Host=host) == expected
+
+
+class Own:
+    async def on_websocket(self, req, ws):
+        await ws.accept()
+        with contextlib.suppress(falcon.WebSocketDisconnected):
+            await ws.receive_text()
+
+
+@pytest.mark.parametrize(
+    ("path", "host", "expected", "middleware"),
+    [
+        ("/own", "app.example", 101, 1),
+        ("/own", "APP.example:8000", 101, 1),
+        ("/own", "rebound.example", 403, 0),
+        ("/own", "app.example.rebound.example", 403, 0),
+        ("/own", "app.example@rebound.example", 403, 0),
+        ("/own", "", 403, 0),
+        ("/lobby", "rebound.example", 403, 1),
+        ("/nowhere", "rebound.example", 404, 1),
+    ],
+)
+async def test_hosts_are_limited_for_every_handshake(caplog, path, host, expected, middleware):
+    """For an on_websocket of the application's own as well: it is denied before Falcon sees it."""
+    asked = []
+
+    class Asked:
+        async def process_request_ws(self, req, ws):
+            asked.append(req.path)
+
+    app = lobby(allowed_hosts=["app.example"])
+    app.add_middleware(Asked())
+    app.add_route("/own", Own())
+    answer, denied = 101, 0
+    async with simulate(app) as client:
+        try:
+            async with client.connect(path, headers={"Host": host}):
+                pass
+        except HandshakeDenied as error:
+            answer, denied = error.status, client.manager.status()["denied"]
+
+    assert (answer, denied) == (expected, int(expected != 101))
+    assert len(asked) == middleware
+    assert len([r for r in caplog.records if "allowed_hosts" in r.getMessage()]) == (
+        expected == 403
+    )
 
 
 class Page:

@@ -1,5 +1,6 @@
 """Routers within routers, routes under resources, hooks around all of it."""
 
+import asyncio
 from typing import ClassVar
 
 import falcon
@@ -12,6 +13,7 @@ from falcon_pachinko import (
     Hook,
     Limits,
     MessageError,
+    ResourceTypeError,
     RouteConflictError,
     SetupError,
     UnknownRouteError,
@@ -246,6 +248,107 @@ async def test_a_resource_factory_makes_every_resource():
 
     assert (await first(app, "/echo"))["type"] == "made"
     assert made == [(Echo, {"greeting": "made"})]
+
+
+class Container:
+    """Makes resources as some containers do: in a coroutine, which may wait."""
+
+    def __init__(self, ready):
+        self.ready = ready
+
+    async def __call__(self, cls, **kwargs):
+        await self.ready()
+        return cls(**kwargs)
+
+    async def make(self, cls, **kwargs):
+        return await self(cls, **kwargs)
+
+
+async def at_once(): ...
+
+
+async def after_a_moment():
+    await asyncio.sleep(0)
+
+
+def plain(made):
+    """Return an awaitable, from a function that is not a coroutine function."""
+
+    def call(cls, **kwargs):
+        return made(cls, **kwargs)
+
+    return call
+
+
+@pytest.mark.parametrize("ready", [at_once, after_a_moment])
+@pytest.mark.parametrize("of", [lambda made: made, lambda made: made.make, plain])
+async def test_a_resource_factory_may_be_a_coroutine_function(ready, of):
+    """A method, an object, or a function that returns an awaitable."""
+    app, _ = app_with(resource_factory=of(Container(ready)))
+    app.add_websocket_route("/echo", Echo, greeting="made")
+
+    assert (await first(app, "/echo"))["type"] == "made"
+    if ready is at_once:
+        assert isinstance(app.create_websocket_resource("/echo"), Echo)
+    else:
+        with pytest.raises(SetupError, match="waits for something when it makes Echo"):
+            app.create_websocket_resource("/echo")
+
+
+async def test_a_client_may_go_while_its_resource_is_made(by_hand):
+    """Then nobody is asked, and nothing waits for it."""
+    began, go_on, asked = asyncio.Event(), asyncio.Event(), []
+
+    class Asked(WebSocketResource):
+        async def on_connect(self, req, ws):
+            asked.append(ws)
+            return True
+
+    async def wait():
+        began.set()
+        await go_on.wait()
+
+    app, _ = app_with(resource_factory=Container(wait))
+    app.add_websocket_route("/", Asked)
+    server = by_hand(app)
+    server.start()
+    await began.wait()
+    server.go(code=1001)
+    for _ in range(5):  # until that was read
+        await asyncio.sleep(0)
+    go_on.set()
+    await server.ended()
+
+    assert asked == []
+    assert server.sent == []
+
+
+@pytest.mark.parametrize("failure", [falcon.HTTPServiceUnavailable(), KeyError("bug")])
+async def test_a_resource_factory_that_fails_denies(failure, caplog):
+    """As an ``on_connect`` that raises."""
+
+    async def make(cls):
+        raise failure
+
+    app, _ = app_with(resource_factory=make)
+    app.add_websocket_route("/echo", WebSocketResource)
+    async with simulate(app) as client:
+        with pytest.raises(HandshakeDenied) as denied:
+            await client.connect("/echo").__aenter__()
+
+    assert denied.value.status == (503 if isinstance(failure, falcon.HTTPError) else 500)
+
+
+@pytest.mark.parametrize(
+    "container",
+    [lambda cls: cls(), lambda cls, *, _path: cls(), lambda cls, greeting, _more: cls(greeting)],
+)
+def test_a_resource_factory_that_cannot_take_a_routes_arguments_is_refused(container):
+    """When the route is added."""
+    app, _ = app_with(resource_factory=container)
+
+    with pytest.raises(ResourceTypeError, match=r"cannot be made with \['greeting'\]: "):
+        app.add_websocket_route("/echo", Echo, greeting="made")
 
 
 class Noted(Hook):

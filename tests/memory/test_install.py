@@ -1,5 +1,6 @@
 """`install` gives any ASGI app of Falcon's its WebSocket side, once, and that app only."""
 
+import functools
 import inspect
 
 import falcon
@@ -165,6 +166,9 @@ def test_options_are_the_same_by_value(first, second):
     assert install(app, **first) is install(app, **second)
 
 
+async def waits(only): ...
+
+
 @pytest.mark.parametrize(
     ("options", "why"),
     [
@@ -176,6 +180,15 @@ def test_options_are_the_same_by_value(first, second):
         ({"enc_hook": "str"}, "enc_hook='str': give a function, or None"),
         ({"dec_hook": 1}, "dec_hook=1: give a function"),
         ({"resource_factory": {}}, "resource_factory={}: give a function"),
+        ({"resource_factory": lambda: None}, r"as resource_factory\(cls, .*, and takes \(\)"),
+        ({"resource_factory": lambda **_more: None}, r"as resource_factory\(cls, .*\(\*\*_more\)"),
+        ({"enc_hook": waits}, r"a plain one: `def enc_hook\(obj\): ...`"),
+        ({"dec_hook": waits}, r"a plain one: `def dec_hook\(type, obj\): ...`"),
+        ({"enc_hook": lambda: None}, r"called as enc_hook\(obj\), and takes \(\)"),
+        ({"enc_hook": lambda _type, _obj: None}, r"as enc_hook\(obj\), and takes \(_type, _obj\)"),
+        ({"dec_hook": lambda _obj: None}, r"as dec_hook\(type, obj\), and takes \(_obj\)"),
+        ({"dec_hook": lambda _a, _b, _c: None}, r"dec_hook\(type, obj\), and takes \(_a, _b, _c\)"),
+        ({"authenticate": functools.partial(waits, 1)}, r"is called with \(req\), and takes"),
         ({"readable_denials": "no"}, "readable_denials='no': True or False"),
     ],
 )

@@ -1,10 +1,12 @@
 """What a client may cost: each limit closes or refuses with its own name in the sentence."""
 
 import asyncio
+import contextlib
 
+import falcon.asgi
 import pytest
 
-from falcon_pachinko import Limits, WebSocketResource, handles_message
+from falcon_pachinko import Hook, Limits, MessageError, WebSocketResource, handles_message, install
 from falcon_pachinko.testing import simulate
 
 
@@ -170,3 +172,104 @@ async def test_a_session_waits_for_a_client_that_does_not_read(serve, by_hand, u
 
     assert held_back < 4
     assert server.kinds.count("websocket.send") == 10
+
+
+class Tagged(WebSocketResource):
+    """Takes tags from wherever its client says."""
+
+    async def on_connect(self, req, ws):
+        for number in range(req.get_param_as_int("tags", default=0)):
+            await ws.add_tag(f"early-{number}")
+        return True
+
+    @handles_message("tag")
+    async def tag(self, ws, payload: str):
+        await ws.add_tag(payload)
+
+    @handles_message("untag")
+    async def untag(self, ws, payload: str):
+        await ws.remove_tag(payload)
+
+    @handles_message("count")
+    async def count(self, ws):
+        return len(ws.tags)
+
+
+def tag(name, verb="tag"):
+    return {"type": verb, "payload": name, "ref": name}
+
+
+async def answer(client, message):
+    """Return the code of the error that answers a message, else what the reply has."""
+    await client.send_json(message)
+    payload = (await client.receive_json())["payload"]
+    return payload["code"] if isinstance(payload, dict) else payload
+
+
+@pytest.mark.parametrize("most", [1, 5, 128])
+async def test_a_client_gathers_so_many_tags_at_most(serve, most):
+    """One that it has counts once; one that is taken away makes room; the connection lives."""
+    limits = None if most == 128 else Limits(tags=most)  # the default
+    async with simulate(serve(Tagged, limits=limits)) as sim, sim.connect("/") as client:
+        taken = [await answer(client, tag(f"t{number}")) for number in range(most + 2)]
+        again = await answer(client, tag("t0"))
+        await answer(client, tag("t0", "untag"))
+        room = [await answer(client, tag(name)) for name in ("new", "newer")]
+
+        assert taken == [None] * most + ["tag_limit"] * 2
+        assert (again, room) == (None, [None, "tag_limit"])
+        assert await answer(client, {"type": "count", "ref": 1}) == most
+
+
+async def test_tags_are_limited_before_the_accept_too(serve, knock):
+    """The handshake is denied unless the resource catches it."""
+    app = serve(Tagged, limits=Limits(tags=3))
+    async with simulate(app) as sim:
+        answers = [await knock(sim.connect(f"/?tags={number}")) for number in (3, 4)]
+
+    assert answers == ["accepted", 400]
+
+
+async def test_tags_of_a_hook_and_of_a_route_are_limited(knock):
+    """A route's own number is what counts there."""
+
+    class Tags(Hook):
+        async def before_connect(self, req, ws, params):
+            for number in range(4):
+                await ws.add_tag(str(number))
+
+    app = falcon.asgi.App()
+    install(app, limits=Limits(tags=3), hooks=[Tags()])
+    app.add_websocket_route("/few", Tagged)
+    app.add_websocket_route("/many", Tagged, limits=Limits(tags=4))
+    async with simulate(app) as sim:
+        answers = [await knock(sim.connect(path)) for path in ("/few", "/many")]
+
+    assert answers == [400, "accepted"]
+
+
+async def test_an_adopted_websocket_has_the_apps_number_of_tags():
+    """As any other connection."""
+    app, refused = falcon.asgi.App(), []
+    manager = install(app, limits=Limits(tags=2)).ws_connection_manager
+
+    class Own:
+        async def on_websocket(self, req, ws):
+            await ws.accept()
+            await manager.add_connection("own", ws)
+            async for connection in manager.connections():
+                try:
+                    for name in ("a", "b", "c"):
+                        await connection.add_tag(name)
+                except MessageError as error:
+                    refused.append((error.code, len(connection.tags)))
+            await ws.send_text("done")
+            with contextlib.suppress(falcon.WebSocketDisconnected):
+                await ws.receive_text()
+            await manager.remove_connection("own")
+
+    app.add_route("/", Own())
+    async with simulate(app) as sim, sim.connect("/") as client:
+        assert await client.receive() == "done"
+
+    assert refused == [("tag_limit", 2)]

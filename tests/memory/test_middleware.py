@@ -122,7 +122,7 @@ async def test_a_mistake_of_the_middleware_says_what_it_met():
     assert errors == [
         (
             "the class Kitchen has no attribute 'made_late', and an instance of it is made only "
-            "once the handshake was let in"
+            "after the handshake was admitted"
         )
     ]
 

@@ -246,3 +246,29 @@ async def test_who_does_not_come_back_after_an_outage_has_left():
         backend._put(Lost("it was started again"))
 
         assert await ann.receive_json() == diff(leaves={"bob": HOME})
+
+
+async def test_a_user_cannot_be_taken_for_an_adopted_connection():
+    """Its id is the application's to choose, and often a name that users choose as well."""
+    app = falcon.asgi.App()
+    manager = install(app).ws_connection_manager
+
+    class Own:
+        async def on_websocket(self, req, ws):
+            await ws.accept()
+            await manager.add_connection("ann", ws)
+            await manager.track("ann", "lobby", {"from": "elsewhere"})
+            await ws.send_text("here")
+            with contextlib.suppress(falcon.WebSocketDisconnected):
+                await ws.receive_text()
+            await manager.remove_connection("ann")
+
+    app.add_route("/own", Own())
+    app.add_websocket_route("/", Lobby)
+    async with simulate(app) as sim, sim.connect("/own") as own:
+        while await own.receive() != "here":
+            pass
+        async with sim.connect("/?user=ann") as ann:
+            seen = await ann.expect("presence.state")
+
+    assert seen["payload"]["present"] == {"~ann": [{"from": "elsewhere"}], "ann": HOME}

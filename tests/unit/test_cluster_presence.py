@@ -14,6 +14,7 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, ru
 from falcon_pachinko.cluster import history, presence, room_roster
 from falcon_pachinko.cluster.presence import DIFF_SECONDS, Roster
 from falcon_pachinko.cluster.room_roster import Entry
+from falcon_pachinko.names import stranger_key
 
 ROOM, GRACE = "tea", 5.0
 
@@ -30,7 +31,7 @@ class Member:
 
     @property
     def key(self):
-        return self.user_id or self.id
+        return self.user_id or stranger_key(self.id)
 
     def told(self, message):
         payload = message["payload"]

@@ -18,6 +18,7 @@ from falcon_pachinko.cluster import presence_shell as presence_module
 from falcon_pachinko.cluster.node import Gap
 from falcon_pachinko.cluster.parcels import PresenceDiff
 from falcon_pachinko.cluster.room_roster import Entry, RoomRoster
+from falcon_pachinko.names import stranger_key
 
 AWAY = BackendError("memory", "away")
 MET = {"x": 1}
@@ -196,7 +197,7 @@ class Play:
     def expected(self):
         present = {}
         for client, meta in self.tracked.items():
-            key = client.connection.user_id or client.connection.id
+            key = client.connection.user_id or stranger_key(client.connection.id)
             present.setdefault(key, []).append(meta)
         return in_order(present)
 

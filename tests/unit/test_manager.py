@@ -1,6 +1,7 @@
 """The manager: who is connected, in which rooms, and how a message gets to them."""
 
 import asyncio
+import functools
 import json
 
 import falcon
@@ -11,6 +12,7 @@ from falcon_pachinko import (
     Delivery,
     DuplicateConnectionError,
     EncodeError,
+    HandlerDefinitionError,
     InvalidNameError,
     Limits,
     RoomLimitError,
@@ -342,6 +344,29 @@ async def test_a_value_that_is_replaced_before_the_accept_needs_no_room(wire, co
 
     assert [each.sent for each in deliveries] == [1, 1]
     assert wire.frames == ["87654321"]
+
+
+async def no_gap(): ...
+
+
+async def gap_and_more(gap, more): ...
+
+
+@pytest.mark.parametrize(
+    ("hook", "why"),
+    [
+        (no_gap, r"no_gap is called with \(gap\), and takes \(\); write `async def on_gap\(gap\)`"),
+        (gap_and_more, r"takes \(gap, more\); write `async def on_gap\(gap\)`"),
+        (functools.partial(gap_and_more, 1, 2), r"takes \(\); write"),
+        (print, "is not a coroutine"),
+        (lambda _gap: None, "is not a coroutine"),
+        (5, "is not a coroutine"),
+    ],
+)
+def test_a_hook_on_gaps_that_could_never_run_is_refused(manager, hook, why):
+    """When it is given, not at the first gap."""
+    with pytest.raises(HandlerDefinitionError, match=why):
+        manager.on_gap(hook)
 
 
 @pytest.mark.parametrize("muted", [True, False])

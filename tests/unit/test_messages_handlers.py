@@ -468,8 +468,8 @@ def test_none_takes_a_handler_away():
 @pytest.mark.parametrize(
     ("stand_in", "why"),
     [
-        (3, "3 stands where a handler of 'say' was"),
-        ("text", "'text' stands where"),
+        (3, "3 replaces the handler of 'say'"),
+        ("text", "'text' replaces the handler"),
         (print, "is not a coroutine"),
     ],
 )

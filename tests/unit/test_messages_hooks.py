@@ -1,12 +1,23 @@
 """Hooks: sorted once by what they override, run from the outside in and back."""
 
 import contextlib
+import functools
+import re
 
+import falcon.asgi
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from falcon_pachinko import HandlerDefinitionError, Hook, MessageError
+from falcon_pachinko import (
+    App,
+    HandlerDefinitionError,
+    Hook,
+    MessageError,
+    WebSocketResource,
+    WebSocketRouter,
+    install,
+)
 from falcon_pachinko.messages.hooks import HookChain, ReceivedMessage
 
 MESSAGE = ReceivedMessage("say", {"text": "hi"}, 7)
@@ -152,6 +163,149 @@ def test_what_could_never_be_a_hook_is_refused(hook, why):
     """When it is given, with the reason."""
     with pytest.raises(HandlerDefinitionError, match=why):
         HookChain([hook])
+
+
+async def nothing(): ...
+
+
+async def one(a): ...
+
+
+async def two(a, b): ...
+
+
+async def three(a, b, c): ...
+
+
+async def four(a, b, c, d): ...
+
+
+async def needs_more(*args, key): ...
+
+
+async def named(*, ws, message): ...
+
+
+ARGUMENTS = {
+    "before_connect": "req, ws, params",
+    "after_connect": "req, ws",
+    "before_message": "ws, message",
+    "after_message": "ws, message, error",
+    "before_disconnect": "ws, close_code",
+    "on_refused": "ws, refusal, frame",
+}
+
+
+def wrong(point):
+    """Give functions that cannot take what a point is called with."""
+    fit = two if ARGUMENTS[point].count(",") == 1 else three
+    return [each for each in (nothing, one, two, three, four, needs_more, named) if each is not fit]
+
+
+class Holder:
+    """A hook whose points are whatever it was given."""
+
+    def __init__(self, **points):
+        vars(self).update(points)
+
+
+class Called:
+    """An object that is called like a coroutine function of so many arguments."""
+
+    def __init__(self, function):
+        self.function = function
+
+    def __call__(self, *args):
+        return self.function(*args)
+
+
+CASES = [(point, function) for point in ARGUMENTS for function in wrong(point)]
+TIERS = {
+    "chain": lambda hook: HookChain([hook]),
+    "app": lambda hook: install(falcon.asgi.App(), hooks=[hook]),
+    "App": lambda hook: App(hooks=(hook,)),
+    "router": lambda hook: WebSocketRouter(hooks=[hook]),
+    "resource": lambda hook: type("Room", (WebSocketResource,), {"hooks": [hook]}),
+}
+
+
+@pytest.mark.parametrize(("point", "function"), CASES)
+@pytest.mark.parametrize("tier", TIERS)
+def test_a_point_that_cannot_take_its_arguments_is_refused(tier, point, function):
+    """Where it is given, with what it should be written like; not at the first handshake."""
+    method = type("Timed", (Hook,), {point: staticmethod(function)})()
+    wanted = re.escape(f"write `async def {point}(self, {ARGUMENTS[point]})`")
+    for hook in (method, Holder(**{point: function})):
+        with pytest.raises(HandlerDefinitionError, match=wanted):
+            TIERS[tier](hook)
+
+
+async def anything(*args): ...
+
+
+async def optional(a, b, c=None, d=None): ...
+
+
+def forwarded(function):
+    @functools.wraps(function)
+    async def call(*args):
+        return await function("database", *args)
+
+    return call
+
+
+class Bound:
+    async def of_three(self, extra, a, b): ...
+
+    async def __call__(self, a, b): ...
+
+
+@pytest.mark.parametrize(
+    "method",
+    [
+        anything,
+        optional,
+        two,
+        functools.partial(three, 1),
+        functools.partial(Bound().of_three, "extra"),
+        Bound(),
+        forwarded(three),
+    ],
+    ids=["any", "optional", "two", "partial", "partial of a method", "object", "wrapped"],
+)
+@pytest.mark.parametrize("tier", TIERS)
+def test_whatever_can_take_its_arguments_is_taken(tier, method):
+    """A function, a partial, an object that is called, a decorated one."""
+    for point in ("after_connect", "before_message", "before_disconnect"):
+        TIERS[tier](Holder(**{point: method}))
+
+
+@pytest.mark.parametrize("point", ARGUMENTS)
+@pytest.mark.parametrize("tier", TIERS)
+@pytest.mark.parametrize("method", [lambda *_args: None, Called(anything), print, len])
+def test_a_point_that_is_not_a_coroutine_is_refused_everywhere(tier, point, method):
+    """Though it could be called, what it returns could not be awaited for sure."""
+    with pytest.raises(HandlerDefinitionError, match="is not a coroutine; write `async def"):
+        TIERS[tier](Holder(**{point: method}))
+
+
+@pytest.mark.parametrize(
+    "function", [anything, functools.partial(anything), print, Bound().of_three]
+)
+@pytest.mark.parametrize("tier", TIERS)
+def test_a_function_is_not_a_hook(tier, function):
+    """It would not say when it is to be called."""
+    with pytest.raises(HandlerDefinitionError, match="is a function, and a hook is an object with"):
+        TIERS[tier](function)
+
+
+@pytest.mark.parametrize("hooks", [Hook(), 5, None, "hooks", b"hooks"])
+def test_hooks_are_a_list(hooks):
+    """One alone is told so, where it is given."""
+    with pytest.raises(HandlerDefinitionError, match=r"WebSocketRouter has hooks=.*; give a list"):
+        WebSocketRouter(hooks=hooks)
+    with pytest.raises(HandlerDefinitionError, match=r"Room has hooks=.*; give a list"):
+        type("Room", (WebSocketResource,), {"hooks": hooks})
 
 
 # What is refused.

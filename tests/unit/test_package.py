@@ -5,6 +5,8 @@ import importlib.resources
 import subprocess
 import sys
 
+import pytest
+
 import falcon_pachinko
 import falcon_pachinko.errors
 import falcon_pachinko.testing
@@ -75,6 +77,33 @@ def test_the_public_names_are_sorted_and_there():
 def test_every_error_is_importable_from_the_package():
     """Nobody has to know which module an exception lives in."""
     assert set(falcon_pachinko.errors.__all__) <= set(falcon_pachinko.__all__)
+
+
+SHOWN = {
+    falcon_pachinko.Connection: {
+        "accept", "accepted", "add_tag", "close", "close_code", "close_reason", "closed", "drained",
+        "id", "limits", "manager", "outbox_bytes", "ready", "remove_tag", "resource", "rooms",
+        "route", "send_data", "send_media", "send_text", "state", "subprotocol", "subprotocols",
+        "tags", "unaccepted", "user_id",
+    },
+    falcon_pachinko.WebSocketConnectionManager: {
+        "add_connection", "broadcast", "broadcast_to_all", "broadcast_to_room", "configure_rooms",
+        "connections", "count", "count_present", "disconnect", "drain", "get_connections_in_room",
+        "get_rooms_by_prefix", "history", "join_room", "leave_room", "on_gap", "presence",
+        "remove_connection", "send_to_connection", "send_to_user", "start", "status", "stop",
+        "track", "untrack",
+    },
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("kind", SHOWN)
+def test_an_object_shows_what_a_user_calls(kind):
+    """An editor offers nothing else, on the class or on an instance."""
+    manager = falcon_pachinko.WebSocketConnectionManager()
+    made = manager if kind is type(manager) else kind("id", print, manager)
+
+    for found in (dir(kind), dir(made)):
+        assert {name for name in found if not name.startswith("_")} == SHOWN[kind]
 
 
 def test_the_testing_kit_lists_its_names_sorted():

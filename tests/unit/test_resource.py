@@ -1,5 +1,8 @@
 """The class that a user derives from: what it owns, and what it says when it is misused."""
 
+import functools
+import re
+
 import pytest
 
 from falcon_pachinko import (
@@ -60,6 +63,57 @@ def test_the_lifecycle_methods_are_coroutines(name):
         HandlerDefinitionError, match=f"is not a coroutine; write `async def {name}"
     ):
         type("Sub", (WebSocketResource,), named(name))
+
+
+CALLBACKS = {
+    "on_connect": "req, ws, ...",
+    "on_disconnect": "ws, close_code",
+    "on_message": "ws, message",
+    "on_refused": "ws, refusal, frame",
+}
+
+
+def written(signature):
+    """Make a coroutine function with these parameters."""
+    namespace = {}
+    exec(f"async def method({signature}): ...", namespace)
+    return namespace["method"]
+
+
+@pytest.mark.parametrize("signature", ["self", "self, ws", "self, *, req, ws, message", ""])
+@pytest.mark.parametrize("name", CALLBACKS)
+def test_a_lifecycle_method_takes_what_it_is_called_with(name, signature):
+    """The class is refused, and told how to write it."""
+    wanted = re.escape(f"write `async def {name}(self, {CALLBACKS[name]})`")
+    with pytest.raises(HandlerDefinitionError, match=wanted):
+        type("Sub", (WebSocketResource,), {name: written(signature)})
+
+
+@pytest.mark.parametrize("name", set(CALLBACKS) - {"on_connect"})
+def test_a_lifecycle_method_needs_no_more_than_it_gets(name):
+    """One parameter too many is as bad as one too few; in a mixin too."""
+    method = written(f"self, {CALLBACKS[name]}, more")
+    mixin = type("Mixin", (), {name: method})
+    for bases, own in (((WebSocketResource,), {name: method}), ((mixin, WebSocketResource), {})):
+        with pytest.raises(HandlerDefinitionError, match=r"is called with \(.*more\); write"):
+            type("Sub", bases, own)
+
+
+@pytest.mark.parametrize("name", CALLBACKS)
+@pytest.mark.parametrize(
+    "method",
+    [
+        written("self, *args"),
+        written("self, a, b, c=None, **more"),
+        staticmethod(written("a, b, c=None, *more")),
+        classmethod(written("cls, a, b, c=None")),
+        functools.partialmethod(written("self, zero, *more"), 0),
+    ],
+    ids=["any", "optional", "static", "class", "partial"],
+)
+def test_a_lifecycle_method_may_be_written_in_many_ways(name, method):
+    """As long as it can be called."""
+    type("Sub", (WebSocketResource,), {name: method})
 
 
 def named(name):

@@ -139,3 +139,71 @@ async def test_a_disconnect_reaches_a_handshake_that_is_underway(
 
     assert closed == 0
     assert ann.close_code == 4403
+
+
+async def test_a_handshake_begins_at_its_gate(revocations, connect, wire):
+    """A disconnect during a middleware counts: the connection takes the gate's place."""
+    gate = object()
+    revocations.begin(gate)
+    revocations.note(to.user("ann"), 4403, "")
+    ann = connect(wire, is_open=False)
+    revocations.hand_over(gate, ann)
+    revocations.begin(ann)
+    revocations.end(gate)
+    ann.user_id = "ann"
+
+    revocations.apply(ann)
+
+    assert ann.close_code == 4403
+
+
+async def test_a_gate_that_nobody_knows_hands_nothing_over(revocations, connect, wire):
+    """As when its handshake was answered by then."""
+    ann = connect(wire, is_open=False)
+
+    revocations.hand_over(object(), ann)
+    revocations.note(to.everyone, 4403, "")
+    revocations.apply(ann)
+
+    assert not ann.closed
+
+
+@pytest.mark.parametrize(
+    ("target", "deferred"),
+    [
+        (to.everyone, False),
+        (to.user("ann") | to.tag("pro"), False),
+        (to.everyone - to.user("bob"), True),
+        (to.user("cat") | (to.everyone - to.user("bob")), True),
+        ((to.everyone - to.tag("staff")) & to.room("lobby"), True),
+    ],
+)
+async def test_who_may_turn_out_to_be_spared_is_not_closed_yet(
+    revocations, connect, wire, target, deferred
+):
+    """Until the application has said who it is."""
+    ann = connect(wire, is_open=False)
+    before = revocations.defers(ann, target)
+    revocations.begin(ann)
+    meanwhile = revocations.defers(ann, target)
+    revocations.identified(ann)
+
+    assert (before, meanwhile, revocations.defers(ann, target)) == (False, deferred, False)
+
+
+async def test_a_handshake_that_lacks_a_disconnect_is_told_to_come_back(
+    revocations, connect, wire, monkeypatch
+):
+    """What was forgotten may have been about it; one that began later is let be."""
+    monkeypatch.setattr(module, "MOST", 3)
+    old, new = connect(wire, "old", is_open=False), connect(wire, "new", is_open=False)
+    revocations.begin(old)
+    revocations.note(to.user("ann"), 4001, "")
+    revocations.begin(new)
+    for number in range(3):
+        revocations.note(to.user(str(number)), 4001, "")
+
+    revocations.apply(old)
+    revocations.apply(new)
+
+    assert (old.close_code, new.closed) == (1013, False)

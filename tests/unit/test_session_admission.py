@@ -1,6 +1,8 @@
 """Hosts and origins: read like a browser writes them, compared without surprises."""
 
 import datetime as dt
+import functools
+import re
 
 import falcon
 import falcon.testing
@@ -176,6 +178,42 @@ def test_authenticate_is_a_coroutine_function():
         Admission(authenticate=lambda _: "ann")
 
 
+class Tokens:
+    async def without(self): ...
+
+    async def with_more(self, req, database): ...
+
+    async def __call__(self, req, *, database): ...
+
+
+async def two(req, resp): ...
+
+
+@pytest.mark.parametrize(
+    "authenticate",
+    [Tokens().without, Tokens().with_more, Tokens(), two, functools.partial(two, "req", "resp")],
+)
+def test_authenticate_takes_a_request(authenticate):
+    """And nothing else: refused when the app is built."""
+    wanted = re.escape("is called with (req), and takes (") + ".*write `async def authenticate"
+    with pytest.raises(SetupError, match=wanted):
+        Admission(authenticate=authenticate)
+
+
+@pytest.mark.parametrize(
+    "authenticate",
+    [
+        functools.partial(two, "first"),
+        functools.partial(two, resp=None),
+        functools.partial(Tokens().with_more, database={}),
+        functools.partial(Tokens(), database={}),
+    ],
+)
+async def test_authenticate_may_have_more_of_its_own(authenticate):
+    """What a partial gives it."""
+    assert await Admission(authenticate=authenticate).identify(request()) is None
+
+
 @pytest.mark.parametrize(
     ("returned", "principal"),
     [
@@ -221,6 +259,17 @@ async def test_authenticate_tells_nothing_else(returned):
         ("ws", "foo://app.example", False),
         ("ws", "ftp://app.example:21", False),
         ("ws", "chrome-extension://app.example", False),
+        ("ws", "capacitor://app.example", False),
+        ("ws", "HTTPS://app.example", True),
+        ("ws", "https://app.example:80", False),
+        ("ws", "http://app.example:443", False),
+        ("ws", "//app.example", False),
+        ("ws", "https:app.example", False),
+        ("wss", "wss://app.example", False),
+        ("wss", "gopher://app.example:443", False),
+        ("https", "http://app.example", False),  # as some proxies' middleware writes it
+        ("https", "https://app.example", True),
+        ("http", "http://app.example", True),
     ],
 )
 def test_a_page_of_the_same_host_came_over_http_or_https(scheme, origin, let_in):
@@ -228,6 +277,39 @@ def test_a_page_of_the_same_host_came_over_http_or_https(scheme, origin, let_in)
     admission = Admission()
 
     assert is_let_in(admission, scheme=scheme, Host="app.example", Origin=origin) == let_in
+
+
+@pytest.mark.parametrize(
+    ("scheme", "host", "origin", "let_in"),
+    [
+        ("ws", "app.example:443", "https://app.example", True),
+        ("ws", "app.example:8443", "https://app.example:8443", True),
+        ("ws", "app.example:8443", "http://app.example:8443", True),
+        ("ws", "app.example:8443", "foo://app.example:8443", False),
+        ("wss", "app.example:8443", "https://app.example:8443", True),
+        ("wss", "app.example:8443", "http://app.example:8443", False),
+        ("wss", "app.example:80", "http://app.example", False),
+        ("wss", "app.example:443", "https://app.example", True),
+        ("wss", "[::1]:8443", "https://[0:0::1]:8443", True),
+        ("ws", "localhost", "foo://localhost:80", False),
+    ],
+)
+def test_the_port_and_the_scheme_are_both_compared(scheme, host, origin, let_in):
+    """A default port may be written or not; a scheme of its own is another site."""
+    assert is_let_in(Admission(), scheme=scheme, Host=host, Origin=origin) == let_in
+
+
+@pytest.mark.parametrize(
+    "origin",
+    ["chrome-extension://abcdef", "capacitor://localhost", "moz-extension://9f", "ws://a.example"],
+)
+@pytest.mark.parametrize("scheme", ["ws", "wss"])
+def test_any_scheme_can_be_named(origin, scheme):
+    """An extension or a packaged app gets in by the setting, and by nothing else."""
+    headers = {"Host": origin.partition("//")[2], "Origin": origin}
+
+    assert not is_let_in(Admission(), scheme=scheme, **headers)
+    assert is_let_in(Admission(origins=[origin]), scheme=scheme, **headers)
 
 
 def test_an_origin_that_is_named_may_come_over_http():
@@ -320,8 +402,16 @@ def test_an_opaque_origin_cannot_be_named(origin):
 
 @pytest.mark.parametrize(
     ("host", "status"),
-    [("app.example:8000", None), ("APP.example", None), ("evil.example", 400), ("", 400)],
-)
+    [
+        ("app.example:8000", None), ("APP.example", None), ("app.example.", None),
+        ("evil.example", 400), ("", 400), ("app.example.evil.example", 400), ("app.exampl", 400),
+        ("evil.example/app.example", 400), ("evil.example#app.example", 400),
+        ("app.example:8000@evil.example", 400), ("app.example:99999", 400), ("app.example:x", 400),
+        ("app.example, evil.example", 400), ("app.example,evil.example", 400),
+        ("http://app.example", 400), ("//app.example", 400), ("app.example\x00", 400),
+        ("127.0.0.1", 400), ("[::1]", 400), ("[::1", 400), ("*", 400), ("x.app.example", 400),
+    ],
+)  # fmt: skip
 def test_hosts_are_checked_for_http_too(host, status):
     """With 400, as Django and Starlette answer."""
     refusal = Admission(allowed_hosts="app.example").check_http(handshake(Host=host))

@@ -8,6 +8,7 @@ from email.utils import format_datetime
 import falcon
 import pytest
 
+from falcon_pachinko import WebSocketConnectionManager, to
 from falcon_pachinko.counters import Counters
 from falcon_pachinko.session import gate as module
 from falcon_pachinko.session.gate import Gate
@@ -23,6 +24,7 @@ class Server:
         self.error = None
         self.scope = {"type": "websocket", "extensions": extensions, "subprotocols": list(offered)}
         self.counters = Counters()
+        self.revocations = WebSocketConnectionManager()._revocations
         self.events = asyncio.Queue()
         self.readable = readable
 
@@ -34,7 +36,14 @@ class Server:
             self.events.put_nowait({"type": "websocket.disconnect", "code": event["code"]})
 
     def gate(self):
-        return Gate(self.scope, self.events.get, self.send, self.counters, lambda _: self.readable)
+        return Gate(
+            self.scope,
+            self.events.get,
+            self.send,
+            counters=self.counters,
+            revocations=self.revocations,
+            readable=lambda _: self.readable,
+        )
 
     @property
     def kinds(self):
@@ -54,6 +63,42 @@ def plain_server(request):
 
 def close(code, reason=""):
     return {"type": "websocket.close", "code": code, "reason": reason}
+
+
+async def test_it_tells_that_an_accept_is_a_denial():
+    """As a trace between it and the server has to know, while it happens."""
+    server, seen = Server(EXTENSION, ["pachinko.json"]), []
+    gate = server.gate()
+    send = server.send
+
+    async def watched(event):
+        seen.append((event["type"], gate.denies))
+        await send(event)
+
+    gate._send = watched
+    before = gate.denies
+    await gate.deny(falcon.HTTPNotFound())
+
+    assert not before
+    assert seen == [("websocket.accept", True), ("websocket.close", True)]
+
+
+# Disconnects that come meanwhile.
+
+
+@pytest.mark.parametrize("end", ["accepts", "leaves"])
+async def test_a_handshake_is_underway_until_the_application_accepts_or_it_is_over(server, end):
+    """An on_websocket of the application's own may then live for hours, and hold nothing."""
+    gate = server.gate()
+    server.revocations.note(to.user("ann"), 4403, "")
+    noted = len(server.revocations._noted)
+    if end == "accepts":
+        await gate.send({"type": "websocket.accept"})
+    else:
+        gate.leave()
+
+    assert noted == 1
+    assert not server.revocations._noted
 
 
 # Who may answer.
@@ -386,7 +431,8 @@ async def test_a_readable_denial_does_not_wait_for_ever(monkeypatch):
     """A client that does not answer the close is left to the server."""
     monkeypatch.setattr(module, "DENIED_WAIT", 0.01)
     server = Server(EXTENSION, ["pachinko.json"])
-    gate = Gate(server.scope, asyncio.Event().wait, server.send, server.counters, lambda _: True)
+    gate = server.gate()
+    gate.receive = asyncio.Event().wait
 
     async with asyncio.timeout(30):
         await gate.deny(falcon.HTTPForbidden())

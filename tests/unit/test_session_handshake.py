@@ -66,7 +66,7 @@ class Bench:
             made.append(asked(self, f"{number}", answer))
             made[-1].parent = made[-2] if number else None
 
-        def make():
+        async def make():
             self.asked.append("make")
             return made[-1]
 
@@ -414,6 +414,36 @@ async def test_a_principal_is_known_when_the_resource_is_asked(bench, manager):
     assert await manager.count(to.user("ann")) == 1
     assert bench.ws._expiry is not None
     bench.ws._expiry.cancel()
+
+
+@pytest.mark.parametrize(("most", "tags"), [(0, ["a"]), (2, "abc"), (128, range(129))])
+async def test_a_principal_has_no_more_tags_than_are_allowed(bench, caplog, most, tags):
+    """Denied with 403, and a warning that names the setting; it has none of them then."""
+
+    async def authenticate(req):
+        return Principal(user_id="ann", tags=[str(each) for each in tags])
+
+    ws = bench.connection(tags=most)
+    outcome = await bench.settle(true, ws=ws, admission=Admission(authenticate=authenticate))
+
+    assert isinstance(outcome.error, falcon.HTTPForbidden)
+    assert (bench.asked, ws.tags) == ([], frozenset())
+    [record] = caplog.records
+    assert "Limits.tags" in record.getMessage()
+
+
+async def test_a_tag_that_is_given_twice_is_one(bench):
+    """It counts once."""
+
+    async def authenticate(req):
+        return Principal(user_id="ann", tags=["pro", "pro", "beta"])
+
+    ws = bench.connection(tags=2)
+
+    assert (
+        await bench.settle(true, ws=ws, admission=Admission(authenticate=authenticate))
+        == Accepted()
+    )
 
 
 async def test_one_that_was_disconnected_meanwhile_is_not_let_in(bench, manager):

@@ -76,8 +76,34 @@ async def generator():
 )
 def test_what_is_no_coroutine_function_is_refused(function):
     """At the registration, with the way to write it."""
-    with pytest.raises(WorkerDefinitionError, match=r"is not a coroutine; write `async def"):
+    why = r"is not a coroutine; write `async def" if callable(function) else "is not a function"
+    with pytest.raises(WorkerDefinitionError, match=why):
         WorkerController().add(function)
+
+
+class Prices:
+    async def poll(self, source): ...
+
+    async def __call__(self, manager, source): ...
+
+
+async def needs_nothing(): ...
+
+
+@pytest.mark.parametrize(
+    ("function", "args"),
+    [
+        (needs_nothing, (1,)),
+        (Prices().poll, ()),
+        (Prices().poll, (1, 2)),
+        (Prices(), ("manager",)),
+        (functools.partial(Prices().poll, "source"), (1,)),
+    ],
+)
+def test_a_worker_that_cannot_take_its_arguments_is_refused(function, args):
+    """A method, an object that is called, a partial: when it is added, not when it starts."""
+    with pytest.raises(WorkerDefinitionError, match=r"cannot be called with \(.*\): "):
+        WorkerController().add(function, *args)
 
 
 @pytest.mark.parametrize(
@@ -459,7 +485,7 @@ async def test_stopping_is_bounded(caplog):
     go.set()
     await asyncio.wait([task])
 
-    assert "worker stubborn did not end within 0.01 s; left behind" in caplog.text
+    assert "worker stubborn did not end within 0.01 s; no longer waited for" in caplog.text
 
 
 async def test_a_worker_that_waits_for_its_restart_can_be_stopped(controller):

@@ -172,7 +172,7 @@ class Streams:
         return int(answer["seq"])
 
     async def delete(self, stream: Stream, sequence: int) -> None:
-        """Take a message out; one that is not there is no error."""
+        """Take a message out; one that is not there is ignored."""
         question = {"seq": sequence, "no_erase": True}
         answer = await self._ask(f"STREAM.MSG.DELETE.{stream.name}", question)
         self._check(answer, 10057, *_NOT_FOUND)
