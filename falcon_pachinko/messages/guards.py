@@ -1,0 +1,123 @@
+"""What is looked at before a message is decoded, so that each costs about as much as it is long.
+
+Most payloads need nothing of this. Where a client could make the decoding slow, by
+how keys hash or objects are nested, the message's struct has a stand-in without a
+payload: a frame is decoded into that, then it is checked, and then it is decoded.
+Frames too short to be slow go the direct way.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from typing import Any, NamedTuple, Union
+
+import msgspec
+
+from falcon_pachinko.messages.codec import Codec, Codecs
+from falcon_pachinko.messages.keys import MOST_NUMBERS, check_keys
+from falcon_pachinko.messages.nesting import check_json_tags, check_msgpack_tags
+from falcon_pachinko.messages.strict import StrictType
+from falcon_pachinko.typing import Frame
+
+__all__ = ["LONG", "NO_CHECKS", "Check", "Checks", "checks_of", "decoder_of", "guarded"]
+
+LONG = 256
+"""Frames of fewer characters or bytes are checked only for what is never allowed."""
+
+Check = Callable[[Any], None]
+"""Takes a frame; raises one of `DECODE_ERRORS` if it would take too long to decode."""
+
+
+class Checks(NamedTuple):
+    """What frames of one message type are checked for, before they are decoded."""
+
+    json: tuple[Check, ...]
+    msgpack: tuple[Check, ...]
+    untyped: bool
+    """True if a part is decoded as it comes, so that MessagePack's keys are always looked at."""
+
+    def of(self, codec: Codec, *, always: bool = False) -> tuple[Check, ...]:
+        """Return those of a codec; with ``always``, those of short frames."""
+        if codec.frame_type is str:
+            return () if always else self.json
+        return self.msgpack if self.untyped or not always else ()
+
+
+NO_CHECKS = Checks((), (), untyped=False)
+
+
+def checks_of(strict: StrictType, counted: type[msgspec.Struct] | None, codecs: Codecs) -> Checks:
+    """Return what frames of a type have to be checked for.
+
+    Args:
+        strict: What is known of the type.
+        counted: The whole message with ``strict.counted`` in it.
+        codecs: Those of the app.
+    """
+    json: list[Check] = [check_json_tags(tag) for tag in strict.tags]
+    msgpack: list[Check] = [check_msgpack_tags(tag) for tag in strict.tags]
+    if counted is not None:
+        json.append(_check_numbers(codecs.json.decoder(counted)))
+    if strict.untyped:
+        msgpack.append(check_keys)
+    if not json and not msgpack:
+        return NO_CHECKS
+    return Checks(tuple(json), tuple(msgpack), strict.untyped)
+
+
+def _check_numbers(decode: Callable[[Any], Any]) -> Check:
+    """Make what refuses JSON with too many numbers in what hashes them.
+
+    MessagePack tells the length of a container before what is in it, so the decoder
+    itself refuses that.
+    """
+
+    def check(frame: str) -> None:
+        if frame.count(",") >= MOST_NUMBERS:  # else nothing in it has more items than that
+            decode(frame)
+
+    return check
+
+
+def guarded(decode: Callable[[Any], Any], checks: tuple[Check, ...]) -> Callable[[Any], Any]:
+    """Make what decodes a frame after its checks."""
+
+    def checked(frame: Any) -> Any:
+        for check in checks:
+            check(frame)
+        return decode(frame)
+
+    return checked
+
+
+def decoder_of(
+    codec: Codec,
+    direct: Iterable[type[msgspec.Struct]],
+    stands_in: dict[type[msgspec.Struct], tuple[type[msgspec.Struct], Checks]],
+) -> Callable[[Frame], Any]:
+    """Make what decodes frames into one of several structs, or what stands in for it.
+
+    Args:
+        codec: The codec of the frames.
+        direct: The structs.
+        stands_in: Those that have checks to pass first, with what stands in for them.
+    """
+
+    def decoder(*, always: bool) -> Callable[[Frame], Any]:
+        structs = [
+            stands_in[struct][0]
+            if struct in stands_in and stands_in[struct][1].of(codec, always=always)
+            else struct
+            for struct in direct
+        ]
+        return codec.decoder(Union[tuple(structs)])  # noqa: UP007  # known at run time only
+
+    direct = list(direct)
+    if not any(checks.of(codec) for _, checks in stands_in.values()):
+        return decoder(always=True)
+    short, long = decoder(always=True), decoder(always=False)
+
+    def decode(frame: Frame) -> Any:
+        return short(frame) if len(frame) < LONG else long(frame)
+
+    return decode
