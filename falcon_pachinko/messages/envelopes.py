@@ -249,7 +249,7 @@ def envelope_shape(
     counted = None
     if strict.counted is not None:
         counted = _envelope(message_type, [_payload_field(strict.counted)])
-    checks = checks_of(strict, counted, codecs)
+    checks = checks_of(strict, counted, codecs, "$.payload")
     when_missing = _when_missing(payload, default, codecs)
     if strict.same:
         opener = _payload_opener(when_missing)
@@ -413,7 +413,7 @@ def schema_shape(
     _check_decodable(struct, codecs)
     _check_decodable(twin, codecs)
     opener = _struct_opener(build) if build is not None else _second_struct_opener(struct, codecs)
-    checks = checks_of(strict, strict.counted, codecs)
+    checks = checks_of(strict, strict.counted, codecs, "$")
     return Shape(twin, opener, checks, strict.custom)
 
 

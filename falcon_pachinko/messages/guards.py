@@ -46,23 +46,36 @@ class Checks(NamedTuple):
 NO_CHECKS = Checks((), (), untyped=False)
 
 
-def checks_of(strict: StrictType, counted: type[msgspec.Struct] | None, codecs: Codecs) -> Checks:
+def checks_of(
+    strict: StrictType, counted: type[msgspec.Struct] | None, codecs: Codecs, path: str
+) -> Checks:
     """Return what frames of a type have to be checked for.
 
     Args:
         strict: What is known of the type.
         counted: The whole message with ``strict.counted`` in it.
         codecs: Those of the app.
+        path: Where the type is in the message, for errors that cannot say it better.
     """
-    json: list[Check] = [check_json_tags(tag) for tag in strict.tags]
-    msgpack: list[Check] = [check_msgpack_tags(tag) for tag in strict.tags]
+    json = [_named(check_json_tags(tag), path) for tag in strict.tags]
+    msgpack = [_named(check_msgpack_tags(tag), path) for tag in strict.tags]
     if counted is not None:
         json.append(_check_numbers(codecs.json.decoder(counted)))
     if strict.untyped:
-        msgpack.append(check_keys)
+        msgpack.append(_named(check_keys, path))
     if not json and not msgpack:
         return NO_CHECKS
     return Checks(tuple(json), tuple(msgpack), strict.untyped)
+
+
+def _named(check: Check, path: str) -> Check:
+    def named(frame: Any) -> None:
+        try:
+            check(frame)
+        except msgspec.ValidationError as error:
+            raise msgspec.ValidationError(f"{error} - at `{path}`") from None
+
+    return named
 
 
 def _check_numbers(decode: Callable[[Any], Any]) -> Check:

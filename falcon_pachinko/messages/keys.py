@@ -225,18 +225,21 @@ def check_keys(data: bytes) -> None:  # noqa: C901, PLR0912, PLR0915  # one loop
             if first in COUNTED:
                 size, more = COUNTED[first]
                 at += 1 + size + more + int.from_bytes(data[at + 1 : at + 1 + size])
-            elif first == 0xC1:
+                continue
+            if first == 0xC1:
                 return  # never used
+            is_map = first < 0x90 or first >= 0xDE
+            if first < 0xA0:
+                count, at = first & 0x0F, at + 1
             else:
                 count, at = count_of(data, at)
-                is_map = first < 0x90 or first >= 0xDE
                 if keys is None and not is_map:
                     left += count
                     continue
-                if left:
-                    above.append((left, keys))
-                left, keys = count, None
-                if is_map:
-                    keys = _TEXT_OR_NUMBER if count <= MOST_NUMBERS else _TEXT
+            if left:
+                above.append((left, keys))
+            left, keys = count, None
+            if is_map:
+                keys = _TEXT_OR_NUMBER if count <= MOST_NUMBERS else _TEXT
     except IndexError:
         return  # it ends too early

@@ -119,12 +119,12 @@ def check_json_tags(tag: str) -> Callable[[Any], None]:
         for found in token.findall(frame):
             first = found[0]
             if first == "{":
+                if without + (not has_tag) > MOST_OPEN:
+                    raise _too_many(tag)
                 if found[-1] == "}":
-                    continue
+                    continue  # an empty one
                 above.append(has_tag)
                 without += not has_tag
-                if without > MOST_OPEN:
-                    raise _too_many(tag)
                 has_tag = found != "{"
             elif first == "}":
                 if not above:

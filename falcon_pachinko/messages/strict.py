@@ -308,7 +308,7 @@ class _Twins:
                 raise TypeError(
                     f"{what} of numbers or times may hold {MOST_NUMBERS} at most, and {name} is "
                     f"{getattr(known, name)}: clients could send thousands that block the process "
-                    f"for seconds; use {instead}, or max_length={MOST_NUMBERS}"
+                    f"for seconds; use max_length={MOST_NUMBERS}, or {instead}"
                 )
         return {"max_length": MOST_NUMBERS}
 

@@ -59,6 +59,43 @@ def test_a_cut_message_is_looked_through(message, data):
     check_keys(whole[: data.draw(st.integers(0, len(whole)))])
 
 
+SMALL_ITEMS = {
+    "numbers": b"\x01",
+    "numbers of two bytes": b"\xcc\xff",
+    "numbers of nine": b"\xcf" + b"\x81" * 8,
+    "text": b"\xa2\x81\x90",
+    "longer text": b"\xaa" + b"\x81" * 10,
+    "text with its length": b"\xd9\x03\x81\x91\x81",
+    "with a longer length": b"\xdb\x00\x00\x00\x01\x91",
+    "bytes": b"\xc5\x00\x00",
+    "extensions": b"\xc7\x02\x81\x81\x81",
+    "empty maps": b"\x80",
+    "arrays": b"\x93\x01\xa1\x81\xc0",
+    "arrays in arrays": b"\x91\x92\x91\x01\x90",
+    "long arrays": b"\xdc\x00\x02\xa1\x91\x01",
+    "maps": b"\x82\xa1\x81\x01\x02\xa1\x91",
+    "maps in maps": b"\x81\xa0\x81\x01\x81\xa0\x90",
+    "long maps": b"\xdf\x00\x00\x00\x01\xa1\x91\x91\x80",
+}
+
+
+@pytest.mark.parametrize("count", [1, 7, 8, 31, 32, 33, 100, 1000])
+@pytest.mark.parametrize("kind", SMALL_ITEMS)
+def test_a_key_is_found_behind_many_small_items(kind, count):
+    """However many of them are gone over at once, in an array or as the values of a map."""
+    item = SMALL_ITEMS[kind]
+    array = b"\xdd" + (count + 1).to_bytes(4) + item * count
+    table = b"\xdf" + (count + 1).to_bytes(4) + (b"\xa1k" + item) * count
+
+    for begin in (array, table + b"\xa0"):
+        check_keys(begin + b"\x81\xa0\x01")
+        check_keys(begin + b"\xc4\x00")  # which is not ordinary
+        with pytest.raises(msgspec.ValidationError):
+            check_keys(begin + b"\x81\x90\x01")
+    with pytest.raises(msgspec.ValidationError):
+        check_keys(table + b"\xc0\x01")
+
+
 @pytest.mark.parametrize("count", [MOST_NUMBERS, 1])
 def test_a_map_may_have_many_numbers_as_keys(count):
     """As long as a client could not make a dict of them slow."""
