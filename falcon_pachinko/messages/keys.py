@@ -17,7 +17,7 @@ import msgspec
 
 __all__ = ["COUNTED", "MOST_NUMBERS", "WIDTH", "check_keys", "count_of"]
 
-MOST_NUMBERS = 256
+MOST_NUMBERS = 512
 """Containers that hash more than this many items hash no numbers.
 
 Clients know how numbers are hashed, so they can send numbers of which each is compared

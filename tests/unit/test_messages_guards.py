@@ -99,7 +99,7 @@ def keyed_by_minutes(count):
         (Annotated[set[int], msgspec.Meta(min_length=2)], numbers, set, "$.payload"),
     ],
 )  # fmt: skip
-def test_what_hashes_numbers_or_times_holds_256_of_them(codec, wanted, many, made, path, forbid):
+def test_what_hashes_numbers_or_times_holds_512_of_them(codec, wanted, many, made, path, forbid):
     """One more is refused, with its path; as many are decoded as they were declared."""
     table = table_of(wanted, forbid_unknown_fields=forbid)
 
@@ -108,7 +108,7 @@ def test_what_hashes_numbers_or_times_holds_256_of_them(codec, wanted, many, mad
 
 
 @CODEC
-def test_a_dict_with_text_or_numbers_as_keys_holds_256(codec):
+def test_a_dict_with_text_or_numbers_as_keys_holds_512(codec):
     """Whichever of them they are; in JSON all are text."""
     table = table_of(dict[int | str, Any])
     many = {"a": 1} | keyed(MOST_NUMBERS)
@@ -140,7 +140,7 @@ def test_a_schema_is_held_to_the_same(codec):
 
     table = Desk.__pachinko_table__
     frame = codec.frame_of({"type": "pick", "ids": MANY})
-    with pytest.raises(Refusal, match="length <= 256") as refused:
+    with pytest.raises(Refusal, match="length <= 512") as refused:
         table.open(frame, codec)
 
     assert refused.value.path == "$.ids"
@@ -168,9 +168,9 @@ def test_text_lists_and_dates_have_no_such_bound(codec, wanted):
 @pytest.mark.parametrize(
     ("wanted", "why"),
     [
-        (Annotated[set[int], msgspec.Meta(max_length=257)], "max_length is 257.*or a list"),
+        (Annotated[set[int], msgspec.Meta(max_length=513)], "max_length is 513.*or a list"),
         (Annotated[dict[int, str], msgspec.Meta(max_length=9000)], "or keys of text"),
-        (Annotated[frozenset[dt.time], msgspec.Meta(min_length=300)], "min_length is 300"),
+        (Annotated[frozenset[dt.time], msgspec.Meta(min_length=600)], "min_length is 600"),
     ],
 )  # fmt: skip
 def test_a_wider_bound_is_refused_with_the_class(wanted, why):

@@ -231,7 +231,7 @@ BINARY = {
     "as floats": packed("floats", payload=msgspec.msgpack.encode(dict.fromkeys(IN_LINE, 1))),
     "one after the other": packed(
         "few",
-        payload=msgspec.msgpack.encode([IN_LINE[at : at + 250] for at in range(0, 4000, 250)]),
+        payload=msgspec.msgpack.encode([IN_LINE[at : at + 500] for at in range(0, 4000, 500)]),
     ),
     "tags at the end": packed(
         "filter", payload=b"\x82\xa3arg" * 400 + SMALL + b"\xa4type\xa3not" * 400
@@ -296,10 +296,10 @@ TEXT = {
     + ",".join(f'"{number}.0":1' for number in IN_LINE)
     + "}}",
     "the last one, again and again": '{"type":"table","payload":{'
-    + ",".join(f'"{number}":1' for number in IN_LINE[:200] + IN_LINE[-1:] * 4_000)
+    + ",".join(f'"{number}":1' for number in IN_LINE[:500] + IN_LINE[-1:] * 4_000)
     + "}}",
     "one after the other": '{"type":"few","payload":'
-    + str([IN_LINE[at : at + 250] for at in range(0, 4000, 250)])
+    + str([IN_LINE[at : at + 500] for at in range(0, 4000, 500)])
     + "}",
     "tags at the end": '{"type":"filter","payload":' + late('{"arg":', ',"type":"not"}'),
     "tags after lists": '{"type":"filter","payload":' + late('{"args":[', '],"type":"and"}'),
