@@ -94,6 +94,14 @@ def _check_numbers(decode: Callable[[Any], Any]) -> Check:
 
 def guarded(decode: Callable[[Any], Any], checks: tuple[Check, ...]) -> Callable[[Any], Any]:
     """Make what decodes a frame after its checks."""
+    if len(checks) == 1:
+        (check_only,) = checks
+
+        def checked_once(frame: Any) -> Any:
+            check_only(frame)
+            return decode(frame)
+
+        return checked_once
 
     def checked(frame: Any) -> Any:
         for check in checks:
@@ -115,20 +123,17 @@ def decoder_of(
         direct: The structs.
         stands_in: Those that have checks to pass first, with what stands in for them.
     """
-
-    def decoder(*, always: bool) -> Callable[[Frame], Any]:
-        structs = [
-            stands_in[struct][0]
-            if struct in stands_in and stands_in[struct][1].of(codec, always=always)
-            else struct
-            for struct in direct
-        ]
-        return codec.decoder(Union[tuple(structs)])  # noqa: UP007  # known at run time only
-
-    direct = list(direct)
-    if not any(checks.of(codec) for _, checks in stands_in.values()):
-        return decoder(always=True)
-    short, long = decoder(always=True), decoder(always=False)
+    of_short, of_long = list(direct), list(direct)
+    for place, struct in enumerate(of_long):
+        stand_in, checks = stands_in.get(struct, (struct, NO_CHECKS))
+        if checks.of(codec):
+            of_long[place] = stand_in
+        if checks.of(codec, always=True):
+            of_short[place] = stand_in
+    short = codec.decoder(Union[tuple(of_short)])  # noqa: UP007  # known at run time only
+    if of_short == of_long:
+        return short
+    long = codec.decoder(Union[tuple(of_long)])  # noqa: UP007  # known at run time only
 
     def decode(frame: Frame) -> Any:
         return short(frame) if len(frame) < LONG else long(frame)
