@@ -75,7 +75,7 @@ _RUN, _PAIRS = 32, 8
 """How many items of an array, or pairs of a map, one pattern below takes."""
 _PAUSE = 64
 """For how many bytes no pattern is tried where one has just failed."""
-_SHORT = 8
+_SHORT = 9
 """The patterns know items of up to so many bytes; longer ones are few, for their bytes."""
 _ONE_BYTE = re.compile(rb"[\x00-\x80\x90\xa0\xc0\xc2\xc3\xe0-\xff]+")
 """Numbers, nil, booleans, and what is empty."""

@@ -204,6 +204,32 @@ def test_a_deep_tree_begins_with_its_tags(codec, forbid):
     assert path_of_refusal(table, tree(100), codec) == "$.payload"
 
 
+class Node(msgspec.Struct, tag="node"):
+    next: "Node | End"
+    seen: set[int] = set()
+    note: Any = None
+
+
+class End(msgspec.Struct, tag="end"):
+    pass
+
+
+@CODEC
+def test_a_type_can_have_all_of_it_to_be_checked(codec):
+    """Numbers, tags and, in MessagePack, keys: each is looked at."""
+    table = table_of(Node | End)
+    good = {"type": "node", "seen": MANY[:MOST_NUMBERS], "note": {"a": 1}, "next": {"type": "end"}}
+    late = {"type": "end"}
+    for _ in range(20):
+        late = {"next": late, "type": "node"}
+
+    assert opened(table, good, codec).seen == set(MANY[:MOST_NUMBERS])
+    assert path_of_refusal(table, good | {"seen": MANY}, codec) == "$.payload.seen"
+    assert path_of_refusal(table, late, codec) == "$.payload"
+    with pytest.raises(Refusal, match="keys of a map must be text or numbers"):
+        opened(table, good | {"note": {(1, 2): 1}}, MSGPACK)
+
+
 @CODEC
 def test_what_another_handler_takes_is_not_looked_at(codec):
     """It has no such union."""

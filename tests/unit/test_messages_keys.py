@@ -59,6 +59,12 @@ def test_a_cut_message_is_looked_through(message, data):
     check_keys(whole[: data.draw(st.integers(0, len(whole)))])
 
 
+@pytest.mark.parametrize("data", [b"\xc1", b"\x92\xc4\x00\xc1", b"\x81\xa0\xc1", b""])
+def test_what_no_item_begins_with_is_left_to_the_decoder(data):
+    """Nothing behind it is decoded either."""
+    check_keys(data + b"\x81\x90\x01" if data else data)
+
+
 SMALL_ITEMS = {
     "numbers": b"\x01",
     "numbers of two bytes": b"\xcc\xff",
@@ -94,6 +100,44 @@ def test_a_key_is_found_behind_many_small_items(kind, count):
             check_keys(begin + b"\x81\x90\x01")
     with pytest.raises(msgspec.ValidationError):
         check_keys(table + b"\xc0\x01")
+
+
+class Watched(bytes):
+    """Bytes that count how often one of them is looked at."""
+
+    looks = 0
+
+    def __getitem__(self, place):
+        self.looks += 1
+        return super().__getitem__(place)
+
+
+AT_ONCE = SMALL_ITEMS.keys() - {
+    "longer text", "arrays in arrays", "long arrays", "maps in maps", "long maps",
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("kind", SMALL_ITEMS)
+@pytest.mark.parametrize("begin", [b"\xc4\x00", b"\x81\x01\x01", b"\x91" * 20 + b"\x01"])
+def test_many_small_items_are_gone_over_at_once(kind, begin):
+    """Few bytes are looked at one by one, whatever comes first; and none twice in anything."""
+    data = Watched(b"\xdd" + (9_001).to_bytes(4) + begin + SMALL_ITEMS[kind] * 9_000)
+    check_keys(data)
+
+    assert 0 < data.looks <= (1_000 if kind in AT_ONCE else len(data) + 100)
+
+
+@pytest.mark.parametrize("kind", SMALL_ITEMS)
+def test_so_are_the_values_of_a_map(kind):
+    """With text or, if there are not too many, numbers as their keys."""
+    pairs = (b"\xa2ab" + SMALL_ITEMS[kind]) * 9_000
+    with_text = Watched(b"\xdf" + (9_001).to_bytes(4) + b"\xa0\xc4\x00" + pairs)
+    few = b"\xde\x01\xf4" + b"\x01\xc4\x00" + (b"\xcd\x90\x90" + SMALL_ITEMS[kind]) * 499
+    with_numbers = Watched(b"\xdc\x00\x14" + few * 20)
+    for data in (with_text, with_numbers):
+        check_keys(data)
+
+        assert 0 < data.looks <= (3_000 if kind in AT_ONCE else len(data) + 100)
 
 
 @pytest.mark.parametrize("count", [MOST_NUMBERS, 1])

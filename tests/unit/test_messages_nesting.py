@@ -158,3 +158,10 @@ def test_any_number_may_stand_beside_one_another():
 
     check_json_tags("type")(json.dumps(many))
     check_msgpack_tags("type")(msgspec.msgpack.encode(many))
+
+
+def test_what_follows_a_whole_message_is_left_to_the_decoder():
+    """It is refused there, whatever it is."""
+    check_json_tags("type")('{"a":1}}' + '{"a":' * 20)
+    check_msgpack_tags("type")(b"\x81\xa1a\x01" + b"\x82\xa1a" * 20)
+    check_msgpack_tags("type")(b"\xc1" + b"\x82\xa1a" * 20)
