@@ -246,9 +246,7 @@ def envelope_shape(
     struct = _envelope(message_type, [_payload_field(strict.wire)])
     _check_decodable(declared, codecs)
     _check_decodable(struct, codecs)
-    counted = None
-    if strict.counted is not None:
-        counted = _envelope(message_type, [_payload_field(strict.counted)])
+    counted = strict.counted and _envelope(message_type, [_payload_field(strict.counted)])
     checks = checks_of(strict, counted, codecs, "$.payload")
     when_missing = _when_missing(payload, default, codecs)
     if strict.same:
