@@ -6,6 +6,7 @@ import asyncio
 import logging
 import time
 from collections.abc import Awaitable, Callable, Collection
+from dataclasses import dataclass
 from typing import NamedTuple
 
 from falcon_pachinko.backends.base import (
@@ -18,7 +19,7 @@ from falcon_pachinko.backends.base import (
 )
 from falcon_pachinko.cluster.parcels import Hello, Mark, Parcel, decode
 
-__all__ = ["Gap", "GapLog", "Listening"]
+__all__ = ["Gap", "GapGate", "GapLog", "Listening"]
 
 log = logging.getLogger("falcon_pachinko.cluster")
 
@@ -30,6 +31,12 @@ GAP_LOG_SECONDS = 10.0
 
 GAP_LOG_CHANNELS = 16
 """How many channels are named in the log within that time; the gaps of more are counted."""
+
+GAP_SECONDS = 1.0
+"""For how long after a gap on a channel further ones there are held back; see `GapGate`."""
+
+MOST_GAP_SECONDS = 10.0
+"""How long that becomes while gaps go on."""
 
 RETRY_AFTER = 0.2
 """Seconds between a failure of the backend and the next try."""
@@ -76,6 +83,69 @@ class GapLog:
         log.warning("messages from other processes may be missing on %s: %s", where, gap.why)
 
 
+@dataclass(slots=True)
+class _Held:
+    """A channel that a gap was told of a while ago."""
+
+    until: float
+    seconds: float
+    """How long that is, from when the gap was told."""
+    gap: Gap | None = None
+    """What came since; one gap stands for all of them."""
+
+
+class GapGate:
+    """Bounds how often a gap is told: anybody who can write to the bus can forge them.
+
+    The first on a channel is told at once. Those of the `GAP_SECONDS` after it are told
+    together at their end, so that none is lost; and while they go on, twice as
+    long after that, up to `MOST_GAP_SECONDS`.
+
+    Args:
+        clock: What tells the time, in seconds.
+    """
+
+    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
+        self._clock = clock
+        self._held: dict[str | None, _Held] = {}
+        # The channels whose last gap was told less than its time ago. A gap is either told, or
+        # in here until `due` returns it, or its channel is not listened to any more.
+
+    def __bool__(self) -> bool:
+        """Whether there is anything that `due` may return, or drop, later."""
+        return bool(self._held)
+
+    def admit(self, gap: Gap) -> bool:
+        """Tell whether a gap is to be told now; else `due` returns it in its time."""
+        held = self._held.get(gap.channel)
+        if held is None or (held.gap is None and self._clock() >= held.until):
+            self._held[gap.channel] = _Held(self._clock() + GAP_SECONDS, GAP_SECONDS)
+            return True
+        if held.gap is not None and held.gap.node != gap.node:
+            gap = gap._replace(node=None)
+        held.gap = gap
+        return False
+
+    def due(self) -> list[Gap]:
+        """Return the gaps whose time has come, each once."""
+        now = self._clock()
+        gaps = []
+        for channel, held in list(self._held.items()):
+            if now < held.until:
+                continue
+            if held.gap is None:
+                del self._held[channel]
+                continue
+            gaps.append(held.gap)
+            seconds = min(2 * held.seconds, MOST_GAP_SECONDS)
+            self._held[channel] = _Held(now + seconds, seconds)
+        return gaps
+
+    def forget(self, channel: str) -> None:
+        """Forget a channel that is not listened to any more."""
+        self._held.pop(channel, None)
+
+
 class Listening:
     """The way in to one process.
 
@@ -85,7 +155,8 @@ class Listening:
         deliver: Awaited with a node, a parcel from it, the channel it came by and its
             position, if it was kept; those that were kept come from this process, too.
         hello: Called with what another process says of itself.
-        gap: Awaited with each gap.
+        gap: Awaited with gaps, of each channel as often as `GapGate` allows.
+        held_back: Awaited at once with the channel of a gap that is told later.
         changed: Called with each change of the backend's state.
         lost: Called when the backend may have forgotten what this process told it.
     """
@@ -98,11 +169,13 @@ class Listening:
         deliver: Callable[[str, Parcel, str, HistoryPosition | None], Awaitable[None]],
         hello: Callable[[Hello], None],
         gap: Callable[[Gap], Awaitable[None]],
+        held_back: Callable[[str], Awaitable[None]],
         changed: Callable[[StateChanged], None],
         lost: Callable[[], None],
     ) -> None:
         self._backend, self._subscribed = backend, subscribed
         self._deliver, self._hello, self._gap = deliver, hello, gap
+        self._held_back = held_back
         self._changed, self._lost = changed, lost
         self.gaps = 0
         """How often messages of other processes may have been missed."""
@@ -114,6 +187,8 @@ class Listening:
     def reset(self, head: bytes) -> None:
         """Be a process whose parcels begin with ``head``, and which has heard nothing yet."""
         self._head = head
+        self._gate = GapGate()
+        self._some_held = asyncio.Event()  # set while there is something in the gate
         self._heard: dict[str, dict[str, int]] = {}
         # By channel and process, the last number; only of channels that are listened to.
         self._nodes: set[str] = set()  # the processes in there, or that were
@@ -134,6 +209,19 @@ class Listening:
                 await asyncio.sleep(RETRY_AFTER)
             else:
                 return
+
+    async def tell_late(self) -> None:
+        """Tell the gaps that were held back, each in its time, until it is cancelled."""
+        while True:
+            await self._some_held.wait()
+            while self._gate:
+                await asyncio.sleep(GAP_SECONDS)
+                for gap in self._gate.due():
+                    try:
+                        await self._gap(gap)
+                    except Exception:
+                        log.exception("failed to handle a gap on %.200r", gap.channel)
+            self._some_held.clear()
 
     async def _take(self, event: Event) -> None:
         """Handle one event; whatever it raises is logged, and the next one comes."""
@@ -195,11 +283,20 @@ class Listening:
     async def _report(self, gap: Gap) -> None:
         self.gaps += 1
         self._gap_log.note(gap)
-        await self._gap(gap)
+        if gap.channel is None:  # the backend's own word, which nobody else can forge
+            await self._gap(gap)
+            return
+        admitted = self._gate.admit(gap)
+        self._some_held.set()
+        if admitted:
+            await self._gap(gap)
+        else:
+            await self._held_back(gap.channel)
 
     def forget(self, channel: str) -> None:
         """Forget the numbers of a channel that is not listened to any more."""
         self._heard.pop(channel, None)
+        self._gate.forget(channel)
 
     def forget_dead(self, alive: Collection[str]) -> None:
         """Forget the numbers of processes that are not alive any more."""

@@ -26,9 +26,10 @@ class Node:
         backend: What carries bytes.
         deliver: Awaited with a node, a parcel from it, the channel it came by and its
             position, if it was kept; those that were come from this node itself, too.
-        gap: Awaited with each gap.
+        gap: Awaited with gaps; of each channel now and then, however many there are.
         back: Called when the backend is up, for the first time or again, and when it may
             have forgotten what this process told it.
+        held_back: Awaited at once with the channel of a gap that ``gap`` gets a while later.
     """
 
     def __init__(
@@ -37,6 +38,7 @@ class Node:
         deliver: Callable[[str, Parcel, str, HistoryPosition | None], Awaitable[None]],
         gap: Callable[[Gap], Awaitable[None]],
         back: Callable[[], None] = lambda: None,
+        held_back: Callable[[str], Awaitable[None]] | None = None,
     ) -> None:
         self.backend = backend
         self.name = ""
@@ -55,11 +57,12 @@ class Node:
             deliver=deliver,
             hello=self._greeted,
             gap=self._missed,
+            held_back=held_back or _ignore,
             changed=self._backend_changed,
             lost=self._tell_again,
         )
         self._started = False  # True from before the tasks run until before they end
-        self._tasks: list[asyncio.Task[None]] = []  # the way in and the way out
+        self._tasks: list[asyncio.Task[None]] = []  # the way in, the way out, what is told late
         self._start_missed = False  # whether the log knows, or need not, that start() is missing
 
     @property
@@ -100,7 +103,7 @@ class Node:
         self.subscriptions.start()
         self._started = True
         loop = asyncio.get_running_loop()
-        jobs = (self._listening.run(), self._publishing.run())
+        jobs = (self._listening.run(), self._publishing.run(), self._listening.tell_late())
         self._tasks = [loop.create_task(job) for job in jobs]
         await self.subscriptions.all_live()
 
@@ -217,3 +220,7 @@ class Node:
     def _greet(self, *, reply: bool) -> None:
         if self.own_subprotocols or reply:
             self.publish(ALL, Hello(0, 0, tuple(self.own_subprotocols), reply))
+
+
+async def _ignore(_channel: str) -> None:
+    """Do nothing about a gap before it is told."""

@@ -19,7 +19,7 @@ from msgspec.structs import astuple
 
 from falcon_pachinko.errors import MessageError
 from falcon_pachinko.messages.codec import DECODE_ERRORS, DEFAULT_CODECS, Codec, Codecs
-from falcon_pachinko.messages.keys import check_keys
+from falcon_pachinko.messages.guards import NO_CHECKS, Checks, checks_of, guarded
 from falcon_pachinko.messages.strict import Builder, strict_type, struct_twin
 from falcon_pachinko.typing import Frame
 
@@ -67,8 +67,8 @@ class Shape(NamedTuple):
 
     struct: type[msgspec.Struct]
     open: Opener
-    untyped: bool
-    """True if part of it is decoded as it comes; MessagePack's keys need a look before that."""
+    checks: Checks
+    """What its frames are checked for before they are decoded; see `careful_shape`."""
     custom: tuple[type, ...]
     """The types in it that need the application's ``dec_hook``."""
 
@@ -240,12 +240,14 @@ def envelope_shape(
     if payload is NoPayload:
         struct = _envelope(message_type, [])
         _check_decodable(struct, codecs)
-        return Shape(struct, _nothing, untyped=False, custom=())
+        return Shape(struct, _nothing, NO_CHECKS, custom=())
     declared = _envelope(message_type, [_payload_field(payload)])
     strict = strict_type(payload, forbid_unknown_fields=forbid_unknown_fields)
     struct = _envelope(message_type, [_payload_field(strict.wire)])
     _check_decodable(declared, codecs)
     _check_decodable(struct, codecs)
+    counted = strict.counted and _envelope(message_type, [_payload_field(strict.counted)])
+    checks = checks_of(strict, counted, codecs, "$.payload")
     when_missing = _when_missing(payload, default, codecs)
     if strict.same:
         opener = _payload_opener(when_missing)
@@ -253,7 +255,7 @@ def envelope_shape(
         opener = _building_opener(strict.builders, when_missing)
     else:
         opener = _second_opener(declared, when_missing, codecs)
-    return Shape(struct, opener, strict.untyped, strict.custom)
+    return Shape(struct, opener, checks, strict.custom)
 
 
 def _envelope(message_type: str, fields: Iterable[tuple[Any, ...]]) -> type[msgspec.Struct]:
@@ -381,14 +383,14 @@ def _is_object(payload_type: Any) -> bool:
     return isinstance(known, objects)
 
 
-def careful_shape(message_type: str, shape: Shape, codec: Codec) -> Shape:
-    """Make the shape that looks at the keys of maps in a message before it is decoded."""
-    decode = codec.decoder(shape.struct)
+def careful_shape(message_type: str, shape: Shape, codecs: Codecs) -> Shape:
+    """Make what stands in for a shape: it has no payload, and is checked before it is decoded."""
+    decode = {
+        codec: guarded(codec.decoder(shape.struct), shape.checks.of(codec)) for codec in codecs
+    }
 
     def open_carefully(_message: Any, frame: Frame, codec: Codec) -> Any:
-        assert isinstance(frame, bytes)
-        check_keys(frame)
-        return shape.open(decode(frame), frame, codec)
+        return shape.open(decode[codec](frame), frame, codec)
 
     return shape._replace(struct=_envelope(message_type, []), open=open_carefully)
 
@@ -409,7 +411,8 @@ def schema_shape(
     _check_decodable(struct, codecs)
     _check_decodable(twin, codecs)
     opener = _struct_opener(build) if build is not None else _second_struct_opener(struct, codecs)
-    return Shape(twin, opener, strict.untyped, strict.custom)
+    checks = checks_of(strict, strict.counted, codecs, "$")
+    return Shape(twin, opener, checks, strict.custom)
 
 
 def _struct_opener(build: Builder) -> Opener:

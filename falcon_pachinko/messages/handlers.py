@@ -12,7 +12,7 @@ import dataclasses
 import functools
 import inspect
 from collections.abc import Callable, Coroutine, Iterable, Iterator
-from typing import Any, NoReturn, TypeAlias, TypeVar, Union
+from typing import Any, NoReturn, TypeAlias, TypeVar
 
 import msgspec
 
@@ -33,6 +33,8 @@ from falcon_pachinko.messages.envelopes import (
     refusal_of,
     schema_shape,
 )
+from falcon_pachinko.messages.guards import NO_CHECKS, Checks, decoder_of
+from falcon_pachinko.messages.rules import foreign_rule
 from falcon_pachinko.messages.schema import schema_structs
 from falcon_pachinko.messages.signatures import (
     UNANNOTATED,
@@ -44,7 +46,6 @@ from falcon_pachinko.messages.signatures import (
     substituted,
     takes,
 )
-from falcon_pachinko.messages.strict import foreign_rule
 from falcon_pachinko.typing import Frame
 
 __all__ = ["PING", "Handler", "HandlerTable", "handles", "handles_message"]
@@ -210,7 +211,7 @@ class HandlerTable:
         self._custom: tuple[Handler, type] | None = None
         self.handlers: dict[str, Handler] = {}
         self._shapes: dict[type, tuple[Handler, Opener]] = {}
-        careful: dict[type, type] = {}  # what MessagePack decodes in a struct's place
+        stands_in: dict[Struct, tuple[Struct, Checks]] = {}
         for claimed in handlers:
             twin = self.handlers.get(claimed.type)
             if twin is not None:
@@ -219,10 +220,10 @@ class HandlerTable:
             shape = _shape(handler, codecs)
             self.handlers[handler.type] = handler
             self._shapes[shape.struct] = (handler, shape.open)
-            if shape.untyped:
-                carefully = careful_shape(handler.type, shape, codecs.msgpack)
-                careful[shape.struct] = carefully.struct
-                self._shapes[carefully.struct] = (handler, carefully.open)
+            if shape.checks is not NO_CHECKS:
+                careful = careful_shape(handler.type, shape, codecs)
+                stands_in[shape.struct] = (careful.struct, careful.checks)
+                self._shapes[careful.struct] = (handler, careful.open)
             if shape.custom and self._custom is None:
                 self._custom = (handler, shape.custom[0])
         self.answers_ping = answers_ping and "ping" not in self.handlers
@@ -230,14 +231,8 @@ class HandlerTable:
             self._shapes[Ping] = (PING, _open_ping)
         # There are two structs at least: of a single one, msgspec takes a message without a `type`.
         self._shapes[_Nothing] = (PING, _open_nothing)
-        structs_of = {
-            codecs.json: self._shapes.keys() - careful.values(),
-            codecs.msgpack: self._shapes.keys() - careful.keys(),
-        }
-        self._decode = {
-            codec: codec.decoder(Union[tuple(of_codec)])  # noqa: UP007  # known at run time only
-            for codec, of_codec in structs_of.items()
-        }
+        direct = self._shapes.keys() - {careful for careful, _ in stands_in.values()}
+        self._decode = {codec: decoder_of(codec, direct, stands_in) for codec in codecs}
 
     @classmethod
     def of(cls, resource: type, schema: Any = None, *, falls_back: bool = False) -> HandlerTable:

@@ -14,8 +14,9 @@ from msgspec import inspect as types
 from falcon_pachinko.errors import HandlerDefinitionError, MessageError
 from falcon_pachinko.messages.codec import DecHook
 from falcon_pachinko.messages.envelopes import SHOWN
+from falcon_pachinko.messages.rules import foreign_rule
 from falcon_pachinko.messages.signatures import name_of, resolved
-from falcon_pachinko.messages.strict import foreign_rule, strict_type
+from falcon_pachinko.messages.strict import strict_type
 
 __all__ = ["QueryReader", "query_type"]
 

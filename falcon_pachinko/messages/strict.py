@@ -12,27 +12,18 @@ from __future__ import annotations
 import datetime as dt
 import decimal
 import uuid
-from collections.abc import Iterator
-from dataclasses import dataclass, is_dataclass
+from dataclasses import dataclass, replace
 from inspect import signature
-from typing import (
-    Annotated,
-    Any,
-    ForwardRef,
-    Literal,
-    NamedTuple,
-    Union,
-    get_args,
-    get_origin,
-    get_type_hints,
-    is_typeddict,
-)
+from typing import Annotated, Any, ForwardRef, Literal, NamedTuple, Union, get_origin
 
 import msgspec
 from msgspec import inspect
 from msgspec.structs import asdict, astuple
 
-__all__ = ["Builder", "StrictType", "foreign_rule", "strict_type", "struct_twin"]
+from falcon_pachinko.messages.keys import MOST_NUMBERS
+from falcon_pachinko.messages.nesting import recursive_tags
+
+__all__ = ["Builder", "StrictType", "strict_type", "struct_twin"]
 
 _INT64 = {"ge": -(2**63), "le": 2**63 - 1}
 """The bounds of whole numbers that are hashed: of larger ones, any number hash alike."""
@@ -46,12 +37,20 @@ _SAFE_TO_HASH = (
     inspect.LiteralType,
     inspect.NoneType,
     inspect.BoolType,
+    inspect.DateType,  # as text is
     inspect.IntType,  # of 64 bits, so that a handful share a hash
     inspect.DateTimeType,  # as few, since their parts are small
-    inspect.DateType,
     inspect.TimeType,
     inspect.TimeDeltaType,
 )
+_NUMBERS = (
+    inspect.IntType,
+    inspect.FloatType,
+    inspect.DateTimeType,
+    inspect.TimeType,
+    inspect.TimeDeltaType,
+)
+"""What is hashed by a rule that clients know: `MOST_NUMBERS` of them at most."""
 
 _PLAIN: dict[type[inspect.Type], Any] = {
     inspect.NoneType: None,
@@ -114,6 +113,13 @@ class StrictType:
     """True if a part of it is decoded as it comes, so that a client chooses what the keys are."""
     custom: tuple[type, ...]
     """The types in it that only an application's ``dec_hook`` can make."""
+    counted: Any
+    """Like `wire`, but with lists for what hashes numbers; None where nothing does.
+
+    In JSON a set is made before its length is known, so long frames are decoded into this first.
+    """
+    tags: frozenset[str]
+    """The tag fields of its recursive unions; see `nesting`."""
 
 
 def strict_type(wanted: Any, *, forbid_unknown_fields: bool) -> StrictType:
@@ -132,12 +138,19 @@ def strict_type(wanted: Any, *, forbid_unknown_fields: bool) -> StrictType:
     twin = twins.of(known)
     twins.link()
     builders = {} if twin.same else _builders(known, twins)
+    counted = None
+    if twins.numbers:
+        counting = _Twins(forbid=forbid_unknown_fields, counting=True)
+        counted = counting.of(known).wire
+        counting.link()
     return StrictType(
         twin.wire if twin.changed else wanted,
         twin.same,
         builders,
         twins.untyped,
         tuple(twins.custom),
+        counted,
+        recursive_tags(known),
     )
 
 
@@ -153,14 +166,21 @@ def struct_twin(
     twins = _Twins(forbid=forbid)
     known = inspect.type_info(struct)
     assert isinstance(known, inspect.StructType)
-    fields = [twins.field(each, each.name) for each in known.fields]
-    twin = twins.make(known, fields, extra)
-    twins.link()
-    build = _builder(known) if all(each.same for each in fields) else None
+    twin, flat = twins.of_struct(known, extra)
     rest = StrictType(
-        twin, same=False, builders={}, untyped=twins.untyped, custom=tuple(twins.custom)
+        twin,
+        same=False,
+        builders={},
+        untyped=twins.untyped,
+        custom=tuple(twins.custom),
+        counted=None,
+        tags=recursive_tags(known),
     )
-    return twin, build, rest
+    if twins.numbers:
+        rest = replace(
+            rest, counted=_Twins(forbid=forbid, counting=True).of_struct(known, extra)[0]
+        )
+    return twin, _builder(known) if flat else None, rest
 
 
 @dataclass(frozen=True)
@@ -184,12 +204,13 @@ class _Field(_Twin):
 class _Twins:
     """Makes the twins of one payload type, each class once, also if it is within itself."""
 
-    def __init__(self, *, forbid: bool) -> None:
+    def __init__(self, *, forbid: bool, counting: bool = False) -> None:
         self.untyped = False
+        self.numbers = False  # whether some are hashed
         self.custom: list[type] = []
         self.structs: dict[Any, type[msgspec.Struct]] = {}  # by the declared class
         self.flat: set[Any] = set()  # of these, all fields come in their declared types
-        self._forbid = forbid
+        self._forbid, self._counting = forbid, counting
         self._names: dict[Any, str] = {}  # of the classes that are being made, or were
         self._recursive: set[Any] = set()
 
@@ -230,8 +251,12 @@ class _Twins:
         if isinstance(known, _SETS):
             item = self._hashed(known.item_type, "the members of a set", _SAFE_TO_HASH)
             kind: Any = set if isinstance(known, inspect.SetType) else frozenset
-            hashed = kind[item.wire] if item.same else _LIST[item.wire]
-            return _combined(_constrained(hashed, known), [item])
+            few = self._few(known, known.item_type, "a set", "a list")
+            if few:
+                item = replace(item, changed=True)
+            as_it_is = item.same and not (few and self._counting)
+            hashed = kind[item.wire] if as_it_is else _LIST[item.wire]
+            return _combined(_constrained(hashed, known, few), [item])
         if isinstance(known, inspect.DictType):
             if isinstance(known.key_type, inspect.AnyType):
                 self.untyped = True
@@ -239,8 +264,11 @@ class _Twins:
             else:
                 safe = (*_SAFE_TO_HASH, inspect.FloatType)
                 key = self._hashed(known.key_type, "the keys of a dict", safe)
+            few = self._few(known, known.key_type, "a dict", "keys of text")
+            if few:
+                key = replace(key, wire=str if self._counting else key.wire, changed=True)
             value = self.of(known.value_type)
-            return _combined(_constrained(_DICT[key.wire, value.wire], known), [key, value])
+            return _combined(_constrained(_DICT[key.wire, value.wire], known, few), [key, value])
         if isinstance(known, (inspect.ListType, inspect.CollectionType)):
             item = self.of(known.item_type)
             return _combined(_constrained(_LIST[item.wire], known), [item])
@@ -263,7 +291,37 @@ class _Twins:
             return _Twin(_constrained(int, known, _INT64), changed=True, same=True)
         return self.of(known)
 
+    def _few(self, known: Any, hashed: inspect.Type, what: str, instead: str) -> dict[str, int]:
+        """Return the rule that bounds a set or dict if it hashes numbers; refuse one that is wider.
+
+        Args:
+            known: The set or dict.
+            hashed: The type of its members, or keys.
+            what: What it is, for the error.
+            instead: What to write for more of them.
+        """
+        if not any(isinstance(each, _NUMBERS) for each in _members(hashed)):
+            return {}
+        self.numbers = True
+        for name in ("min_length", "max_length"):
+            if (getattr(known, name, None) or 0) > MOST_NUMBERS:
+                raise TypeError(
+                    f"{what} of numbers or times may hold {MOST_NUMBERS} at most, and {name} is "
+                    f"{getattr(known, name)}: clients could send thousands that block the process "
+                    f"for seconds; use max_length={MOST_NUMBERS}, or {instead}"
+                )
+        return {"max_length": MOST_NUMBERS}
+
     # Objects.
+
+    def of_struct(
+        self, known: inspect.StructType, extra: list[tuple[str, Any, Any]]
+    ) -> tuple[type[msgspec.Struct], bool]:
+        """Make a twin with more fields; tell whether all others come in their declared types."""
+        fields = [self.field(each, each.name) for each in known.fields]
+        twin = self.make(known, fields, extra)
+        self.link()
+        return twin, all(each.same for each in fields)
 
     def _object(self, known: Any) -> _Twin:
         if known.cls in self._names:  # within itself, or met before
@@ -297,7 +355,10 @@ class _Twins:
             default = (field.default,)
         elif not field.required:
             default = (msgspec.UNSET,)
-        twin = self.of(field.type)
+        try:
+            twin = self.of(field.type)
+        except TypeError as error:
+            raise TypeError(f"in the field {field.name!r}, {error}") from None
         wire: Any = twin.wire
         if default == (msgspec.UNSET,):
             wire = Union[wire, msgspec.UnsetType]  # noqa: UP007  # `|` fails on some generics
@@ -338,9 +399,18 @@ def _constrained(made: Any, known: inspect.Type, least: dict[str, int] | None = 
     rules = {name: getattr(known, name, None) for name in _CONSTRAINTS}
     given = {name: rule for name, rule in rules.items() if rule is not None}
     for name, rule in (least or {}).items():
-        if name not in given and {"ge": "gt", "le": "lt"}[name] not in given:
+        if name not in given and {"ge": "gt", "le": "lt"}.get(name) not in given:
             given[name] = rule
     return Annotated[made, msgspec.Meta(**given)] if given else made
+
+
+def _members(known: inspect.Type) -> list[inspect.Type]:
+    """Return the types of a union, however it is annotated, or the one type that it is."""
+    while isinstance(known, inspect.Metadata):
+        known = known.type
+    if isinstance(known, inspect.UnionType):
+        return [each for member in known.types for each in _members(member)]
+    return [known]
 
 
 def _shown(known: inspect.Type) -> str:
@@ -350,13 +420,8 @@ def _shown(known: inspect.Type) -> str:
 
 def _builders(known: inspect.Type, twins: _Twins) -> dict[type, Builder]:
     """Return what makes the application's instances; nothing if a second pass has to."""
-    while isinstance(known, inspect.Metadata):
-        known = known.type
-    members = known.types if isinstance(known, inspect.UnionType) else (known,)
     builders: dict[type, Builder] = {}
-    for each in members:
-        while isinstance(each, inspect.Metadata):
-            each = each.type  # noqa: PLW2901  # what it is about is what counts
+    for each in _members(known):
         cls = getattr(each, "cls", None)
         if isinstance(each, inspect.StructType) and cls in twins.flat:
             builders[twins.structs[cls]] = _builder(each)
@@ -372,49 +437,3 @@ def _builder(known: inspect.StructType) -> Builder:
         for parameter in signature(make).parameters.values()
     )
     return Builder(make, in_order)
-
-
-# Rules that other libraries know and msgspec does not.
-
-
-def foreign_rule(wanted: Any) -> str | None:
-    """Return what in a type msgspec would ignore without a word, or None.
-
-    That is pydantic's dataclasses, whose validators do not run, and constraints of
-    ``annotated_types`` and pydantic.
-    """
-    return next(_foreign_rules(wanted, set()), None)
-
-
-def _foreign_rules(wanted: Any, seen: set[Any]) -> Iterator[str]:
-    if get_origin(wanted) is Annotated:
-        for rule in wanted.__metadata__:
-            library = type(rule).__module__.partition(".")[0]
-            if library in ("annotated_types", "pydantic") and type(rule).__name__ != "DocInfo":
-                yield f"msgspec ignores {rule!r:.100}; write Annotated[..., msgspec.Meta(...)]"
-    value = getattr(wanted, "__value__", None)  # of `type X = ...`
-    for part in (*get_args(wanted), *((value,) if value is not None else ())):
-        yield from _foreign_rules(part, seen)
-    owner = get_origin(wanted) or wanted
-    if not isinstance(owner, type) or owner in seen:
-        return
-    seen.add(owner)
-    if hasattr(owner, "__pydantic_validator__") and is_dataclass(owner):
-        yield (
-            f"msgspec would not run the validators of the pydantic dataclass {owner.__name__}; "
-            "write a msgspec.Struct, or a pydantic model and install(dec_hook=...)"
-        )
-    named = issubclass(owner, tuple) and hasattr(owner, "_fields")
-    if (
-        issubclass(owner, msgspec.Struct)
-        or is_dataclass(owner)
-        or is_typeddict(owner)
-        or named
-        or hasattr(owner, "__attrs_attrs__")
-    ):
-        try:
-            hints = get_type_hints(owner, include_extras=True)
-        except NameError:
-            return  # the decoder's own error says which name
-        for hint in hints.values():
-            yield from _foreign_rules(hint, seen)

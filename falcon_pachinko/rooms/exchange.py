@@ -48,7 +48,7 @@ class Exchange:
         self, backend: Backend, options: OptionsByPrefix, counters: Counters, codecs: Codecs
     ) -> None:
         self.options, self.counters, self.codecs = options, counters, codecs
-        self.cluster = Node(backend, self._arrived, self._missed, self._is_back)
+        self.cluster = Node(backend, self._arrived, self._missed, self._is_back, self._catch_up)
         self.registry = Registry(self)
         self.revocations = Revocations(self.registry)
         self.fanout = Fanout(self.registry, self.spawn)
@@ -259,7 +259,11 @@ class Exchange:
     # Gaps.
 
     async def _missed(self, gap: Gap) -> None:
-        """Make up for a gap, and tell the hooks, and the clients of rooms that asked for it."""
+        """Make up for a gap, and tell the hooks, and the clients of rooms that asked for it.
+
+        Gaps on one channel come here as often as `GapGate` lets them, so that what this costs is
+        bounded: hooks, reads of presence, and a message to each member.
+        """
         for hook in self.on_gap:
             self.spawn(self._tell(hook, gap))  # one that waits for a message gets it
         kind, _, name = (gap.channel or "").partition(":")
@@ -275,6 +279,15 @@ class Exchange:
                 await self.send_to(self.registry.in_room(room), resync)
             if not count % MEMBERS_PER_TURN:
                 await asyncio.sleep(0)
+
+    async def _catch_up(self, channel: str) -> None:
+        """Make up at once for what a history may have lost, where the hooks are told later.
+
+        A history whose epoch has ended must be read before the messages that follow.
+        """
+        kind, _, name = channel.partition(":")
+        if kind == "room" and self.options:
+            await self.history.catch_up(name)
 
     async def _tell(self, hook: Callable[[Gap], Awaitable[None]], gap: Gap) -> None:
         try:

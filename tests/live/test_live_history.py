@@ -311,3 +311,28 @@ async def test_what_was_said_without_the_server_ends_the_history(behind_a_wire, 
 
     assert (sent, alone) == (False, "hole")
     assert [state["recovered"] for state in await states] == [False]
+
+
+async def test_a_stray_entry_in_a_kept_list_breaks_no_join(processes, reader, tmp_path):
+    """Somebody writes into Redis by hand: places stay what they are, and nothing else is sent."""
+    with running("redis", tmp_path) as redis:
+        one, two = await processes.start(*[redis.url] * 2)
+        ann, bob = reader(), reader()
+        await ann.come(one)
+        for words in ("a", "b", "c"):
+            await ann.say(words)
+        await ann.hear("c")
+        (key,) = redis.ask("KEYS", "*:k:*")
+        for stray in (b"junk", b"", b"1" * 13 + b"0:2:forged", redis.ask("LINDEX", key, "0")):
+            redis.ask("LPUSH", key, stray)
+            redis.ask("LINSERT", key, "BEFORE", redis.ask("LINDEX", key, "-1"), stray)
+            redis.ask("RPUSH", key, stray)
+        await bob.come(two)
+        await ann.drop()
+        await bob.say("d")
+        await bob.hear("d")
+        state = await ann.come(two)
+
+    assert (state["recovered"], state["messages"], state["offset"]) == (True, 1, 4)
+    assert [words for *_, words in bob.read] == ["a", "b", "c", "d"]
+    assert ann.read == bob.read

@@ -18,7 +18,8 @@ from falcon_pachinko import (
     to,
 )
 from falcon_pachinko.backends import MemoryBackend, MemoryHub
-from falcon_pachinko.cluster.parcels import Disconnect
+from falcon_pachinko.cluster import listening
+from falcon_pachinko.cluster.parcels import Disconnect, Mark, encode, header
 from falcon_pachinko.testing import Disconnected, simulate
 
 
@@ -223,6 +224,55 @@ async def test_a_parcel_that_never_came_is_a_gap(nodes):
         assert await bob.receive_json() == {"type": "three"}
     assert [gap.channel for gap in gaps] == ["room:tea"]
     assert manager.status()["gaps"] == 1
+
+
+@pytest.mark.parametrize("channel", ["room:tea", "all"])
+async def test_forged_marks_cost_hooks_and_clients_next_to_nothing(nodes, channel, monkeypatch):
+    """However fast they are forged: one is told at once, the rest together a while later."""
+    monkeypatch.setattr(listening, "GAP_SECONDS", 0.2)
+    (app, _), (second, there) = nodes
+    manager, gaps = second.ws_connection_manager, []
+
+    async def note(gap):
+        gaps.append(gap)
+
+    manager.on_gap(note)
+    manager.configure_rooms("te", resync=True)
+    resync = {"type": "resync", "payload": {"room": "tea"}}
+    async with there.connect("/tea") as bob:
+        for number in range(400):
+            mark = encode(header(f"{number:012x}"), Mark(1, 0))
+            await app.ws_connection_manager._cluster.backend.publish([(channel, mark)])
+        await app.ws_connection_manager.broadcast_to_room("tea", {"type": "still"})
+
+        assert await bob.receive_json() == resync
+        told = [await bob.receive_json() for _ in range(2)]
+        while {"type": "still"} not in told:
+            told.append(await bob.receive_json())
+        assert all(each in ({"type": "still"}, resync) for each in told)
+        assert resync in told
+        assert manager.status()["gaps"] == 400
+    assert 2 <= len(gaps) < 20
+
+
+async def test_a_history_is_read_at_once_however_many_gaps_there_are(nodes):
+    """One that has ended must not be followed by messages of the next, with nothing between."""
+    (app, _), (second, there) = nodes
+    first, manager = app.ws_connection_manager, second.ws_connection_manager
+    for each in (first, manager):
+        each.configure_rooms("te", history=HistoryLimits())
+    async with there.connect("/tea") as bob:
+        await first.broadcast_to_room("tea", {"type": "one"})
+        assert (await bob.receive_json())["type"] == "one"
+        for _ in range(3):
+            await first._cluster.backend.forget("room:tea")
+            first._cluster.note_hole("room:tea")
+
+            state = await bob.receive_json()
+            assert (state["type"], state["payload"]["recovered"]) == ("history.state", False)
+            await first.broadcast_to_room("tea", {"type": "next"})
+            assert (await bob.receive_json())["type"] == "next"
+    assert manager.status()["gaps"] == 3
 
 
 async def test_without_a_backend_nothing_is_published():

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 import logging
 
 import msgspec
@@ -457,6 +458,181 @@ async def test_late_events_of_a_channel_leave_nothing_behind(nodes):
     await until(lambda: there.texts)
 
     assert "room:tea" not in there._listening._heard
+
+
+# Many gaps: some are told.
+
+
+def gate_at(now):
+    return listening.GapGate(clock=lambda: now[0])
+
+
+def test_the_first_gap_on_a_channel_is_told_at_once_and_the_next_at_the_end_of_its_time():
+    """Both are told, and each channel has a time of its own."""
+    now = [0.0]
+    gate = gate_at(now)
+    told_at_once = [
+        gate.admit(Gap(channel, "a", "why")) for channel in ("room:a", "room:a", "room:b")
+    ]
+    before = gate.due()
+    now[0] = listening.GAP_SECONDS
+    told_late = gate.due()
+
+    assert told_at_once == [True, False, True]
+    assert before == []
+    assert told_late == [Gap("room:a", "a", "why")]
+
+
+@pytest.mark.parametrize("nodes", [["a", "a", "a"], ["a", "b", "c"], ["b", None, "b"]])
+def test_many_gaps_within_a_time_are_told_as_one(nodes):
+    """It names the process if all are of that one, and none otherwise."""
+    now = [0.0]
+    gate = gate_at(now)
+    gate.admit(Gap("room:a", None, "why"))
+    for node in nodes:
+        assert not gate.admit(Gap("room:a", node, "why"))
+    now[0] = listening.GAP_SECONDS
+
+    (told,) = gate.due()
+
+    assert told.node == ("a" if set(nodes) == {"a"} else None)
+    assert gate.due() == []
+
+
+def test_gaps_that_go_on_are_told_ever_more_rarely_and_never_not_at_all():
+    """Somebody forges some each tenth of a second, for a minute."""
+    now, told = [0.0], []
+    gate = gate_at(now)
+    for tick in range(600):
+        now[0] = tick / 10
+        if gate.admit(Gap("room:a", f"{tick}", "why")):
+            told.append(now[0])
+        told += [now[0]] * len(gate.due())
+
+    assert [round(each) for each in told] == [0, 1, 3, 7, 15, 25, 35, 45, 55]
+    assert gate
+
+
+def test_after_a_time_without_gaps_the_next_one_is_told_at_once():
+    """And nothing is remembered of the channel meanwhile, nor of one that is not listened to."""
+    now = [0.0]
+    gate = gate_at(now)
+    for channel in ("room:a", "room:b"):
+        gate.admit(Gap(channel, None, "why"))
+        gate.admit(Gap(channel, None, "why"))
+    gate.forget("room:b")
+    now[0] = 1.5
+    late = gate.due()
+    now[0] = 60.0
+    nothing = gate.due()
+
+    assert [gap.channel for gap in late] == ["room:a"]
+    assert (nothing, bool(gate)) == ([], False)
+    assert gate.admit(Gap("room:a", None, "why"))
+
+
+@given(st.lists(st.tuples(st.sampled_from("ab"), st.floats(0, 4), st.booleans()), max_size=60))
+def test_after_every_gap_one_is_told_within_ten_seconds(steps):
+    """Whenever it comes, and however rarely anybody looks; never two within a second."""
+    now, told, gaps = [0.0], [], []
+    gate = gate_at(now)
+
+    def look():
+        told.extend((now[0], gap.channel) for gap in gate.due())
+
+    for channel, seconds, looks in steps:
+        now[0] += seconds
+        if looks:
+            look()
+        gaps.append((now[0], channel))
+        if gate.admit(Gap(channel, None, "why")):
+            told.append((now[0], channel))
+    for _ in range(11):
+        now[0] += 1
+        look()
+
+    for when, channel in gaps:
+        assert any(told_of == channel and when <= at for at, told_of in told)
+    for channel in "ab":
+        times = [at for at, told_of in told if told_of == channel]
+        assert all(late - early > 0.999 for early, late in itertools.pairwise(times))
+
+
+async def test_forged_marks_are_told_once_and_the_rest_of_them_together(nodes, monkeypatch):
+    """Of a room, and of the channel of all; each is counted."""
+    monkeypatch.setattr(listening, "GAP_SECONDS", 0.2)
+    here, there = nodes
+    await there.listens()
+    for number in range(300):
+        mark = encode(header(f"{number:012x}"), Mark(1, 0))
+        await here.backend.publish([("room:tea", mark), (ALL, mark)])
+    await until(lambda: there.gaps == 600)
+    await until(lambda: len(there.reported) >= 4)
+    told = [each.channel for each in there.reported]
+
+    assert told[:2] == ["room:tea", ALL]
+    assert set(told[2:]) == {"room:tea", ALL}
+    assert len(told) < 20
+
+
+async def test_forged_marks_make_no_storm_of_greetings(nodes):
+    """One on the channel of all asks the others for theirs, and each of them answers."""
+    here, there = nodes
+    await until(lambda: not there._publishing._queue)
+    before = there.backend.calls.count("publish")
+    for number in range(300):
+        await here.backend.publish([(ALL, encode(header(f"{number:012x}"), Mark(1, 0)))])
+    await until(lambda: there.gaps == 300)
+    await asyncio.wait_for(there._publishing._idle.wait(), DEADLINE)
+
+    assert there.backend.calls.count("publish") - before < 10
+
+
+async def test_a_real_gap_behind_a_forged_one_is_told(nodes, monkeypatch):
+    """At the end of the time, though nothing arrives any more."""
+    monkeypatch.setattr(listening, "GAP_SECONDS", 0.2)
+    here, there = nodes
+    await there.listens()
+    await here.backend.publish([("room:tea", encode(header("f" * 12), Mark(1, 0)))])
+    await until(lambda: there.reported)
+    here.note_hole("room:tea")
+    await until(lambda: there.gaps == 2)
+    await until(lambda: len(there.reported) == 2)
+
+    assert [each.node for each in there.reported] == ["f" * 12, here.name]
+
+
+async def test_a_loss_that_the_backend_reports_is_told_each_time(nodes):
+    """No process can forge it."""
+    _, there = nodes
+    for _ in range(3):
+        there.backend._put(Lost("a test"))
+    await until(lambda: len(there.reported) == 3)
+
+    assert there.channels == {None}
+
+
+async def test_a_gap_that_cannot_be_handled_late_ends_nothing(nodes, monkeypatch, caplog):
+    """The log has it, and later ones are told all the same."""
+    monkeypatch.setattr(listening, "GAP_SECONDS", 0.05)
+    here, there = nodes
+    await there.listens()
+    note, there.failing = there._gap, True
+
+    async def note_or_fail(gap):
+        if there.reported and there.failing:
+            there.failing = False
+            raise ValueError("a test")
+        await note(gap)
+
+    there._gap = note_or_fail
+    for number in range(2):
+        await here.backend.publish([("room:tea", encode(header(f"{number:012x}"), Mark(1, 0)))])
+    await until(lambda: not there.failing)
+    here.note_hole("room:tea")
+    await until(lambda: len(there.reported) == 2)
+
+    assert sum("failed to handle a gap" in each.message for each in caplog.records) == 1
 
 
 # What the log says.

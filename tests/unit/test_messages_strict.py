@@ -25,7 +25,8 @@ import pydantic.dataclasses
 import pytest
 
 from falcon_pachinko.messages.codec import CODECS, JSON
-from falcon_pachinko.messages.strict import foreign_rule, strict_type
+from falcon_pachinko.messages.rules import foreign_rule
+from falcon_pachinko.messages.strict import strict_type
 
 T = TypeVar("T")
 CODEC = pytest.mark.parametrize("codec", CODECS.values(), ids=repr)

@@ -1,8 +1,10 @@
 """No payload costs much more time than an ordinary one of the same size."""
 
 import contextlib
+import datetime as dt
+import random
 import time
-from typing import Any
+from typing import Annotated, Any
 
 import msgspec
 import pytest
@@ -50,6 +52,63 @@ def test_the_pairs_do_hash_alike():
     assert len({hash(pair) for pair in PAIRS[:500]}) == 1
 
 
+def slots(number, mask):
+    """The places in a dict of this size that are looked at for a number, by CPython's rule."""
+    rest, slot = number, number & mask
+    yield slot
+    while rest:
+        rest >>= 5
+        slot = (slot * 5 + rest + 1) & mask
+        yield slot
+    while True:
+        slot = (slot * 5 + 1) & mask
+        yield slot
+
+
+def in_line(count, mask=8191):
+    """Numbers of which half stand in one line, and the others go along it to find a place."""
+    line = slots(0, mask)
+    standing = [next(line) for _ in range(count // 2)]
+    taken, early = set(standing), set(standing[: count // 4])
+    chance, passing = random.Random(1), {}
+    while len(passing) < count - len(standing):
+        number = chance.getrandbits(22)
+        looked_at = slots(number, mask)
+        first = [next(looked_at) for _ in range(6)]
+        if number > mask and taken.issuperset(first) and first[-1] in early:
+            passing[number] = None
+    return [*standing, *passing]
+
+
+IN_LINE = in_line(4_000)
+
+
+def test_the_numbers_are_in_one_anothers_way():
+    """Each of the second half is compared with hundreds of the first."""
+    taken, steps = set(), 0
+    for number in IN_LINE:
+        for slot in slots(number, 8191):
+            if slot not in taken:
+                taken.add(slot)
+                break
+            steps += 1
+
+    assert steps > 100 * len(IN_LINE)
+
+
+class Leaf(msgspec.Struct, tag="leaf"):
+    value: int = 0
+
+
+class Not(msgspec.Struct, tag="not"):
+    arg: "Not | And | Leaf"
+
+
+class And(msgspec.Struct, tag="and", tag_field="type"):
+    args: "list[Not | And | Leaf]" = []
+    names: dict[str, "Not | And | Leaf"] = {}
+
+
 class Say(msgspec.Struct):
     text: str
     more: dict[str, str] = {}
@@ -91,6 +150,21 @@ class Desk(WebSocketResource):
     @handles_message("table")
     async def table(self, ws, payload: dict[int, int]): ...
 
+    @handles_message("few")
+    async def few(self, ws, payload: list[frozenset[int | str]]): ...
+
+    @handles_message("times")
+    async def times(self, ws, payload: dict[dt.datetime, int]): ...
+
+    @handles_message("floats")
+    async def floats(self, ws, payload: dict[float, int]): ...
+
+    @handles_message("filter")
+    async def filter(self, ws, payload: Not | And | Leaf): ...
+
+    @handles_message("filters", forbid_unknown_fields=False)
+    async def filters(self, ws, payload: dict[str, Not | And | Leaf]): ...
+
     @handles_message("join")
     async def join(self, ws, message: Join): ...
 
@@ -120,6 +194,9 @@ def packed(message_type, **fields):
 ORDINARY = packed("dict", payload=msgspec.msgpack.encode({f"key{n}": n for n in range(SIZE // 11)}))
 NUMBERS = [k * ((1 << 61) - 1) for k in range(10**9, 10**9 + SIZE // 30)]  # all hash to 0
 
+SMALL = b"\xdc" + (50_000).to_bytes(2) + b"\x01" * 50_000
+"""Many small items, that take long to read past."""
+
 BINARY = {
     "a ref": packed("say", payload=b"\x81\xa4text\xa0", ref=COLLIDING),
     "a type": b"\x81\xa4type" + COLLIDING,
@@ -139,6 +216,25 @@ BINARY = {
     "pairs for numbers": packed("table", payload=COLLIDING),
     "depth": packed("any", payload=b"\x91" * SIZE),
     "depth in a field": packed("loose", payload=b"\x81\xa8anything" + b"\x91" * SIZE),
+    "numbers in line": packed("numbers", payload=msgspec.msgpack.encode(IN_LINE)),
+    "keys in line": packed("table", payload=msgspec.msgpack.encode(dict.fromkeys(IN_LINE, 1))),
+    "keys in line without a type": packed(
+        "any", payload=msgspec.msgpack.encode([dict.fromkeys(IN_LINE, 1)])
+    ),
+    "as floats": packed("floats", payload=msgspec.msgpack.encode(dict.fromkeys(IN_LINE, 1))),
+    "one after the other": packed(
+        "few",
+        payload=msgspec.msgpack.encode([IN_LINE[at : at + 500] for at in range(0, 4000, 500)]),
+    ),
+    "tags at the end": packed(
+        "filter", payload=b"\x82\xa3arg" * 400 + SMALL + b"\xa4type\xa3not" * 400
+    ),
+    "tags after lists": packed(
+        "filter", payload=b"\x82\xa4args\x91" * 400 + SMALL + b"\xa4type\xa3and" * 400
+    ),
+    "tags in a field that is ignored": packed(
+        "filters", payload=b"\x81\xa1a" + b"\x82\xa1x" * 400 + SMALL + b"\xa4type\xa3and" * 400
+    ),
     "empty arrays, then a key": packed(
         "any", payload=b"\xdd" + (SIZE + 1).to_bytes(4) + b"\x90" * SIZE + b"\x81\x90\xc0"
     ),
@@ -151,11 +247,35 @@ def test_hostile_messagepack_costs_about_as_much_as_any(kind):
     assert seconds(BINARY[kind], MSGPACK) < 8 * seconds(ORDINARY, MSGPACK) + 0.005
 
 
+def late(begin, end, depth=400):
+    """Objects in one another, with a long list in the innermost one."""
+    return begin * depth + '{"type":"leaf","x":[' + "1," * 25_000 + "1]}" + end * depth
+
+
 TEXT = {
     "numbers that hash alike": f'{{"type":"numbers","payload":{NUMBERS}}}',
     "keys that hash alike": '{"type":"table","payload":{'
     + ",".join(f'"{number}":1' for number in NUMBERS)
     + "}}",
+    "numbers in line": f'{{"type":"numbers","payload":{IN_LINE}}}',
+    "keys in line": '{"type":"table","payload":{'
+    + ",".join(f'"{number}":1' for number in IN_LINE)
+    + "}}",
+    "as floats": '{"type":"floats","payload":{'
+    + ",".join(f'"{number}.0":1' for number in IN_LINE)
+    + "}}",
+    "the last one, again and again": '{"type":"table","payload":{'
+    + ",".join(f'"{number}":1' for number in IN_LINE[:500] + IN_LINE[-1:] * 4_000)
+    + "}}",
+    "one after the other": '{"type":"few","payload":'
+    + str([IN_LINE[at : at + 500] for at in range(0, 4000, 500)])
+    + "}",
+    "tags at the end": '{"type":"filter","payload":' + late('{"arg":', ',"type":"not"}'),
+    "tags after lists": '{"type":"filter","payload":' + late('{"args":[', '],"type":"and"}'),
+    "tags in a dict": '{"type":"filters","payload":{"a":' + late('{"arg":', ',"type":"not"}') + "}",
+    "tags with an escape": '{"type":"filter","payload":' + late('{"\\u0074ype":"not","arg":', "}"),
+    "text without an end": '{"type":"filter","payload":"' + '\\"' * (SIZE // 2) + "{" * 20,
+    "braces in text": '{"type":"filter","payload":{"type":"leaf","x":"' + "{" * SIZE + '"}}',
     "depth": '{"type":"any","payload":' + "[" * SIZE,
     "a deep ref": '{"type":"say","ref":' + "[" * SIZE,
     "digits": '{"type":"numbers","payload":[' + "9" * SIZE + "]}",
@@ -184,8 +304,12 @@ def test_a_look_at_the_header_is_cheap_too(read):
 
 
 @pytest.mark.parametrize(
-    "wanted", [set[tuple[int, int]], frozenset[float], dict[str, set[Any]], set, list[set[float]]]
-)
+    "wanted",
+    [
+        set[tuple[int, int]], frozenset[float], dict[str, set[Any]], set, list[set[float]],
+        Annotated[set[int], msgspec.Meta(max_length=5_000)],
+    ],
+)  # fmt: skip
 def test_a_payload_that_could_not_be_bounded_is_refused_with_the_class(wanted):
     """The error names the handler and says what to write."""
     with pytest.raises(HandlerDefinitionError, match=r"pick takes a payload of .* or a list"):
