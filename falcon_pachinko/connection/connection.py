@@ -5,13 +5,13 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Iterable, Mapping
 from collections.abc import Set as AbstractSet
-from contextvars import ContextVar
 from typing import TYPE_CHECKING, Any
 
 import falcon
 
 from falcon_pachinko.connection.ends import ABNORMAL, check_close_code
 from falcon_pachinko.connection.outbox import Outbox
+from falcon_pachinko.connection.sender import MUTED, SENDER, check_sending, is_muted
 from falcon_pachinko.connection.stage import CLOSED, CLOSING, CONNECTING, FORGOTTEN, OPEN
 from falcon_pachinko.errors import ConnectionStateError
 from falcon_pachinko.leases import check_lease
@@ -23,28 +23,10 @@ from falcon_pachinko.typing import AsgiEvent, AsgiSend
 if TYPE_CHECKING:
     from falcon.constants import WebSocketPayloadType
 
-__all__ = ["NONE", "SENDER", "Connection", "check_sending"]
-
-SENDER: ContextVar[Connection | None] = ContextVar("falcon_pachinko_sender", default=None)
-"""The connection on whose behalf code runs: set once by its session, and inherited by every
-task that is made there.  It decides who waits for a client, and for no other client."""
+__all__ = ["NONE", "Connection"]
 
 NONE: frozenset[str] = frozenset()
 """No rooms, or no tags: what nearly all connections have of the one, or of both."""
-
-
-def check_sending(latest: str | None, *, volatile: bool) -> None:
-    """Refuse options of sending that contradict each other, or mean nothing.
-
-    Raises:
-        ValueError: Both are given, or the key is not a non-empty text.
-    """
-    if latest is None:
-        return
-    if volatile:
-        raise ValueError("volatile= and latest= exclude each other: choose one")
-    if not isinstance(latest, str) or not latest:
-        raise ValueError(f"latest={latest!r:.200}: give a non-empty text that names the value")
 
 
 class Connection:
@@ -73,7 +55,6 @@ class Connection:
         "_address",
         "_codec",
         "_expiry",
-        "_muted",
         "_outbox",
         "_rooms",
         "_session",
@@ -142,21 +123,10 @@ class Connection:
         self._rooms: AbstractSet[str] = NONE
         self._tags: AbstractSet[str] = NONE
         self._address: str | None = None
-        # The session's: itself while it lives; and the tasks that were told to end because we
-        # closed, whose messages reach nobody any more (see `_is_muted`).
-        self._session: Any = None
-        self._muted: set[Any] | None = None
+        self._session: Any = None  # itself while it lives; it sets that
 
     def __repr__(self) -> str:
         return repr(self._outbox)
-
-    def _is_muted(self) -> bool:
-        """Whether the current task was told to end when this connection, which it is for, closed.
-
-        Those of a handler's own, in a TaskGroup, a gather or a wait_for, are cancelled with it.
-        """
-        task = asyncio.current_task()
-        return task in (self._muted or ()) or (task is not None and task.cancelling() > 0)
 
     @property
     def state(self) -> falcon.Context:
@@ -337,8 +307,7 @@ class Connection:
             LeaseLostError: A singleton worker sends it, after its lease ended.
         """
         check_lease()
-        sender = SENDER.get()
-        if sender is not self and sender is not None and sender._muted and sender._is_muted():
+        if MUTED and is_muted(SENDER.get()):
             return  # its own connection was closed by us: it is heard no more
         codec = self._codec
         if payload_type is not None:
@@ -392,8 +361,7 @@ class Connection:
     async def _send_frame(self, packet: Any, *, volatile: bool, latest: str | None) -> None:
         check_lease()
         check_sending(latest, volatile=volatile)
-        sender = SENDER.get()
-        if sender is not self and sender is not None and sender._muted and sender._is_muted():
+        if MUTED and is_muted(SENDER.get()):
             return  # see `send_media`
         if self.manager._fanout.underway:
             self.manager._fanout.serve_first(self)

@@ -7,7 +7,8 @@ from collections.abc import Iterable
 from typing import Any, NamedTuple
 
 from falcon_pachinko.cluster.parcels import is_within, rooms_named
-from falcon_pachinko.connection.connection import SENDER, Connection, check_sending
+from falcon_pachinko.connection.connection import Connection
+from falcon_pachinko.connection.sender import MUTED, SENDER, check_sending, is_muted
 from falcon_pachinko.connection.stage import CONNECTING
 from falcon_pachinko.leases import check_lease
 from falcon_pachinko.rooms.exchange import Exchange
@@ -60,8 +61,8 @@ class Sending:
             check_target(to)
         if asyncio.get_running_loop() is not self._members.loop:
             self._members.check_loop()
-        sender = SENDER.get()
-        if sender is not None and sender._muted and sender._is_muted():
+        sender: Connection | None = SENDER.get()
+        if MUTED and is_muted(sender):
             return Delivery(0, 0)  # its connection was closed by us: it is heard no more
         if latest is not None or volatile or local or store:
             _check_options(store=store, local=local, volatile=volatile, latest=latest)

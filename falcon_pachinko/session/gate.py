@@ -107,7 +107,8 @@ class Gate:
 
     def leave(self) -> None:
         """Break the cycles with the scope and with the frames of an error: it is over."""
-        self._revocations.end(self)
+        if self._turn is not Turn.SESSION:  # else the session has done so
+            self._revocations.end(self)
         self._scope.pop(_KEY, None)
         self.error = None
 

@@ -17,9 +17,10 @@ from typing import Any
 
 import falcon
 
-from falcon_pachinko.connection.connection import SENDER, Connection
+from falcon_pachinko.connection.connection import Connection
 from falcon_pachinko.connection.ends import ABNORMAL, CLOSE_WAIT
 from falcon_pachinko.connection.inbox import Inbox
+from falcon_pachinko.connection.sender import MUTED, SENDER, mute
 from falcon_pachinko.connection.stage import CLOSING, OPEN
 from falcon_pachinko.messages.hooks import HookChain
 from falcon_pachinko.session.dispatcher import Dispatcher
@@ -57,6 +58,7 @@ class Session:
         "_inbox",
         "_server_ended",
         "_tasks",
+        "_we_ended",
         "connection",
     )
 
@@ -71,6 +73,7 @@ class Session:
         self._finishing: asyncio.Timeout | None = None  # while the client takes what is left
         self._ending: asyncio.TimerHandle | None = None  # what ends it if nothing else does
         self._server_ended = False  # whether the server has cancelled its call
+        self._we_ended = False  # whether we have closed, and handlers were told to end
 
     @property
     def is_busy(self) -> bool:
@@ -173,6 +176,7 @@ class Session:
         tasks.drop_turns()
         if patient:
             return
+        self._we_ended = True
         muted: set[Any] = tasks.end_beside()
         if tasks.in_handler and tasks.own is not asyncio.current_task():
             muted.add(tasks.own)
@@ -180,7 +184,7 @@ class Session:
                 self._end_in(CLOSE_WAIT)  # cut off, nobody would know whether the client is in
             else:
                 tasks.cancel()
-        self.connection._muted = muted
+        mute(self.connection, muted)
 
     def closed(self) -> None:
         """Nothing more can be sent: let the server report the end, or a handler finish, first."""
@@ -242,9 +246,12 @@ class Session:
             await self._let_finish()
             self._call_off()  # `closed` was told
         outbox.forget(now=self._server_ended or inbox.code in _GOING_AWAY)
-        patient = connection._muted is None and not self._server_ended
-        grace = connection.limits.handler_grace if patient else CLOSE_WAIT
-        connection._muted = await tasks.finish(grace)
+        patient = not (self._we_ended or self._server_ended)
+        stubborn = await tasks.finish(connection.limits.handler_grace if patient else CLOSE_WAIT)
+        if MUTED:
+            mute(connection, stubborn)
+        for task in stubborn:
+            task.add_done_callback(lambda _: mute(connection, stubborn))
         # The goodbye, in the very task and context of the welcome; innermost first.
         code = outbox.close_code if outbox.accepted else ABNORMAL
         for hook in self._hooks.before_disconnect if outbox.accepted else ():

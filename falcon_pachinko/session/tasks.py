@@ -53,7 +53,7 @@ class Tasks:
         # How often we have cancelled it, and not taken that back: more would be somebody else's.
         self._cancels = 0
         # Most connections never need the parts that are None here.
-        self._beside: set[asyncio.Task[None]] | None = None  # concurrent handlers that run
+        self._beside: set[asyncio.Task[Any]] | None = None  # concurrent handlers that run
         self._turns: deque[_Turn] | None = None  # and messages that wait for their turn
         self._ended: set[asyncio.Task[None]] | None = None  # those that we have cancelled
 
@@ -165,14 +165,14 @@ class Tasks:
             return self._cancels > 0
         return self._ended is not None and task in self._ended
 
-    async def finish(self, grace: float | None) -> set[asyncio.Task[None]] | None:
+    async def finish(self, grace: float | None) -> set[asyncio.Task[Any]]:
         """Let the concurrent handlers finish for so many seconds, then cancel them.
 
         Args:
             grace: None for as long as they take.
 
         Returns:
-            Those that go on although they were cancelled, as long as they do; None if none.
+            Those that go on although they were cancelled, as long as they do: a live set.
         """
         now = asyncio.get_running_loop().time
         deadline = inf if grace is None else now() + grace
@@ -181,7 +181,7 @@ class Tasks:
         if self._beside:
             await asyncio.wait(self.end_beside(), timeout=CLOSE_WAIT)
         self._ended = None
-        return self._beside or None
+        return self._beside or set()
 
 
 def take_cancellation_back() -> bool:

@@ -29,7 +29,7 @@ from falcon_pachinko.backends.base import Received
 from falcon_pachinko.cluster import history_shell as history
 from falcon_pachinko.cluster.node import Gap
 from falcon_pachinko.cluster.parcels import Broadcast, Mark, encode, header
-from falcon_pachinko.connection.connection import SENDER
+from falcon_pachinko.connection.sender import SENDER
 from falcon_pachinko.messages.codec import MSGPACK
 
 AWAY = BackendError("memory", "away")

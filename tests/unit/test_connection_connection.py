@@ -14,8 +14,8 @@ from falcon_pachinko import (
     MessageError,
     to,
 )
-from falcon_pachinko.connection.connection import SENDER, check_sending
 from falcon_pachinko.connection.ends import check_close_code
+from falcon_pachinko.connection.sender import SENDER, check_sending
 
 # Close codes, and options of sending.
 

@@ -20,7 +20,7 @@ from falcon_pachinko import (
     WebSocketConnectionManager,
     to,
 )
-from falcon_pachinko.connection.connection import SENDER
+from falcon_pachinko.connection.sender import SENDER, mute
 
 # Membership.
 
@@ -379,7 +379,7 @@ async def test_a_handler_that_we_have_ended_is_heard_no_more(
 
     async def broadcast():
         if muted:
-            ann._muted = {asyncio.current_task()}
+            mute(ann, {asyncio.current_task()})
         return await manager.broadcast_to_all(1)
 
     delivery = await in_a_handler(ann, broadcast())
