@@ -48,8 +48,11 @@ SETTLED = ("connections", "rooms", "users", "outbox_bytes", "tasks", "threads", 
 """What must be exactly what it was; so must be the objects of connections."""
 TABLES = 40
 """Entries that tables may differ by: counters get a key for each code and type that they meet."""
-WORST = ("never awaited", "was destroyed but it is pending", "never retrieved", "AssertionError")
-"""What no log may have."""
+WORST = (
+    "never awaited", "was destroyed but it is pending", "never retrieved",
+    "AssertionError", "AttributeError", "TypeError", "Unhandled exception",
+)  # fmt: skip
+"""What no log may have: the handlers of the application raise nothing that is not meant."""
 
 
 def free_port() -> int:

@@ -9,6 +9,7 @@ import falcon.testing
 import pytest
 
 from falcon_pachinko import install
+from falcon_pachinko.connection.sender import MUTED
 from falcon_pachinko.testing import HandshakeDenied
 
 DEADLINE = 30
@@ -114,3 +115,4 @@ async def _nothing_left():
     left = asyncio.all_tasks() - {asyncio.current_task()}
 
     assert not left
+    assert not MUTED
