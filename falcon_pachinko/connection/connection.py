@@ -6,11 +6,13 @@ import asyncio
 from collections.abc import Iterable, Mapping
 from collections.abc import Set as AbstractSet
 from contextvars import ContextVar
+from threading import get_ident
 from typing import TYPE_CHECKING, Any
 
 import falcon
 
 from falcon_pachinko.connection.ends import ABNORMAL, check_close_code
+from falcon_pachinko.connection.headers import written_headers
 from falcon_pachinko.connection.outbox import Outbox
 from falcon_pachinko.connection.stage import CLOSED, CLOSING, CONNECTING, FORGOTTEN, OPEN
 from falcon_pachinko.errors import ConnectionStateError
@@ -237,11 +239,15 @@ class Connection:
             InvalidNameError: It is not 1 to 200 bytes of visible text.
             MessageError: The connection has ``Limits.tags`` tags already (``tag_limit``).
         """
+        if get_ident() != self.manager._members.thread:
+            self.manager._members.check_loop()
         self.manager._registry.tag(self, tag)
         await self.manager._live("tag", tag)
 
     async def remove_tag(self, tag: str) -> None:
         """Take a tag away; one it does not have is ignored."""
+        if get_ident() != self.manager._members.thread:
+            self.manager._members.check_loop()
         self.manager._registry.untag(self, tag)
 
     async def accept(
@@ -280,7 +286,7 @@ class Connection:
         if self.subprotocol is not None:
             event["subprotocol"] = self.subprotocol
         if headers:
-            event["headers"] = _headers(headers)
+            event["headers"] = written_headers(headers)
         await self._outbox.accept(event)
 
     def _agree_on(self, subprotocol: str) -> None:
@@ -335,8 +341,11 @@ class Connection:
             EncodeError: It cannot be encoded; nothing was sent.
             ConnectionStateError: It does not fit before the accept (``outbox_bytes``).
             LeaseLostError: A singleton worker sends it, after its lease ended.
+            RuntimeError: Another event loop than the app's calls it, in another thread.
         """
         check_lease()
+        if get_ident() != self.manager._members.thread:
+            self.manager._members.check_loop()
         sender = SENDER.get()
         if sender is not self and sender is not None and sender._muted and sender._is_muted():
             return  # its own connection was closed by us: it is heard no more
@@ -391,6 +400,8 @@ class Connection:
 
     async def _send_frame(self, packet: Any, *, volatile: bool, latest: str | None) -> None:
         check_lease()
+        if get_ident() != self.manager._members.thread:
+            self.manager._members.check_loop()
         check_sending(latest, volatile=volatile)
         sender = SENDER.get()
         if sender is not self and sender is not None and sender._muted and sender._is_muted():
@@ -423,6 +434,8 @@ class Connection:
         code = 1000 if code is None else code
         check_close_code(code)
         check_lease()
+        if get_ident() != self.manager._members.thread:
+            self.manager._members.check_loop()
         if reason is not None and not isinstance(reason, str):
             raise TypeError(f"a close reason is a str, not {reason!r:.200}")
         self._outbox.close(code, reason or "")
@@ -432,23 +445,3 @@ class Connection:
         self._expiry = asyncio.get_running_loop().call_later(
             max(seconds, 0), self._outbox.close, 4401, "the authentication has expired"
         )
-
-
-def _headers(given: Mapping[str, str] | Iterable[tuple[str, str]]) -> list[tuple[bytes, bytes]]:
-    """Write headers as ASGI has them.
-
-    Raises:
-        ValueError: One is not ASCII, has a line end, or is the library's to write.
-    """
-    pairs = given.items() if isinstance(given, Mapping) else given
-    headers = []
-    for name, value in pairs:
-        if name.lower() == "sec-websocket-protocol":
-            raise ValueError(f"accept(headers=...): give subprotocol={value!r:.200} instead")
-        if not (name.isascii() and value.isascii() and value.isprintable() and name.isprintable()):
-            raise ValueError(
-                f"accept(headers=...): {name!r:.200}: {value!r:.200} cannot be sent; "
-                "a header is printable ASCII on one line"
-            )
-        headers.append((name.lower().encode("ascii"), value.encode("ascii")))
-    return headers

@@ -65,14 +65,20 @@ class Dispatcher:
         try:
             handler, payload, ref = self.table.open(frame, connection._codec)  # type: ignore[union-attr]  # it is accepted
         except Refusal as refusal:
-            if resource.__pachinko_falls_back__ and not refusal.claimed:
-                await self._run(_ON_MESSAGE, frame, refusal.ref)
-            else:
-                error = await self._tasks.attend(self._ask_about(refusal, frame))
-                await self._refuse(error, refusal.ref)
-            return
+            if refusal.claimed or not resource.__pachinko_falls_back__:
+                # Without a variable for the answer, which would be a cycle with its traceback.
+                asking = self._ask_about(refusal, frame)
+                await self._refuse(await self._tasks.attend(asking), refusal.ref)
+                return
+            handler, payload, ref = _ON_MESSAGE, frame, refusal.ref
         except Exception as error:  # noqa: BLE001  # a payload's own __post_init__ may raise anything
-            await self._fail(error, "decoding", ref_of(frame, connection._codec))
+            is_http = isinstance(error, (falcon.HTTPError, falcon.HTTPStatus))
+            answer = from_http(error) if is_http else None  # type: ignore[arg-type]  # see is_http
+            ref = ref_of(frame, connection._codec)
+            if answer is None:
+                await self._fail(error, "decoding", ref)
+            else:
+                await self._refuse(answer, ref)
             return
         if not handler.concurrent:
             if handler is PING:
