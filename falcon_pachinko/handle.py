@@ -151,6 +151,8 @@ class Pachinko:
                 self._falcons_add_route(
                     template, self._share(template, http, given, route), **given
                 )
+        except RouteConflictError:
+            raise
         except (ValueError, TypeError) as error:
             raise RouteConflictError(template, name, str(error)) from None
         self._by_template[template] = route

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -21,7 +20,7 @@ from falcon_pachinko.messages.codec import DEFAULT_CODECS, Codecs
 from falcon_pachinko.messages.signatures import require_callback
 from falcon_pachinko.rooms.drain import Drained, drain
 from falcon_pachinko.rooms.exchange import Exchange
-from falcon_pachinko.rooms.members import Members
+from falcon_pachinko.rooms.members import Members, check_id
 from falcon_pachinko.rooms.options import OptionsByPrefix, RoomOptions
 from falcon_pachinko.rooms.sending import Delivery, Exclude, Sending
 from falcon_pachinko.targets import ConnectionId, Everyone, Room, Target, User, check_target
@@ -91,13 +90,15 @@ class WebSocketConnectionManager:
         """
         self._members.check_loop()
         if isinstance(ws, Connection):
-            if connection_id == ws.id and self._registry.connections.get(ws.id) is ws:
+            if connection_id == ws.id and ws.manager is self and not ws.closed:
+                if self._registry.connections.get(ws.id) is None:  # it was removed by hand
+                    self._registry.add(ws)
                 return
             raise ConnectionStateError(
                 f"this connection is known already, as {ws.id!r}; set "
                 f"ws.user_id = {connection_id!r:.200} to give its client a name"
             )
-        if connection_id in self._registry.connections:
+        if self._members.find(connection_id) is not None:
             raise DuplicateConnectionError(connection_id)
         connection = adopt(connection_id, ws, self, self._limits)
         connection.resource = resource
@@ -105,7 +106,7 @@ class WebSocketConnectionManager:
 
     async def remove_connection(self, connection_id: str) -> None:
         """Forget a connection and take it from its rooms; an unknown id is ignored."""
-        connection = self._registry.connections.get(connection_id)
+        connection = self._members.find(connection_id)
         if connection is not None:
             self._members.forget(connection)
 
@@ -136,7 +137,7 @@ class WebSocketConnectionManager:
 
         Nothing that was sent to the room arrives after it has returned.
         """
-        connection = self._registry.connections.get(connection_id)
+        connection = self._members.find(connection_id)
         if connection is not None:
             self._members.leave(connection, room)
 
@@ -250,8 +251,7 @@ class WebSocketConnectionManager:
         latest: str | None = None,
     ) -> Delivery:
         """Send a message to one connection; one that has gone gets nothing, without an error."""
-        if not isinstance(connection_id, str):
-            raise TypeError(f"a connection id is a str, not {connection_id!r:.200}; give ws.id")
+        check_id(connection_id)
         target = ConnectionId(connection_id)
         return await self._sending.send(message, target, volatile=volatile, latest=latest)
 
@@ -307,7 +307,7 @@ class WebSocketConnectionManager:
 
     async def untrack(self, connection_id: str, room: str) -> None:
         """Make a connection absent; it stays in the room. One that is not present is ignored."""
-        connection = self._registry.connections.get(connection_id)
+        connection = self._members.find(connection_id)
         if connection is not None:
             self._exchange.presence.untrack(connection, room)
 
@@ -415,7 +415,7 @@ class WebSocketConnectionManager:
         Raises:
             BackendError: The backend is required, and cannot be reached.
         """
-        self._members.loop = asyncio.get_running_loop()
+        self._members.settle()
         self._draining = False
         await self._cluster.start()
         self._exchange.presence.start()

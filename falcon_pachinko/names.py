@@ -11,6 +11,7 @@ __all__ = [
     "CONNECTION_MARK",
     "MAX_NAME_BYTES",
     "check_name",
+    "check_text",
     "check_user_id",
     "is_user_id",
     "stranger_key",
@@ -35,6 +36,16 @@ _UNSEEN = re.compile(
 _BREAKS = frozenset({"Cc", "Zl", "Zp"})  # control characters, and what ends a line or paragraph
 
 
+def check_text(text: object, kind: str) -> None:
+    """Refuse what is not text: a mistake of the application, which would find nothing.
+
+    Raises:
+        TypeError: It is not a str; the text shows what to write.
+    """
+    if not isinstance(text, str):
+        raise TypeError(f"a {kind} is a str, not {text!r:.200}; write str({text!r:.80})")
+
+
 def check_name(name: str, kind: str) -> None:
     """Refuse what cannot name a room or a topic: anything but 1 to 200 bytes of UTF-8.
 
@@ -46,8 +57,7 @@ def check_name(name: str, kind: str) -> None:
         TypeError: It is not a str, which is a mistake of the application.
         InvalidNameError: It is empty, has no UTF-8 form, or is over 200 bytes.
     """
-    if not isinstance(name, str):
-        raise TypeError(f"a {kind} is a str, not {name!r:.200}; write str({name!r:.80})")
+    check_text(name, kind)
     if not name:
         raise InvalidNameError(name, kind, "it is empty")
     if name.isascii() and len(name) <= MAX_NAME_BYTES:

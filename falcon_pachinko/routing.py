@@ -235,7 +235,8 @@ class Route:
         self.hooks = HookChain(hooks)
         require_unwrapped(self.resource)
         self.resource.__pachinko_table__.compiled(site.codecs)  # refuses what it cannot decode
-        self.stand_in = ResourceStandIn(self.resource)
+        is_told = declaration.made_from is not None or self.resource is not WebSocketResource
+        self.stand_in = ResourceStandIn(self.resource, None if is_told else declaration.factory)
         """What middleware gets as the resource."""
         self._path = PathTemplate(self.template, site.converters)
         self._line = tuple(each for _, each in line)

@@ -7,6 +7,8 @@ from typing import Any, Protocol
 
 import falcon.routing
 
+from falcon_pachinko.errors import SetupError
+
 __all__ = ["ResourceStandIn", "ServesWebSockets", "SharedPath", "http_routes", "shown_as"]
 
 
@@ -22,12 +24,18 @@ class ResourceStandIn:
     A resource of ours is made once the handshake has been let in, so that middleware
     runs before there is one. This has all that its class has: attributes, properties
     and methods that look at nothing but the class; ``isinstance`` is true of it.
+
+    Args:
+        resource: The class; a base of it, where a function makes the resource and does
+            not say of which class.
+        untold: That function. What is asked about then has no answer: "no such attribute"
+            would let everybody in where a middleware looks for what is required.
     """
 
-    __slots__ = ("__served",)
+    __slots__ = ("__served", "__untold")
 
-    def __init__(self, resource: type) -> None:
-        self.__served = resource
+    def __init__(self, resource: type, untold: object = None) -> None:
+        self.__served, self.__untold = resource, untold
 
     @property  # type: ignore[misc]  # what isinstance looks at
     def __class__(self) -> type:
@@ -40,6 +48,11 @@ class ResourceStandIn:
                 found = each.__dict__[name]
                 bind = getattr(type(found), "__get__", None)
                 return found if bind is None else bind(found, self, served)
+        if self.__untold is not None and not name.startswith("__"):
+            raise SetupError(
+                f"the middleware asks for {name!r} of a resource whose class is not known, since "
+                f"{self.__untold!r:.200} does not say what it makes; write `-> MyResource` on it"
+            )
         raise AttributeError(
             f"the class {served.__name__} has no attribute {name!r}, and an instance of it is "
             "made only after the handshake was admitted",

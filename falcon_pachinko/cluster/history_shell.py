@@ -39,6 +39,7 @@ from falcon_pachinko.cluster.parcels import (
 from falcon_pachinko.errors import BackendError, ConnectionStateError, EncodeError, NoHistoryError
 from falcon_pachinko.limits import HistoryLimits
 from falcon_pachinko.messages.codec import JSON
+from falcon_pachinko.names import check_text
 
 __all__ = ["History"]
 
@@ -346,7 +347,9 @@ class History(Generic[M]):
         Raises:
             NoHistoryError: The room has no history.
             BackendError: The backend is away.
+            TypeError: The room's name is not a str.
         """
+        check_text(name, "room name")
         limits = self._limits(name)
         if limits is None:
             raise NoHistoryError(name)

@@ -23,7 +23,7 @@ from falcon_pachinko.cluster.parcels import PresenceDiff
 from falcon_pachinko.cluster.presence import Roster, Write
 from falcon_pachinko.cluster.room_roster import Entry, Present, RoomRoster, Table
 from falcon_pachinko.errors import BackendError, EncodeError
-from falcon_pachinko.names import stranger_key
+from falcon_pachinko.names import check_text, stranger_key
 
 __all__ = ["GRACE", "Presence", "Present"]
 
@@ -171,7 +171,12 @@ class Presence(Generic[M]):
             self._release(place)
 
     def untrack(self, member: M, room: str) -> None:
-        """Make a member absent at once: it left the room, and meant to."""
+        """Make a member absent at once: it left the room, and meant to.
+
+        Raises:
+            TypeError: The room's name is not a str.
+        """
+        check_text(room, "room name")
         if self._roster.is_tracking(member.id):
             self._roster.untrack(member, room)
             self._release((room, member.id))
@@ -219,7 +224,9 @@ class Presence(Generic[M]):
 
         Raises:
             BackendError: Nobody here tracks in that room, and the backend cannot be asked.
+            TypeError: The room's name is not a str.
         """
+        check_text(room, "room name")
         if room in self._roster.rooms:
             return (await self._known(room)).metas()
         known: RoomRoster[M] = RoomRoster()
@@ -232,7 +239,9 @@ class Presence(Generic[M]):
 
         Raises:
             BackendError: As for `present`.
+            TypeError: The room's name is not a str.
         """
+        check_text(room, "room name")
         if room in self._roster.rooms:
             return len((await self._known(room)).places)
         return len(await self.present(room))
@@ -404,6 +413,8 @@ class Presence(Generic[M]):
         try:
             data = self._encode(meta)
             msgspec.json.encode(msgspec.msgpack.decode(data))
+        except EncodeError:
+            raise
         except (
             TypeError,
             ValueError,

@@ -25,7 +25,7 @@ def adopt(connection_id: str, ws: WebSocket, manager: Any, limits: Limits) -> Co
         else:
             await ws.send_data(event["bytes"])
 
-    return Connection(
+    connection = Connection(
         connection_id,
         send,
         manager,
@@ -33,3 +33,9 @@ def adopt(connection_id: str, ws: WebSocket, manager: Any, limits: Limits) -> Co
         subprotocols=getattr(ws, "subprotocols", ()),
         is_open=True,
     )
+    # Falcon does not keep what was agreed on; the gate, to which its send leads, does.
+    gate = getattr(getattr(ws, "_asgi_send", None), "__self__", None)
+    agreed = getattr(gate, "subprotocol", None)
+    if isinstance(agreed, str):
+        connection._speak(agreed, manager._codecs.of(agreed))
+    return connection

@@ -5,11 +5,13 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Iterable, Mapping
 from collections.abc import Set as AbstractSet
+from threading import get_ident
 from typing import TYPE_CHECKING, Any
 
 import falcon
 
 from falcon_pachinko.connection.ends import ABNORMAL, check_close_code
+from falcon_pachinko.connection.headers import written_headers
 from falcon_pachinko.connection.outbox import Outbox
 from falcon_pachinko.connection.sender import MUTED, SENDER, check_sending, is_muted
 from falcon_pachinko.connection.stage import CLOSED, CLOSING, CONNECTING, FORGOTTEN, OPEN
@@ -207,11 +209,15 @@ class Connection:
             InvalidNameError: It is not 1 to 200 bytes of visible text.
             MessageError: The connection has ``Limits.tags`` tags already (``tag_limit``).
         """
+        if get_ident() != self.manager._members.thread:
+            self.manager._members.check_loop()
         self.manager._registry.tag(self, tag)
         await self.manager._live("tag", tag)
 
     async def remove_tag(self, tag: str) -> None:
         """Take a tag away; one it does not have is ignored."""
+        if get_ident() != self.manager._members.thread:
+            self.manager._members.check_loop()
         self.manager._registry.untag(self, tag)
 
     async def accept(
@@ -250,7 +256,7 @@ class Connection:
         if self.subprotocol is not None:
             event["subprotocol"] = self.subprotocol
         if headers:
-            event["headers"] = _headers(headers)
+            event["headers"] = written_headers(headers)
         await self._outbox.accept(event)
 
     def _agree_on(self, subprotocol: str) -> None:
@@ -305,28 +311,46 @@ class Connection:
             EncodeError: It cannot be encoded; nothing was sent.
             ConnectionStateError: It does not fit before the accept (``outbox_bytes``).
             LeaseLostError: A singleton worker sends it, after its lease ended.
+            RuntimeError: Another event loop than the app's calls it, in another thread.
+        """
+        if not self._is_heard():
+            return
+        if payload_type is None and latest is None and not volatile:
+            await self._say(message)
+            return
+        codec, codecs = self._codec, self.manager._codecs
+        if payload_type is not None:
+            codec = codecs.msgpack if payload_type.name == "BINARY" else codecs.json
+        check_sending(latest, volatile=volatile)
+        if await self._send(codec.encode(message), volatile=volatile, latest=latest):
+            self.manager._counters.count_sent(message)
+
+    def _is_heard(self) -> bool:
+        """Whether what the caller sends is sent; not if we have closed what it is for.
+
+        Raises:
+            LeaseLostError: It is a singleton worker's, whose lease has ended.
+            RuntimeError: It runs in another event loop than the app's.
         """
         check_lease()
-        if MUTED and is_muted(SENDER.get()):
-            return  # its own connection was closed by us: it is heard no more
-        codec = self._codec
-        if payload_type is not None:
-            codecs = self.manager._codecs
-            codec = codecs.msgpack if payload_type.name == "BINARY" else codecs.json
-        packet = codec.encode(message)
-        outbox = self._outbox
-        if self.manager._fanout.underway:
-            self.manager._fanout.serve_first(self)
-        if outbox._direct and latest is None and not volatile and outbox._paced is None:
+        if get_ident() != self.manager._members.thread:
+            self.manager._members.check_loop()
+        return not (MUTED and is_muted(SENDER.get()))
+
+    async def _say(self, message: Any) -> None:
+        """`send_media` without options, for whoever may: the session answers its client so."""
+        packet, outbox = self._codec.encode(message), self._outbox
+        if outbox._direct and outbox._paced is None and not self.manager._fanout.underway:
             sent = outbox.push(packet)
         else:
-            check_sending(latest, volatile=volatile)
-            sent = await self._send(packet, volatile=volatile, latest=latest)
+            sent = await self._send(packet, volatile=False, latest=None)
         if sent:
             self.manager._counters.count_sent(message)
 
     async def _send(self, packet: Any, *, volatile: bool, latest: str | None) -> bool:
         """Send a frame at the client's pace, if it is this connection's own code that sends it."""
+        if self.manager._fanout.underway:
+            self.manager._fanout.serve_first(self)
         key = None if latest is None else ("connection", latest)
         own = self._outbox.stage is CONNECTING or SENDER.get() is self
         if own and self._session is not None:
@@ -359,13 +383,9 @@ class Connection:
         await self._send_frame(pack_bytes(data), volatile=volatile, latest=latest)
 
     async def _send_frame(self, packet: Any, *, volatile: bool, latest: str | None) -> None:
-        check_lease()
         check_sending(latest, volatile=volatile)
-        if MUTED and is_muted(SENDER.get()):
-            return  # see `send_media`
-        if self.manager._fanout.underway:
-            self.manager._fanout.serve_first(self)
-        await self._send(packet, volatile=volatile, latest=latest)
+        if self._is_heard():
+            await self._send(packet, volatile=volatile, latest=latest)
 
     async def drained(self) -> None:
         """Wait until no frame waits for the client or is being written, or it is closed.
@@ -391,6 +411,8 @@ class Connection:
         code = 1000 if code is None else code
         check_close_code(code)
         check_lease()
+        if get_ident() != self.manager._members.thread:
+            self.manager._members.check_loop()
         if reason is not None and not isinstance(reason, str):
             raise TypeError(f"a close reason is a str, not {reason!r:.200}")
         self._outbox.close(code, reason or "")
@@ -400,23 +422,3 @@ class Connection:
         self._expiry = asyncio.get_running_loop().call_later(
             max(seconds, 0), self._outbox.close, 4401, "the authentication has expired"
         )
-
-
-def _headers(given: Mapping[str, str] | Iterable[tuple[str, str]]) -> list[tuple[bytes, bytes]]:
-    """Write headers as ASGI has them.
-
-    Raises:
-        ValueError: One is not ASCII, has a line end, or is the library's to write.
-    """
-    pairs = given.items() if isinstance(given, Mapping) else given
-    headers = []
-    for name, value in pairs:
-        if name.lower() == "sec-websocket-protocol":
-            raise ValueError(f"accept(headers=...): give subprotocol={value!r:.200} instead")
-        if not (name.isascii() and value.isascii() and value.isprintable() and name.isprintable()):
-            raise ValueError(
-                f"accept(headers=...): {name!r:.200}: {value!r:.200} cannot be sent; "
-                "a header is printable ASCII on one line"
-            )
-        headers.append((name.lower().encode("ascii"), value.encode("ascii")))
-    return headers

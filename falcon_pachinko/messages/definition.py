@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+from collections.abc import Iterable
 from typing import Any
 
 from falcon_pachinko.errors import HandlerDefinitionError
@@ -53,8 +54,8 @@ def check_class(resource: type, base: type) -> None:
         for name, member in vars(owner).items():
             if name in _CALLBACKS:
                 _check_callback(owner, name, member)
-            elif name in _SETTINGS and handles(member):
-                raise HandlerDefinitionError(f"{owner.__name__}.{name}", _taken(name, member))
+            elif name in _SETTINGS:
+                _check_setting(f"{owner.__name__}.{name}", name, member)
             elif name in _OWN or name in RESERVED:
                 _check_own(owner, name, member, getattr(base, name, None))
 
@@ -70,6 +71,22 @@ def _check_callback(owner: type, name: str, member: Any) -> None:
     method = member.__get__(object(), owner) if hasattr(type(member), "__get__") else member
     more = " and the fields of its path by name" if name == "on_connect" else ""
     require_callback(method, name, _CALLBACKS[name], more)
+
+
+def _check_setting(where: str, name: str, member: Any) -> None:
+    if handles(member):
+        raise HandlerDefinitionError(where, _taken(name, member))
+    if hasattr(type(member), "__get__"):  # a property: what it returns is known per instance only
+        return
+    if name == "subprotocols":
+        several = isinstance(member, Iterable) and not isinstance(member, (str, bytes))
+        if not several or not all(isinstance(each, str) and each for each in member):
+            example = member if isinstance(member, str) and member else "chat.v1"
+            raise HandlerDefinitionError(
+                where, f"is {member!r:.200}; give a tuple of names, subprotocols = ({example!r},)"
+            )
+    elif name == "close_on_error" and not isinstance(member, bool):
+        raise HandlerDefinitionError(where, f"is {member!r:.200}; give True or False")
 
 
 def _check_own(owner: type, name: str, member: Any, verb: Any) -> None:

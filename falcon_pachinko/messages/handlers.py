@@ -355,8 +355,9 @@ class HandlerTable:
         """Look again at a frame that could not be opened, for its ref and for what is wrong."""
         message_type, ref = read_header(frame, codec)
         if message_type not in self.handlers:
-            shown = message_type[:SHOWN]
-            raise Refusal("unknown_type", f"Unknown message type {shown!r}.", "$.type", ref)
+            # Without its cause, whose text has what the client sent as it is.
+            why = f"Unknown message type {message_type[:SHOWN]!r}."
+            raise Refusal("unknown_type", why, "$.type", ref) from None
         cause = error if isinstance(error, MessageError) else error.__cause__
         if isinstance(cause, MessageError):  # of a __post_init__, which msgspec may have wrapped
             raise Refusal(

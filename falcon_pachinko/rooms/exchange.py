@@ -53,7 +53,10 @@ class Exchange:
         self.revocations = Revocations(self.registry)
         self.fanout = Fanout(self.registry, self.spawn)
         self.presence: Presence[Connection] = Presence(
-            self.cluster, self.send_to, lambda room: options.of(room).presence_grace
+            self.cluster,
+            self.send_to,
+            lambda room: options.of(room).presence_grace,
+            self._write_meta,
         )
         self.history: History[Connection] = History(
             self.cluster,
@@ -87,10 +90,14 @@ class Exchange:
 
     def left(self, connection: Connection, room: str, *, last: bool) -> None:
         """Leave a connection out of what is underway to a room that it has left."""
-        if self.fanout.underway:
-            self.fanout.left(connection)
+        self.lost(connection)
         if room in self.history._rooms:
             self.history.left(connection, room, last=last)
+
+    def lost(self, connection: Connection) -> None:
+        """Leave a connection out of what is underway to a tag or a user that is no longer its."""
+        if self.fanout.underway:
+            self.fanout.left(connection)
 
     def speaks(self, subprotocol: str) -> None:
         """Tell the others of a codec that they are to send, too."""
@@ -140,6 +147,12 @@ class Exchange:
         parcel.volatile, parcel.latest, parcel.kept_in = volatile, latest, kept_in
         return self.cluster.publish(channel, parcel)
 
+    def _write_meta(self, meta: Any) -> bytes:
+        """Write what somebody's presence says, for members of all codecs."""
+        self.check_raw(meta)
+        data: bytes = self.codecs.msgpack.encode(meta).event["bytes"]
+        return data
+
     def is_here(self, target: Target) -> bool:
         """Whether a target is one connection, of this process: no other need hear of it."""
         return isinstance(target, ConnectionId) and target.name in self.registry.connections
@@ -163,6 +176,10 @@ class Exchange:
             data = self.codecs.msgpack.encode(message).event["bytes"]
         except EncodeError:
             data = None  # JSON has forms that MessagePack has not, such as a number of 30 digits
+        if contains_raw(message, self.codecs.enc_hook):
+            if self.cluster.subprotocols or self.codecs.msgpack in self.registry.codecs:
+                self.check_raw(message)
+            data = None  # in an app that speaks JSON only, JSON is what it holds
         sent = dropped = 0
         published = True
         for place, room in enumerate(rooms):

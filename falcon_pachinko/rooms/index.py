@@ -7,6 +7,8 @@ from collections.abc import Iterator
 from collections.abc import Set as AbstractSet
 from typing import Generic, TypeVar
 
+from falcon_pachinko.names import check_text
+
 __all__ = [
     "Index",
     "SortedNames",
@@ -130,5 +132,10 @@ class Index(Generic[T]):
         return self._members.get(name, _NOBODY)  # type: ignore[arg-type]  # nobody fits any T
 
     def names(self, prefix: str = "") -> list[str]:
-        """Return the names that start with a plain string, sorted."""
+        """Return the names that start with a plain string, sorted.
+
+        Raises:
+            TypeError: The prefix is not a str.
+        """
+        check_text(prefix, "prefix")
         return list(self._names.with_prefix(prefix))

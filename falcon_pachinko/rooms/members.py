@@ -6,6 +6,7 @@ import asyncio
 import logging
 import math
 from collections.abc import Mapping
+from threading import get_ident
 from typing import Any
 
 from falcon_pachinko.backends.base import HistoryPosition
@@ -20,9 +21,19 @@ from falcon_pachinko.leases import check_lease
 from falcon_pachinko.names import check_name
 from falcon_pachinko.rooms.exchange import Exchange
 
-__all__ = ["Members"]
+__all__ = ["Members", "check_id"]
 
 log = logging.getLogger("falcon_pachinko")
+
+
+def check_id(connection_id: object) -> None:
+    """Refuse what cannot be a connection's id, such as the connection itself.
+
+    Raises:
+        TypeError: It is not a str.
+    """
+    if not isinstance(connection_id, str):
+        raise TypeError(f"a connection id is a str, not {connection_id!r:.200}; give ws.id")
 
 
 class Members:
@@ -38,6 +49,8 @@ class Members:
         """The sessions that live, until their last clean-up."""
         self.loop: asyncio.AbstractEventLoop | None = None
         """The event loop that the connections live in."""
+        self.thread: int | None = None
+        """The thread that runs it: what each message may ask, since it costs next to nothing."""
 
     def check_loop(self) -> None:
         """Refuse to be called from another event loop than the one that the connections live in.
@@ -52,18 +65,32 @@ class Members:
                 "this manager belongs to the event loop of its app, which runs in another thread; "
                 "call it there: asyncio.run_coroutine_threadsafe(manager.broadcast(...), loop)"
             )
-        self.loop = loop
+        self.settle()
+
+    def settle(self) -> None:
+        """Note that the connections live in this event loop, from now on."""
+        self.loop, self.thread = asyncio.get_running_loop(), get_ident()
 
     def known(self, connection_id: str) -> Connection:
         """Return a connection by its id.
 
         Raises:
+            TypeError: It is not a str.
             UnknownConnectionError: No connection here has that id.
         """
-        try:
-            return self._registry.connections[connection_id]
-        except KeyError:
-            raise UnknownConnectionError(connection_id) from None
+        connection = self.find(connection_id)
+        if connection is None:
+            raise UnknownConnectionError(connection_id)
+        return connection
+
+    def find(self, connection_id: str) -> Connection | None:
+        """Return a connection by its id, if it is here.
+
+        Raises:
+            TypeError: It is not a str, such as the connection itself.
+        """
+        check_id(connection_id)
+        return self._registry.connections.get(connection_id)
 
     def begin(self, connection: Connection, session: asyncio.Task[Any]) -> None:
         """Know a connection whose handshake begins, and its session."""
@@ -89,11 +116,15 @@ class Members:
         self, connection: Connection, room: str, since: HistoryPosition | None = None
     ) -> None:
         """Put a connection into a room; see the manager's ``join_room``."""
+        if asyncio.get_running_loop() is not self.loop:
+            self.check_loop()
         if since is None:
             self._registry.join(connection, room)
             await self._exchange.live("room", room)
             return
         check_name(room, "room name")
+        if not isinstance(since, HistoryPosition):
+            raise TypeError(f"since={since!r:.200}: give HistoryPosition(epoch, offset), or None")
         try:
             await self._exchange.history.join(
                 connection, room, since, lambda: self._registry.join(connection, room)
@@ -106,6 +137,8 @@ class Members:
 
     def leave(self, connection: Connection, room: str) -> None:
         """Take a connection from a room."""
+        if asyncio.get_running_loop() is not self.loop:
+            self.check_loop()
         self._presence.untrack(connection, room)
         self._registry.leave(connection, room)
 
@@ -114,6 +147,8 @@ class Members:
     ) -> None:
         """Make a connection present in a room, which it joins."""
         check_lease()
+        if asyncio.get_running_loop() is not self.loop:
+            self.check_loop()
         self._registry.join(connection, room)
         await self._presence.track(connection, room, {} if meta is None else meta)
 

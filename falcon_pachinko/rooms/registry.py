@@ -11,7 +11,7 @@ from falcon_pachinko.connection.connection import NONE, Connection
 from falcon_pachinko.connection.stage import CONNECTING, OPEN
 from falcon_pachinko.errors import DuplicateConnectionError, MessageError, RoomLimitError
 from falcon_pachinko.messages.codec import Codec
-from falcon_pachinko.names import check_name, check_user_id
+from falcon_pachinko.names import check_name, check_text, check_user_id
 from falcon_pachinko.rooms.index import Index
 from falcon_pachinko.targets import Room, Target
 
@@ -29,6 +29,9 @@ class Observer(Protocol):
 
     def left(self, connection: Connection, room: str, *, last: bool) -> None:
         """Note that a connection has left a room."""
+
+    def lost(self, connection: Connection) -> None:
+        """Note that a connection has lost a tag, or belongs to another user."""
 
     def speaks(self, subprotocol: str) -> None:
         """Note that a connection speaks a codec besides JSON."""
@@ -58,7 +61,12 @@ class Registry:
     # The directory that targets look members up in.
 
     def in_room(self, name: str) -> AbstractSet[Connection]:
-        """Return a room's members, as a live view."""
+        """Return a room's members, as a live view.
+
+        Raises:
+            TypeError: The name is not a str.
+        """
+        check_text(name, "room name")
         return self.rooms.members(name)
 
     def in_rooms(self, prefix: str) -> AbstractSet[Connection]:
@@ -187,7 +195,12 @@ class Registry:
             self._observer.came("room", room)
 
     def leave(self, connection: Connection, room: str) -> None:
-        """Take a connection from a room; one it is not in is ignored."""
+        """Take a connection from a room; one it is not in is ignored.
+
+        Raises:
+            TypeError: The name is not a str.
+        """
+        check_text(room, "room name")
         if room in connection._rooms:
             connection._rooms = _without(connection._rooms, room)
             last = self.rooms.discard(room, connection)
@@ -200,8 +213,10 @@ class Registry:
         user = connection.user_id
         if user == before or self.connections.get(connection.id) is not connection:
             return
-        if before is not None and self.users.discard(before, connection):
-            self._observer.went("user", before)
+        if before is not None:
+            if self.users.discard(before, connection):
+                self._observer.went("user", before)
+            self._observer.lost(connection)
         if user is not None and self.users.add(user, connection):
             self._observer.came("user", user)
 
@@ -224,11 +239,17 @@ class Registry:
             self._observer.came("tag", tag)
 
     def untag(self, connection: Connection, tag: str) -> None:
-        """Take a tag away; one it does not have is ignored."""
+        """Take a tag away; one it does not have is ignored.
+
+        Raises:
+            TypeError: It is not a str.
+        """
+        check_text(tag, "tag")
         if tag in connection._tags:
             connection._tags = _without(connection._tags, tag)
             if self._tags.discard(tag, connection):
                 self._observer.went("tag", tag)
+            self._observer.lost(connection)
 
     def recode(self, connection: Connection, before: Codec) -> None:
         """Note that a connection speaks another codec than before."""

@@ -18,6 +18,9 @@ from falcon_pachinko.targets import ConnectionId, Target, check_target
 
 __all__ = ["Delivery", "Exclude", "Sending"]
 
+PLACE_BYTES = 320
+"""How much its place in a history adds to a message, about: a name of 200 bytes, and the rest."""
+
 Exclude = Iterable["str | Connection"]
 """Connections that get nothing, by id or themselves."""
 
@@ -69,7 +72,8 @@ class Sending:
         ids: tuple[str, ...] = ()
         if exclude:
             # It may be an iterator, which gives its ids once.
-            exclude = (exclude,) if isinstance(exclude, (str, Connection)) else tuple(exclude)
+            is_one = isinstance(exclude, (str, bytes)) or not isinstance(exclude, Iterable)
+            exclude = (exclude,) if is_one else tuple(exclude)  # type: ignore[assignment]  # see is_one
             chosen = self._registry.select(to, exclude)
             ids = tuple(each if isinstance(each, str) else each.id for each in exclude)
         else:
@@ -78,7 +82,11 @@ class Sending:
         if latest is not None:  # what it replaces is of the same target
             key = ("connection" if type(to) is ConnectionId else to, latest)
         if sender is not None and sender._outbox.stage is CONNECTING and sender in chosen:
-            sender._outbox.check_room(sender._codec.encode(message).size, key)
+            sender._outbox.check_room(
+                sender._codec.encode(message).size
+                + (PLACE_BYTES if self._options.by_prefix and store is not False else 0),
+                key,
+            )
         kept_in: tuple[str, ...] = ()
         kept = 0, 0, True
         lossy = volatile or latest is not None

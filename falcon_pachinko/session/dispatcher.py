@@ -65,18 +65,24 @@ class Dispatcher:
         try:
             handler, payload, ref = self.table.open(frame, connection._codec)  # type: ignore[union-attr]  # it is accepted
         except Refusal as refusal:
-            if resource.__pachinko_falls_back__ and not refusal.claimed:
-                await self._run(_ON_MESSAGE, frame, refusal.ref)
-            else:
-                error = await self._tasks.attend(self._ask_about(refusal, frame))
-                await self._refuse(error, refusal.ref)
-            return
+            if refusal.claimed or not resource.__pachinko_falls_back__:
+                # Without a variable for the answer, which would be a cycle with its traceback.
+                asking = self._ask_about(refusal, frame)
+                await self._refuse(await self._tasks.attend(asking), refusal.ref)
+                return
+            handler, payload, ref = _ON_MESSAGE, frame, refusal.ref
         except Exception as error:  # noqa: BLE001  # a payload's own __post_init__ may raise anything
-            await self._fail(error, "decoding", ref_of(frame, connection._codec))
+            is_http = isinstance(error, (falcon.HTTPError, falcon.HTTPStatus))
+            answer = from_http(error) if is_http else None  # type: ignore[arg-type]  # see is_http
+            ref = ref_of(frame, connection._codec)
+            if answer is None:
+                await self._fail(error, "decoding", ref)
+            else:
+                await self._refuse(answer, ref)
             return
         if not handler.concurrent:
             if handler is PING:
-                await connection.send_media(Pong(msgspec.UNSET if ref is None else ref))
+                await connection._say(Pong(msgspec.UNSET if ref is None else ref))
             else:
                 await self._run(handler, payload, ref)
             return
@@ -106,9 +112,9 @@ class Dispatcher:
             finally:
                 handled.seconds += time.perf_counter() - began
             if ref is not None:
-                await connection.send_media(Reply(ref, answer))
+                await connection._say(Reply(ref, answer))
             elif answer is not None:
-                await connection.send_media(Reply(msgspec.UNSET, answer))
+                await connection._say(Reply(msgspec.UNSET, answer))
         except MessageError as refusal:
             await self._refuse(refusal, ref)
         except (falcon.HTTPError, falcon.HTTPStatus) as error:
@@ -141,7 +147,7 @@ class Dispatcher:
         fault = Fault(error.code, error.message, error.path, error.status)
         mark = msgspec.UNSET if ref is None else ref
         try:
-            await self._connection.send_media(Error(mark, fault))
+            await self._connection._say(Error(mark, fault))
         except EncodeError as unsendable:
             await self._fail(unsendable, error.code, ref)
 

@@ -73,6 +73,7 @@ class Gate:
         "_turn",
         "error",
         "receive",
+        "subprotocol",
     )
 
     def __init__(
@@ -93,6 +94,8 @@ class Gate:
         self.receive = receive
         self.error: falcon.HTTPError | falcon.HTTPStatus | None = None
         """What a middleware or a responder raised to deny, noted by the app's error handler."""
+        self.subprotocol: str | None = None
+        """What an ``on_websocket`` of the application's own has agreed on, which Falcon forgets."""
         scope[_KEY] = self
 
     @staticmethod
@@ -121,11 +124,16 @@ class Gate:
         """Leave the answer to Falcon's error handlers; the session has raised."""
         self._turn = Turn.HANDLERS
 
-    def gone(self) -> None:
-        """Note that the client left before it had an answer; it counts as denied."""
+    async def gone(self) -> None:
+        """Note that the client left before it had an answer; it counts as denied.
+
+        The server gets an answer all the same: without one, some log that as an error.
+        """
         if self._turn is not Turn.NOBODY:
             self._turn = Turn.NOBODY
             self._counters.denied += 1
+            with contextlib.suppress(Exception):  # whatever a server raises, the client has gone
+                await self._send({"type": "websocket.close", "code": 1000, "reason": ""})
 
     async def send(self, event: AsgiEvent) -> None:
         """Stand in as the ``send`` that Falcon gets."""
@@ -133,6 +141,7 @@ class Gate:
         if kind == "websocket.accept":
             self._turn = Turn.RESPONDER
             self._revocations.end(self)
+            self.subprotocol = event.get("subprotocol")
         if kind != "websocket.close" or self._turn is Turn.RESPONDER:
             await self._send(event)
             return
@@ -185,8 +194,8 @@ class Gate:
                 await asyncio.sleep(_MOMENT)
             else:
                 await self._send({"type": "websocket.close", "code": 1008, "reason": ""})
-        except OSError:
-            pass  # the client went first
+        except (OSError, AttributeError):
+            pass  # the client went first; uvicorn's `websockets` misses its transport then
         except Exception as failure:  # noqa: BLE001  # whatever it is, the client has its end
             log.warning("a denial could not be sent: %.200r", failure)
 

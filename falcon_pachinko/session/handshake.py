@@ -19,6 +19,7 @@ from falcon_pachinko.connection.connection import Connection
 from falcon_pachinko.connection.inbox import Inbox
 from falcon_pachinko.errors import MessageError, SetupError
 from falcon_pachinko.messages.hooks import HookChain
+from falcon_pachinko.messages.outcomes import sole_error
 from falcon_pachinko.session.admission import Admission
 
 __all__ = ["Accepted", "Arguments", "Denied", "Gone", "Handshake", "Outcome", "closed_early"]
@@ -102,10 +103,7 @@ class Handshake:
                 return self._failed(connection, error)
             return self._refused(connection, error)
         except MessageError as error:
-            refusal = falcon.HTTPError(
-                error.status or 400, title=error.code, description=error.message or None
-            )
-            return self._refused(connection, refusal)
+            return self._refused(connection, _denial_of(error))
         except asyncio.CancelledError as error:
             task = asyncio.current_task()
             if task is None or task.cancelling():
@@ -114,7 +112,10 @@ class Handshake:
             stray.__cause__ = error
             return self._failed(connection, stray)
         except Exception as error:  # noqa: BLE001  # raised again for Falcon's handlers, or logged
-            return self._failed(connection, error)
+            only = sole_error(error) if isinstance(error, ExceptionGroup) else None
+            if only is None:
+                return self._failed(connection, error)
+            return self._refused(connection, _denial_of(only))
 
     async def _ask(self, connection: Connection, inbox: Inbox, attend: Attend) -> Outcome:
         refusal = self._turned_away(connection)
@@ -281,6 +282,15 @@ def closed_early(code: int, reason: str) -> Denied:
             description=reason or "The server is going down.", retry_after=RETRY_AFTER
         )
     return Denied(error, (code, reason))
+
+
+def _denial_of(error: MessageError | falcon.HTTPError) -> falcon.HTTPError:
+    """Return the HTTP error with which what was raised denies."""
+    if isinstance(error, falcon.HTTPError):
+        return error
+    return falcon.HTTPError(
+        error.status or 400, title=error.code, description=error.message or None
+    )
 
 
 def _line(resource: Any) -> list[Any]:

@@ -147,6 +147,8 @@ class Session:
                     async for frame in inbox:
                         if outbox.close_code is None:
                             await dispatcher.handle(frame)
+                            if tasks.own.cancelling():  # type: ignore[union-attr]  # it is this one
+                                await tasks.forgive()
                         if self._ending is not None:
                             self._end_in(CLOSE_WAIT)  # a handler that had its grace is done
             except asyncio.CancelledError:
@@ -278,7 +280,7 @@ class Session:
             outcome = closed_early(outbox.close_code, outbox.close_reason)
         connection.manager._members.forget(connection)  # the client has its answer in a moment
         if type(outcome) is not Denied:
-            self._gate.gone()
+            await self._gate.gone()
             return None
         error = outcome.error
         if error is None or (

@@ -8,9 +8,10 @@ as may, the next waits for its turn.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import types
 from collections import deque
-from collections.abc import Callable, Coroutine, Generator
+from collections.abc import Awaitable, Callable, Coroutine, Generator
 from math import inf
 from typing import Any, NamedTuple
 
@@ -73,7 +74,7 @@ class Tasks:
         Nearly all of it finishes in its first step, which costs no timer and no task.
 
         Args:
-            handling: The coroutine.
+            handling: The coroutine, or whatever else can be awaited.
             patience: Seconds until it reads ahead; 0 for as soon as the code waits for
                 something, None for `READ_AHEAD_AFTER`.
         """
@@ -81,6 +82,11 @@ class Tasks:
             waiting_for = handling.send(None)
         except StopIteration as done:
             return done.value
+        except AttributeError:
+            if hasattr(handling, "send"):
+                raise
+            # A guard may return a task, or shield one; asking first would cost each message.
+            handling, waiting_for = _awaiting(handling), None
         inbox, timer = self.inbox, None
         if patience == 0:
             inbox.read_ahead()
@@ -147,6 +153,16 @@ class Tasks:
             self._cancels -= 1
             self.own.uncancel()  # type: ignore[union-attr]  # it is the one that calls this
 
+    async def forgive(self) -> None:
+        """Take back that the application cancelled the session's task in a handler's last step."""
+        own = self.own
+        assert own is not None
+        if own.cancelling() > self._cancels:
+            with contextlib.suppress(asyncio.CancelledError):
+                await asyncio.sleep(0)  # it is raised where the task suspends next
+        while own.cancelling() > self._cancels:
+            own.uncancel()
+
     def end_beside(self) -> set[asyncio.Task[None]]:
         """Cancel the concurrent handlers, but for one that calls this; return them."""
         ending = {*(self._beside or ())} - {asyncio.current_task()}
@@ -182,6 +198,10 @@ class Tasks:
             await asyncio.wait(self.end_beside(), timeout=CLOSE_WAIT)
         self._ended = None
         return self._beside or set()
+
+
+async def _awaiting(given: Awaitable[Any]) -> Any:
+    return await given
 
 
 def take_cancellation_back() -> bool:

@@ -5,6 +5,7 @@ import signal
 import time
 
 import pytest
+from asgi_servers import UVICORN
 
 
 async def baseline(server, seconds=60):
@@ -159,6 +160,46 @@ async def test_a_client_that_goes_during_on_connect_was_never_there(start):
     await server.printed("left at the door")
     await baseline(server)
     assert "bye" not in server.output
+
+
+ANSWERS = ["true", "false", "http", "message", "close", "accept", "send"]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", UVICORN)
+async def test_a_client_that_goes_before_its_answer_is_no_error_in_the_log(start, kind):
+    """Whatever the answer is, and whoever could have read it: the server has nothing to report."""
+    server = start(kind, "hesitant:app")
+    for protocol in ("", "Sec-WebSocket-Protocol: pachinko.json\r\n"):
+        writers = []
+        for answer in ANSWERS:
+            _, writer = await asyncio.open_connection("127.0.0.1", server.port)
+            writer.write(
+                f"GET /door/{answer} HTTP/1.1\r\nHost: 127.0.0.1:{server.port}\r\n"
+                "Upgrade: websocket\r\nConnection: Upgrade\r\nSec-WebSocket-Version: 13\r\n"
+                f"{protocol}Sec-WebSocket-Key: AAAAAAAAAAAAAAAAAAAAAA==\r\n\r\n".encode()
+            )
+            writers.append(writer)
+        await count(server, len(ANSWERS))
+        for number, writer in enumerate(writers):
+            if number % 2:
+                writer.transport.abort()
+            else:
+                writer.close()
+        await asyncio.to_thread(server.get, "/go")
+        await count(server, 0)
+
+    await asyncio.to_thread(server.terminate)
+    for word in ("Traceback", "ERROR", "WARNING", "never retrieved", "without sending handshake"):
+        assert word not in server.output
+
+
+async def count(server, connections):
+    """Wait until so many connections are there, handshakes included."""
+    deadline = time.monotonic() + 60
+    while (status := await asyncio.to_thread(server.get, "/status"))["connections"] != connections:
+        assert time.monotonic() < deadline, status
+        await asyncio.sleep(0.02)
 
 
 async def test_a_storm_of_drops_leaves_nothing(start):

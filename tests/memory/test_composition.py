@@ -21,6 +21,7 @@ from falcon_pachinko import (
     WebSocketRouter,
     handles_message,
     install,
+    to,
 )
 from falcon_pachinko.testing import HandshakeDenied, RequestError, simulate
 
@@ -152,6 +153,73 @@ async def test_a_parent_that_denies_denies_for_its_children(room_id):
         await first(app, f"/rooms/{room_id}/voice/left")
 
     assert denied.value.status == 403
+
+
+async def closes(self, req, ws):
+    await ws.close(4401)
+    return True
+
+
+async def closes_in_a_task(self, req, ws):
+    await asyncio.create_task(ws.close(4401))
+    return True
+
+
+async def is_disconnected(self, req, ws):
+    ws.user_id = "ann"
+    await ws.manager.disconnect(to.user("ann"), 4401)
+    return True
+
+
+async def refuses(self, req, ws):
+    raise MessageError("not_you", status=409)
+
+
+async def fails(self, req, ws):
+    raise ZeroDivisionError
+
+
+async def says_nothing(self, req, ws):
+    return None
+
+
+async def accepts_and_closes(self, req, ws):
+    await ws.accept()
+    await ws.close(4401)
+
+
+@pytest.mark.parametrize(
+    "on_connect",
+    [closes, closes_in_a_task, is_disconnected, refuses, fails, says_nothing, accepts_and_closes],
+    ids=lambda given: given.__name__,
+)
+async def test_after_the_first_answer_nobody_is_asked(knock, on_connect):
+    """However a parent says no: no child's ``on_connect``, and no ``after_connect``."""
+    asked = []
+
+    class Child(WebSocketResource):
+        async def on_connect(self, req, ws):
+            asked.append("child")
+            await self.join_room("secret")
+            return True
+
+        async def on_disconnect(self, ws, close_code):
+            asked.append("goodbye")
+
+    class After(Hook):
+        async def after_connect(self, req, ws):
+            asked.append("after_connect")
+
+    app, _ = app_with(hooks=[After()])
+    parent = type("Parent", (WebSocketResource,), {"on_connect": on_connect})
+    app.add_websocket_route("/rooms", parent).add_route("/tea", Child)
+    async with simulate(app) as client:
+        outcome = await knock(client.connect("/rooms/tea"))
+
+        assert client.manager.status()["rooms"] == 0
+
+    assert (outcome == "accepted") == (on_connect is accepts_and_closes)
+    assert asked == []
 
 
 def test_a_child_must_take_the_fields_of_its_own_part_of_the_path():
@@ -320,7 +388,7 @@ async def test_a_client_may_go_while_its_resource_is_made(by_hand):
     await server.ended()
 
     assert asked == []
-    assert server.sent == []
+    assert server.kinds == ["websocket.close"]  # for the server: the client hears nothing
 
 
 @pytest.mark.parametrize("failure", [falcon.HTTPServiceUnavailable(), KeyError("bug")])

@@ -1,10 +1,11 @@
 """However a connection ends, its clean-up runs once, comes last, and finds its rooms left."""
 
 import asyncio
+import gc
 
 import pytest
 
-from falcon_pachinko import Limits, WebSocketResource, handles_message, to
+from falcon_pachinko import Limits, MessageError, WebSocketResource, handles_message, to
 from falcon_pachinko.testing import simulate
 
 
@@ -251,3 +252,122 @@ async def test_a_resource_without_on_disconnect_ends_as_well(serve):
         assert client.manager.status()["connections"] == 1
 
     assert client.manager.status()["connections"] == 0
+
+
+@pytest.mark.parametrize("reason", ["", "the tea is cold", "é" * 61, "see you\nsoon"])
+@pytest.mark.parametrize("busy", [False, True], ids=["idle", "busy"])
+async def test_the_reason_of_the_peer_is_kept(serve, until, reason, busy):
+    """Beside its code, for whoever says goodbye."""
+    ends, running, go = [], [], asyncio.Event()
+
+    class Listens(WebSocketResource):
+        @handles_message("work", concurrent=True)
+        async def work(self, ws):
+            running.append(ws)
+            await go.wait()
+
+        async def on_disconnect(self, ws, close_code):
+            ends.append((close_code, ws.close_code, ws.close_reason))
+
+    async with simulate(serve(Listens)) as client, client.connect("/") as ann:
+        if busy:
+            await ann.send_json({"type": "work"})
+            await until(lambda: running)
+        await ann.close(4100, reason)
+        go.set()
+        await asyncio.wait([ann.task])
+
+    assert ends == [(4100, 4100, reason)]
+
+
+async def test_our_own_reason_is_the_first_one(serve):
+    """As with the code; a later close changes neither."""
+    ends = []
+
+    class Closes(WebSocketResource):
+        @handles_message("go")
+        async def go(self, ws):
+            await ws.close(4001, "first")
+            await ws.close(4002, "second")
+
+        async def on_disconnect(self, ws, close_code):
+            ends.append((ws.close_code, ws.close_reason))
+
+    async with simulate(serve(Closes)) as client, client.connect("/") as ann:
+        await ann.send_json({"type": "go"})
+        await ann.expect_close(4001)
+        seen = ann.close_reason
+
+    assert (seen, ends) == ("first", [(4001, "first")])
+
+
+class Busy(WebSocketResource):
+    async def on_connect(self, req, ws):
+        await self.join_room("lobby")
+        return True
+
+    @handles_message("count")
+    async def count(self, ws, payload: int):
+        return payload
+
+    @handles_message("beside", concurrent=True)
+    async def beside(self, ws, payload: int):
+        await asyncio.sleep(0)
+        return payload
+
+    @handles_message("refuse")
+    async def refuse(self, ws):
+        raise MessageError("no")
+
+    @handles_message("late")
+    async def late(self, ws):
+        asyncio.current_task().cancel()
+
+    @handles_message("group")
+    async def group(self, ws):
+        raise ExceptionGroup("tasks", [MessageError("no")])
+
+
+@pytest.mark.parametrize(
+    "message",
+    [
+        {"type": "count", "payload": 1},
+        {"type": "count", "payload": "one"},
+        {"type": "count"},
+        {"type": "beside", "payload": 1},
+        {"type": "beside", "payload": None},
+        {"type": "refuse"},
+        {"type": "late"},
+        {"type": "group"},
+        {"type": "unknown"},
+        {"type": 5},
+    ],
+    ids=str,
+)
+async def test_no_answer_leaves_a_cycle_behind(serve, message):
+    """A reply, a refusal, an error: nothing of the connection waits for the collector."""
+
+    async def once(client):
+        async with client.connect("/") as ann:
+            await ann.send_json({**message, "ref": 1})
+            await ann.receive_json()
+        await asyncio.wait([ann.task])
+
+    async with simulate(serve(Busy)) as client:
+        await once(client)  # what is made once, such as a cache
+        gc.collect()
+        try:
+            gc.set_debug(gc.DEBUG_SAVEALL)
+            await once(client)
+            gc.collect()
+            left = {type(each).__qualname__ for each in gc.garbage if is_ours(each)}
+        finally:
+            gc.set_debug(0)
+            gc.garbage.clear()
+
+    assert left == set()
+
+
+def is_ours(thing):
+    module = type(thing).__module__
+    return module.startswith("falcon_pachinko") and ".testing" not in module

@@ -1,12 +1,17 @@
 """Whatever the application raises, wherever: the rest goes on, and nothing is left behind."""
 
 import asyncio
+import contextlib
+import logging
+from urllib.parse import quote
 
 import falcon
+import falcon.asgi
 import pytest
 
-from falcon_pachinko import Limits, WebSocketResource, handles_message
-from falcon_pachinko.testing import simulate
+from falcon_pachinko import Gap, Limits, WebSocketResource, handles_message, install
+from falcon_pachinko.backends import MemoryBackend, MemoryHub
+from falcon_pachinko.testing import Disconnected, HandshakeDenied, simulate
 
 
 class Unusual(BaseException):
@@ -254,3 +259,106 @@ async def test_a_clean_up_survives_a_second_cancellation(serve, by_hand, until):
         await server.ended()
 
     assert ended == [1012]
+
+
+FORGED = "tea\nCRITICAL root: all is lost\x1b[31m\r"
+"""What a client says that wants a line of its own in the log."""
+
+
+class Careless(WebSocketResource):
+    """Fails, and logs, whatever a client wants."""
+
+    async def on_connect(self, req, ws, room):
+        self.room = room
+        await self.join_room(room)
+        return True
+
+    @handles_message("fail")
+    async def fail(self, ws, payload: str):
+        raise KeyError(len(payload))
+
+    @handles_message("close")
+    async def close(self, ws, payload: str):
+        await ws.close(4000, payload)
+
+    @handles_message("identify")
+    async def identify(self, ws, payload: str):
+        ws.user_id = payload
+
+    async def on_message(self, ws, message):
+        raise KeyError(len(message))
+
+
+def says(message_type, payload=FORGED):
+    async def say(client):
+        async with client.connect("/" + quote(FORGED)) as ann:
+            await ann.send_json({"type": message_type, "payload": payload, "ref": FORGED})
+            with contextlib.suppress(Disconnected):
+                await ann.receive()
+
+    return say
+
+
+def knocks(**headers):
+    async def knock(client):
+        with pytest.raises(HandshakeDenied):
+            await client.connect("/tea", headers=headers).__aenter__()
+
+    return knock
+
+
+async def leaves(client):
+    async with client.connect("/tea") as ann:
+        await ann.close(4000, FORGED)
+
+
+async def reads_too_slowly(client):
+    async with client.connect("/" + quote(FORGED)) as ann:
+        for _ in range(9):
+            await client.manager.broadcast_to_room(FORGED, "x" * 60_000)
+        await ann.drop()
+
+
+async def is_missed(client):
+    gap = Gap(f"room:{FORGED}", FORGED, FORGED)
+    async with client.connect("/" + quote(FORGED)):
+        await client.manager._exchange._missed(gap)
+
+
+@pytest.mark.parametrize(
+    "attempt",
+    [
+        says("fail"), says("close"), says("identify"), says(FORGED), says("fail", {FORGED: 1}),
+        knocks(Origin=f"https://{FORGED.splitlines()[0]}\x1b.example"), knocks(Host="tea\x1b"),
+        leaves, reads_too_slowly, is_missed,
+    ],
+    ids=["payload", "reason", "user", "type", "key", "origin", "host", "goodbye", "room", "gap"],
+)  # fmt: skip
+async def test_no_client_writes_a_line_of_the_log(attempt, caplog):
+    """Nor colours one: what it chose is shown escaped, in tracebacks too."""
+    app = falcon.asgi.App()
+    install(
+        app, limits=Limits(outbox_bytes=100_000), allowed_hosts=["localhost"],
+        backend=MemoryBackend(MemoryHub()),
+    )  # fmt: skip
+    app.ws_connection_manager.configure_rooms("", resync=True)
+    app.add_websocket_route("/{room}", Careless)
+    with caplog.at_level(logging.DEBUG, "falcon_pachinko"):
+        async with simulate(app) as client:
+            await attempt(client)
+
+    assert not [line for line in caplog.text.splitlines() if line.startswith("CRITICAL")]
+    assert "\x1b" not in caplog.text
+
+
+async def test_a_failed_on_message_is_not_told_with_a_refusal(serve, caplog):
+    """The log has what the application raised, and nothing that came before it."""
+    async with (
+        simulate(serve(Careless, "/{room}")) as client,
+        client.connect("/tea") as ann,
+    ):
+        await ann.send_json({"type": "unknown", "ref": 1})
+        await ann.receive_json()
+
+    assert "KeyError" in caplog.text
+    assert "During handling" not in caplog.text

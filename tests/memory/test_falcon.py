@@ -7,7 +7,7 @@ import falcon.asgi
 import falcon.testing
 import pytest
 
-from falcon_pachinko import WebSocketResource, handles_message, install
+from falcon_pachinko import Limits, WebSocketResource, handles_message, install
 from falcon_pachinko.testing import HandshakeDenied, simulate
 
 
@@ -250,3 +250,44 @@ async def test_clients_of_all_kinds_at_once(app):
 async def test_a_denied_handshake_raises_what_falcons_conductor_raises():
     """Tests written for Falcon's kit catch it unchanged."""
     assert issubclass(HandshakeDenied, falcon.WebSocketDisconnected)
+
+
+class Negotiates:
+    """Agrees on what the query says, whatever else the client offers."""
+
+    def __init__(self, manager):
+        self.manager = manager
+
+    async def on_websocket(self, req, ws):
+        await ws.accept(subprotocol=req.get_param("speaks"))
+        await self.manager.add_connection("own", ws)
+        try:
+            while True:
+                await self.manager.broadcast_to_all(await ws.receive_text())
+        finally:
+            await self.manager.remove_connection("own")
+
+
+@pytest.mark.parametrize(
+    ("speaks", "heard"),
+    [
+        (None, '"hi"'),
+        ("pachinko.json", '"hi"'),
+        ("v1", '"hi"'),
+        ("pachinko.msgpack", b"\xa2hi"),
+    ],
+)
+async def test_an_ordinary_websocket_speaks_what_was_agreed_on(speaks, heard):
+    """Not what the client offered first; and it has the limits of the app."""
+    app = falcon.asgi.App()
+    limits = Limits(outbox_bytes=5000)
+    manager = install(app, limits=limits).ws_connection_manager
+    app.add_route("/own", Negotiates(manager))
+    path = f"/own?speaks={speaks}" if speaks else "/own"
+    offered = ["pachinko.msgpack", "pachinko.json", "v1"]
+    async with simulate(app) as client, client.connect(path, subprotocols=offered) as own:
+        await own.send_text("hi")
+        frame = await own.receive()
+        (known,) = [each async for each in manager.connections()]
+
+    assert (frame, known.subprotocol, known.limits) == (heard, speaks, limits)

@@ -2,12 +2,15 @@
 
 import asyncio
 import contextlib
+import uuid
 
 import falcon
 import pytest
 
 from falcon_pachinko import (
     App,
+    ConnectionStateError,
+    HistoryLimits,
     Hook,
     Limits,
     MessageError,
@@ -512,3 +515,151 @@ async def test_a_resource_factory_may_give_what_the_route_does_not():
     app.add_websocket_route("/", Stored)
     async with simulate(app) as client, client.connect("/") as ann:
         assert await ann.receive_json() == {"type": "tea.db"}
+
+
+# A group of errors, as a TaskGroup raises them.
+
+
+@pytest.mark.parametrize("where", ["on_connect", "hook", "authenticate"])
+@pytest.mark.parametrize(
+    ("errors", "status"),
+    [
+        ([falcon.HTTPForbidden()], 403),
+        ([MessageError("full", status=409)], 409),
+        ([ExceptionGroup("inner", [falcon.HTTPGone()])], 410),
+        ([falcon.HTTPForbidden(), falcon.HTTPGone()], 500),
+        ([KeyError("bug")], 500),
+    ],
+    ids=["http", "message", "nested", "two", "bug"],
+)
+async def test_a_group_of_one_error_denies_as_that_error(serve, knock, where, errors, status):
+    """Whoever asks several things at once says no as without."""
+    group = ExceptionGroup("unhandled errors in a TaskGroup", errors)
+
+    async def fails(*args):
+        raise group
+
+    class Asks(Hook):
+        before_connect = fails
+
+    options = {"hook": {"hooks": [Asks()]}, "authenticate": {"authenticate": fails}}
+    resource = door(fails if where == "on_connect" else returns_true)
+    async with simulate(serve(resource, options=options.get(where))) as client:
+        assert await knock(client.connect("/")) == status
+
+
+# More than may wait for the accept.
+
+MANY = 40
+
+SENDERS = {
+    "text": lambda me: me.ws.send_text("x" * 100),
+    "data": lambda me: me.ws.send_data(b"x" * 100),
+    "send": lambda me: me.send("x" * 98),
+    "room": lambda me: me.broadcast_to_room("lobby", "x" * 98),
+    "everyone": lambda me: me.ws.manager.broadcast_to_all("x" * 98),
+    "itself": lambda me: me.ws.manager.send_to_connection(me.ws.id, "x" * 98),
+    "kept": lambda me: me.broadcast_to_room("kept:all", {"type": "x" * 90}),
+    "latest": lambda me: me.send("x" * 98, latest=f"key {uuid.uuid4()}"),
+    "task": lambda me: asyncio.create_task(me.send("x" * 98)),
+}
+"""All ways to send about 100 bytes to the connection that is being made."""
+
+
+@pytest.mark.parametrize("policy", ["close", "drop_oldest"])
+@pytest.mark.parametrize("way", SENDERS)
+async def test_what_does_not_fit_before_the_accept_is_told_to_its_sender(serve, way, policy):
+    """Which may go on: what did fit arrives, and the client is let in."""
+    refused = []
+
+    class Pours(WebSocketResource):
+        async def on_connect(self, req, ws):
+            await self.join_room("lobby")
+            await self.join_room("kept:all")
+            for number in range(MANY):
+                try:
+                    await SENDERS[way](self)
+                except ConnectionStateError as error:
+                    refused.append((number, str(error)))
+                    break
+            return True
+
+    app = serve(Pours, limits=Limits(outbox_bytes=1000, on_overflow=policy))
+    app.ws_connection_manager.configure_rooms("kept:", history=HistoryLimits())
+    async with simulate(app) as client, client.connect("/") as ann:
+        ((number, sentence),) = refused
+        await client.manager.broadcast_to_all("end")
+        frames = [await ann.receive() for _ in range(number + 1)]
+
+    assert frames[-1] == '"end"'
+    assert 2 < number < 11
+    assert "accept first (await ws.accept()), then send" in sentence
+
+
+# A client that goes while somebody is asked.
+
+
+@pytest.mark.parametrize("end", ["drop", "disconnect"])
+@pytest.mark.parametrize(
+    ("where", "asked", "goodbyes"),
+    [
+        ("authenticate", [], []),
+        ("hook", [], []),
+        ("parent", ["parent"], ["parent"]),
+        ("child", ["parent", "child"], ["child", "parent"]),
+    ],
+)
+async def test_whoever_said_yes_gives_back_what_it_took(until, where, asked, goodbyes, end):
+    """Once, with 1006; and after the client has gone nobody else is asked."""
+    reached, go = asyncio.Event(), asyncio.Event()
+    log = {"asked": [], "goodbyes": []}
+
+    async def pause(place):
+        if place == where:
+            reached.set()
+            await go.wait()
+
+    def asking(name):
+        class Asked(WebSocketResource):
+            async def on_connect(self, req, ws):
+                log["asked"].append(name)
+                await self.join_room(name)
+                try:
+                    await pause(name)
+                except asyncio.CancelledError:  # it was we who closed
+                    return True
+                return True
+
+            async def on_disconnect(self, ws, close_code):
+                log["goodbyes"].append((name, close_code, ws.accepted, len(ws.rooms)))
+
+        return Asked
+
+    class Asks(Hook):
+        async def before_connect(self, req, ws, params):
+            await pause("hook")
+
+        async def after_connect(self, req, ws):
+            log["asked"].append("after_connect")
+
+    async def authenticate(req):
+        await pause("authenticate")
+
+    app = App(hooks=[Asks()], authenticate=authenticate)
+    app.add_websocket_route("/room", asking("parent")).add_route("/seat", asking("child"))
+    async with simulate(app) as client:
+        ann = client.connect("/room/seat")
+        entering = asyncio.create_task(ann.__aenter__())
+        await reached.wait()
+        if end == "drop":
+            await ann.drop()
+        else:
+            await client.manager.disconnect(to.everyone, 4000)
+        go.set()
+        await asyncio.wait([entering])
+        await until(lambda: not client.manager.status()["connections"])
+        await asyncio.wait([ann.task])
+        entering.exception()
+
+    assert log["asked"] == asked
+    assert log["goodbyes"] == [(name, 1006, False, 0) for name in goodbyes]

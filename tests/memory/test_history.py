@@ -15,6 +15,7 @@ from falcon_pachinko import (
     WebSocketResource,
     handles_message,
     install,
+    to,
 )
 from falcon_pachinko.backends import MemoryBackend, MemoryHub
 from falcon_pachinko.errors import BackendError, NoHistoryError
@@ -272,3 +273,58 @@ async def test_without_the_backend_members_get_it_and_the_history_ends():
     assert "history" not in lost
     assert answer["payload"] == {"sent": 1, "dropped": 0, "published": False}
     assert state["recovered"] is False
+
+
+class Member(WebSocketResource):
+    async def on_connect(self, req, ws, rooms):
+        ws.user_id = req.get_param("user")
+        for room in rooms.split("+"):
+            await self.join_room(room)
+        await ws.add_tag("pro")
+        return True
+
+
+@pytest.mark.parametrize(
+    ("target", "kept", "heard"),
+    [
+        (to.room("kept:a") - to.user("bob"), "a", "ann"),
+        (to.room("kept:a") & to.tag("pro"), "a", "ann bob"),
+        (to.tag("pro") & to.room("kept:a"), "a", "ann bob"),
+        (to.room("kept:a") | to.room("kept:b"), "a b", "ann bob cid"),
+        (to.rooms("kept:"), "a b", "ann bob cid"),
+        (to.room("kept:a") | to.room("plain"), "a", "ann bob dan"),
+        (to.room("kept:a") | to.user("dan"), "a", "ann bob dan"),
+        (to.room("kept:b") - to.room("kept:a"), "b", "cid"),
+        (to.everyone, "", "ann bob cid dan"),
+        (to.user("bob"), "", "bob"),
+        (to.everyone - to.room("kept:a"), "", "cid dan"),
+    ],
+    ids=str,
+)
+@pytest.mark.parametrize("shared", [False, True], ids=["alone", "backend"])
+async def test_what_a_target_names_is_kept_and_heard_once(target, kept, heard, shared):
+    """A message is kept in each room that its target adds; who may hear it now is another thing."""
+    app = falcon.asgi.App()
+    install(app, backend=MemoryBackend(MemoryHub()) if shared else None)
+    manager = app.ws_connection_manager
+    manager.configure_rooms("kept:", history=HistoryLimits())
+    app.add_websocket_route("/{rooms}", Member)
+    rooms = {"ann": "kept:a", "bob": "kept:a+kept:b", "cid": "kept:b", "dan": "plain"}
+    async with simulate(app) as client, contextlib.AsyncExitStack() as stack:
+        clients = {
+            user: await stack.enter_async_context(client.connect(f"/{where}?user={user}"))
+            for user, where in rooms.items()
+        }
+        delivery = await manager.broadcast({"type": "said"}, to=target)
+        await manager.broadcast({"type": "end"}, to=to.everyone, store=False)
+        said = {}
+        for user, each in clients.items():
+            frames = []
+            while (message := await each.receive_json())["type"] != "end":
+                frames.append(message)
+            said[user] = len(frames)
+        found = [room for room in "ab" if await manager.history(f"kept:{room}")]
+
+    assert found == kept.split()
+    assert said == {user: int(user in heard.split()) for user in rooms}
+    assert delivery.sent == len(heard.split())

@@ -273,3 +273,90 @@ async def test_an_adopted_websocket_has_the_apps_number_of_tags():
         assert await client.receive() == "done"
 
     assert refused == [("tag_limit", 2)]
+
+
+async def in_a_task(job):
+    return await asyncio.create_task(job)
+
+
+async def in_a_group(job):
+    async with asyncio.TaskGroup() as group:
+        group.create_task(job)
+
+
+async def in_time(job):
+    await asyncio.wait_for(job, 60)
+
+
+VERBS = {
+    "media": lambda ws: ws.send_media("x" * 98),
+    "text": lambda ws: ws.send_text("x" * 100),
+    "data": lambda ws: ws.send_data(b"x" * 100),
+    "send": lambda ws: ws.resource.send("x" * 98),
+}
+
+
+@pytest.mark.parametrize("verb", VERBS)
+@pytest.mark.parametrize(
+    "run", [in_a_task, in_a_group, in_time, asyncio.gather], ids=["task", "group", "time", "gather"]
+)
+async def test_whatever_runs_for_a_client_keeps_its_pace(serve, by_hand, until, run, verb):
+    """In whichever task it sends: it waits for the client, which gets all of it in the end."""
+    sent = []
+
+    class Pours(WebSocketResource):
+        @handles_message("pour")
+        async def pour(self, ws):
+            async def job():
+                for number in range(30):
+                    await VERBS[verb](ws)
+                    sent.append(number)
+
+            await run(job())
+
+    app = serve(Pours, limits=Limits(outbox_bytes=400))
+    async with simulate(app):
+        server = by_hand(app)
+        server.reads.clear()
+        server.start()
+        server.say('{"type": "pour"}')
+        await until(lambda: sent)
+        for _ in range(20):
+            await asyncio.sleep(0)
+        held_back = len(sent)
+        server.reads.set()
+        await until(lambda: len(sent) == 30)
+        server.go(code=1000)
+        await server.ended()
+
+    assert held_back < 5
+    assert server.kinds.count("websocket.send") == 30
+
+
+@pytest.mark.parametrize(
+    ("limits", "verb", "code"),
+    [
+        (Limits(rooms=0), "join", "room_limit"),
+        (Limits(rooms=0), "track", "room_limit"),
+        (Limits(tags=0), "tag", "tag_limit"),
+    ],
+)
+@pytest.mark.parametrize("of", ["app", "route", "parent"])
+async def test_zero_means_that_none_is_allowed(answered, limits, verb, code, of):
+    """For the app, a route, or the route it is nested under."""
+
+    class Guest(WebSocketResource):
+        @handles_message("do")
+        async def do(self, ws, payload: str):
+            verbs = {"join": self.join_room, "track": self.track, "tag": ws.add_tag}
+            await verbs[payload]("tea")
+
+    app = falcon.asgi.App()
+    install(app, limits=limits if of == "app" else Limits(rooms=5, tags=5))
+    parent = app.add_websocket_route("/a", Guest, limits=limits if of == "parent" else None)
+    parent.add_route("/b", Guest, limits=limits if of == "route" else None)
+    async with simulate(app) as client, client.connect("/a/b") as ann:
+        answer = await answered(ann.request("do", verb))
+        other = await answered(ann.request("do", "tag" if code == "room_limit" else "join"))
+
+    assert (answer["payload"]["code"], other["type"]) == (code, "reply")

@@ -1,5 +1,6 @@
 """Handlers as people write them, in a whole app: guards, fakes, partials, payloads that decide."""
 
+import asyncio
 import functools
 
 import falcon
@@ -29,6 +30,8 @@ class Said(Event):
             raise MessageError("empty", "Say something.")
         if self.text == "bug":
             raise KeyError("a bug of the application's")
+        if self.text == "taken":
+            raise falcon.HTTPConflict(description="Somebody has said it.")
 
 
 def members_only(handler):
@@ -139,6 +142,12 @@ async def test_a_bug_in_a_post_init_is_an_internal_error(ann, caplog):
     assert "a bug of the application's" in caplog.text
 
 
+async def test_an_http_error_of_a_post_init_is_the_answer(ann, caplog):
+    """As one that a handler raises: by its name, and not in the log."""
+    assert await error(ann, "said", {"text": "taken"}) == "conflict"
+    assert caplog.text == ""
+
+
 async def test_a_message_error_of_a_post_init_does_not_reach_on_message(serve):
     """There is a handler for the type, and it said no."""
     async with simulate(serve(Fallback)) as client, client.connect("/") as ann:
@@ -230,3 +239,116 @@ async def test_a_resource_that_takes_every_frame_answers_pings_itself(serve):
         await ann.send_text('{"type":"ping"}')
 
         assert await ann.receive_message() == ["took", '{"type":"ping"}']
+
+
+class Slow:
+    """Something that can be awaited, and is not a coroutine."""
+
+    def __init__(self, handling):
+        self.handling = handling
+
+    def __await__(self):
+        return self.handling.__await__()
+
+
+def passing_on(how):
+    """A guard that does not return the handler's coroutine itself."""
+
+    def decorate(handler):
+        @functools.wraps(handler)
+        def guard(self, ws, *payload):
+            return how(handler(self, ws, *payload))
+
+        return guard
+
+    return decorate
+
+
+@pytest.mark.parametrize("concurrent", [False, True], ids=["serial", "concurrent"])
+@pytest.mark.parametrize(
+    "how",
+    [asyncio.ensure_future, asyncio.shield, functools.partial(asyncio.wait_for, timeout=9), Slow],
+    ids=["task", "shield", "wait_for", "awaitable"],
+)
+async def test_a_guard_may_return_anything_that_can_be_awaited(serve, how, concurrent):
+    """A task, a shielded one, one with a time-out: what it comes to is the answer."""
+
+    class Guarded(WebSocketResource):
+        @passing_on(how)
+        @handles_message("say", concurrent=concurrent)
+        async def say(self, ws, payload: str):
+            await asyncio.sleep(0)
+            return f"said {payload}"
+
+    async with simulate(serve(Guarded)) as client, client.connect("/") as ann:
+        assert await reply(ann, "say", "hi") == "said hi"
+
+
+@pytest.mark.parametrize("given", [None, {"a": 1}, "text"], ids=repr)
+async def test_a_guard_that_returns_something_else_is_a_bug_of_the_application(
+    serve, caplog, given
+):
+    """The log has it; the connection lives."""
+
+    class Guarded(WebSocketResource):
+        @handles_message("hi")
+        async def hi(self, ws):
+            return "hi"
+
+        @raising(None)
+        @handles_message("say")
+        async def say(self, ws): ...
+
+    def guard(self, ws):
+        return given
+
+    guard.__dict__ = Guarded.say.__dict__
+    Guarded.say = guard
+    async with simulate(serve(Guarded)) as client, client.connect("/") as ann:
+        assert await error(ann, "say") == "internal_error"
+        assert await reply(ann, "hi") == "hi"
+
+    assert "'await' expression" in caplog.text
+
+
+def grouped(*errors):
+    return ExceptionGroup("unhandled errors in a TaskGroup", errors)
+
+
+@pytest.mark.parametrize("where", ["handler", "concurrent", "on_message", "hook"])
+@pytest.mark.parametrize(
+    ("group", "code"),
+    [
+        (grouped(MessageError("sold_out")), "sold_out"),
+        (grouped(grouped(falcon.HTTPConflict())), "conflict"),
+        (grouped(MessageError("a"), MessageError("b")), "internal_error"),
+        (grouped(KeyError("a")), "internal_error"),
+    ],
+    ids=["message", "http", "two", "bug"],
+)
+async def test_a_group_of_one_error_is_that_error(serve, where, group, code):
+    """A task group raises one even where a single task has failed; of two, nobody can choose."""
+
+    class Shop(WebSocketResource):
+        @handles_message("handler")
+        async def serial(self, ws):
+            raise group
+
+        @handles_message("concurrent", concurrent=True)
+        async def beside(self, ws):
+            raise group
+
+        @handles_message("hook")
+        async def fine(self, ws): ...
+
+        async def on_message(self, ws, message):
+            raise group
+
+    class Strict(Hook):
+        async def before_message(self, ws, message):
+            if message.type == "hook":
+                raise group
+
+    app = serve(Shop, options={"hooks": [Strict()]})
+    async with simulate(app) as client, client.connect("/") as ann:
+        assert await error(ann, where) == code

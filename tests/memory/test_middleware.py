@@ -1,10 +1,12 @@
 """What Falcon's middleware finds out about the resource of a WebSocket route."""
 
+import functools
+
 import falcon
 import falcon.asgi
 import pytest
 
-from falcon_pachinko import WebSocketResource, handles_message, install
+from falcon_pachinko import WebSocketResource, WebSocketRouter, handles_message, install
 from falcon_pachinko.testing import simulate
 
 
@@ -136,3 +138,90 @@ async def test_a_websocket_route_answers_no_http(method):
 
     async with simulate(app) as client:
         assert (await client.http.simulate_request(method, "/till")).status_code == 405
+
+
+def makes_kitchen() -> Kitchen:
+    return Kitchen()
+
+
+def makes_something():
+    return Kitchen()
+
+
+class Wing(WebSocketResource):
+    login_required = False
+
+
+def behind_a_router(app):
+    router = WebSocketRouter()
+    router.add_route("/in", Kitchen)
+    app.add_websocket_route("/till", router)
+
+
+def below_a_parent(app):
+    router = WebSocketRouter()
+    router.add_route("/wing", Wing).add_route("/in", Kitchen)
+    app.add_websocket_route("/till", router)
+
+
+def beside_http(app):
+    class Page:
+        login_required = False
+
+        async def on_get(self, req, resp): ...
+
+    app.add_route("/till/in", Page())
+    app.add_websocket_route("/till/in", Kitchen)
+
+
+ROUTED = {
+    "partial": lambda app: app.add_websocket_route("/till/in", functools.partial(Kitchen)),
+    "function": lambda app: app.add_websocket_route("/till/in", makes_kitchen),
+    "router": behind_a_router,
+    "child": below_a_parent,
+    "http": beside_http,
+}
+
+
+@pytest.mark.parametrize("routed", ROUTED)
+async def test_a_login_is_required_however_the_resource_is_routed(knock, routed):
+    """What counts are the attributes of the class that serves, whoever makes it."""
+    middleware = Asks(lambda resource: "deny" if resource.login_required else "let in")
+    app = falcon.asgi.App(middleware=[middleware])
+    install(app, resource_factory=(lambda made: made()) if routed == "router" else None)
+    ROUTED[routed](app)
+    path = "/till/wing/in" if routed == "child" else "/till/in"
+
+    async with simulate(app) as client:
+        assert await knock(client.connect(path)) == 401
+
+
+@pytest.mark.parametrize(
+    "ask",
+    [
+        lambda resource: getattr(resource, "login_required", False),
+        lambda resource: hasattr(resource, "roles"),
+        lambda resource: resource.nothing,
+    ],
+    ids=["default", "hasattr", "attribute"],
+)
+async def test_nobody_gets_in_where_the_class_is_not_known(knock, caplog, ask):
+    """A function that does not say what it makes leaves such a question without an answer."""
+    app = falcon.asgi.App(middleware=[Asks(ask)])
+    install(app)
+    app.add_websocket_route("/till", makes_something)
+
+    async with simulate(app) as client:
+        assert await knock(client.connect("/till")) == 500
+
+    assert "does not say what it makes; write `-> MyResource` on it" in caplog.text
+
+
+async def test_a_function_that_is_not_asked_about_needs_no_annotation(knock):
+    """Middleware that does not look at the resource has nothing to know."""
+    app = falcon.asgi.App(middleware=[Asks(type)])
+    install(app)
+    app.add_websocket_route("/till", makes_something)
+
+    async with simulate(app) as client:
+        assert await knock(client.connect("/till")) == "accepted"

@@ -6,11 +6,12 @@ import contextlib
 
 import falcon.asgi
 import pytest
+from faulty_backend import FaultyBackend
 
-from falcon_pachinko import WebSocketResource, handles_message, install
+from falcon_pachinko import WebSocketResource, handles_message, install, to
 from falcon_pachinko.backends import MemoryBackend, MemoryHub
 from falcon_pachinko.backends.base import Lost, StateChanged
-from falcon_pachinko.testing import simulate
+from falcon_pachinko.testing import Disconnected, simulate
 
 
 class Clock:
@@ -272,3 +273,52 @@ async def test_a_user_cannot_be_taken_for_an_adopted_connection():
             seen = await ann.expect("presence.state")
 
     assert seen["payload"]["present"] == {"~ann": [{"from": "elsewhere"}], "ann": HOME}
+
+
+class Late(WebSocketResource):
+    """Somebody who logs in, and only then is present."""
+
+    @handles_message("log_in", concurrent=True)
+    async def log_in(self, ws, payload: str):
+        ws.user_id = payload
+        await self.track("lobby", {"from": "home"})
+
+
+@pytest.mark.parametrize("call", ["subscribe", "entries"])
+@pytest.mark.parametrize("end", ["drops", "leaves", "is thrown out"])
+async def test_who_goes_while_it_becomes_present_never_was(until, call, end):
+    """Not within the grace, not for ever: nobody is told of a user that is not there."""
+    hub = MemoryHub()
+    here, there = falcon.asgi.App(), node(hub, grace=30)
+    backend = FaultyBackend(hub)
+    install(here, backend=backend)
+    here.ws_connection_manager.configure_rooms("", presence_grace=30)
+    here.add_websocket_route("/", Late)
+    async with (
+        simulate(here) as client,
+        simulate(there) as other,
+        other.connect("/?user=keeper") as keeper,
+    ):
+        assert await keeper.receive_json() == state(keeper=HOME)
+        gate = backend.stall(call)
+        ann = client.connect("/")
+        await ann.__aenter__()
+        await ann.send_json({"type": "log_in", "payload": "ann"})
+        await until(lambda: backend.calls[-1] == call)
+        if end == "drops":
+            await ann.drop()
+        elif end == "leaves":
+            await ann.close()
+        else:
+            await client.manager.disconnect(to.user("ann"), 4000)
+            with contextlib.suppress(Disconnected):
+                await ann.receive()
+        await until(lambda: not client.manager.status()["connections"])
+        gate.set()
+        await until(ann.task.done)
+        async with client.connect("/") as bob:
+            await bob.send_json({"type": "log_in", "payload": "bob"})
+            assert await bob.receive_json() == state(keeper=HOME, bob=HOME)
+            assert await keeper.receive_json() == diff(joins={"bob": HOME})
+
+        assert "ann" not in await other.manager.presence("lobby")

@@ -2,7 +2,7 @@
 
 import pytest
 
-from falcon_pachinko import Limits, WebSocketResource, handles_message, to
+from falcon_pachinko import ConnectionStateError, Limits, WebSocketResource, handles_message, to
 from falcon_pachinko.testing import simulate
 
 
@@ -151,3 +151,104 @@ async def test_what_is_sent_to_one_arrives_in_order(client):
         heard = [await ann.receive_json() for _ in range(300)]
 
     assert heard == list(range(300))
+
+
+class Adds(WebSocketResource):
+    """Does what applications did before connections had ids: it makes itself known."""
+
+    async def on_connect(self, req, ws):
+        if req.get_param("early"):
+            await self.add(ws)
+        return True
+
+    async def add(self, ws):
+        await ws.manager.add_connection(ws.id, ws)  # which changes nothing
+        with pytest.raises(ConnectionStateError, match=r"ws\.user_id = 'alice'"):
+            await ws.manager.add_connection("alice", ws)
+
+    @handles_message("add")
+    async def add_late(self, ws):
+        await self.add(ws)
+        await self.join_room("lobby")
+        return [ws.id, await ws.manager.count()]
+
+    @handles_message("back")
+    async def back(self, ws):
+        await ws.manager.remove_connection(ws.id)
+        gone = [sorted(ws.rooms), await ws.manager.count()]
+        await ws.manager.add_connection(ws.id, ws)
+        await self.join_room("lobby")
+        return [*gone, sorted(ws.rooms), await ws.manager.count()]
+
+    async def on_disconnect(self, ws, close_code):
+        await ws.manager.remove_connection(ws.id)
+
+
+@pytest.mark.parametrize("path", ["/", "/?early=1"])
+async def test_a_connection_has_one_id_for_all_its_life(serve, path):
+    """Whenever the application adds it, and whatever it would call it: nothing stays behind."""
+    async with simulate(serve(Adds)) as client:
+        async with client.connect(path) as ann:
+            own, count = (await ann.request("add"))["payload"]
+            assert (await ann.request("back"))["payload"] == [[], 0, ["lobby"], 1]
+            delivery = await client.manager.send_to_connection("alice", "hello")
+            reached = await client.manager.send_to_connection(own, "hello")
+        status = client.manager.status()
+
+    assert (count, delivery.sent, reached.sent) == (1, 0, 1)
+    assert (status["connections"], status["rooms"]) == (0, 0)
+
+
+async def test_a_connection_of_another_app_is_not_taken(serve):
+    """It has a manager already, which alone knows when it ends."""
+    other = serve(Adds)
+    async with simulate(serve(Adds)) as client, client.connect("/"), simulate(other):
+        (ws,) = [each async for each in client.manager.connections()]
+        with pytest.raises(ConnectionStateError, match="known already"):
+            await other.ws_connection_manager.add_connection(ws.id, ws)
+
+        assert await other.ws_connection_manager.count() == 0
+
+
+EXCLUDED = {
+    "ids": lambda several: [each.id for each in several],
+    "connections": list,
+    "a set": set,
+    "both": lambda several: [several[0], *(each.id for each in several[1:])],
+    "twice": lambda several: [*several, *several],
+    "a generator": lambda several: (each.id for each in several),
+    "strangers too": lambda several: ["nobody", *several, "from another process"],
+}
+
+
+@pytest.mark.parametrize("given", EXCLUDED)
+@pytest.mark.parametrize("verb", ["room", "all", "target"])
+async def test_any_collection_of_ids_and_connections_is_left_out(serve, given, verb):
+    """By every verb that addresses many; each only this once."""
+    app = serve(Room, "/{name}")
+    manager = app.ws_connection_manager
+    async with (
+        simulate(app) as client,
+        client.connect("/ann") as ann,
+        client.connect("/bob") as bob,
+        client.connect("/cid") as cid,
+    ):
+        several = []
+        for each in (ann, bob, cid):
+            await each.request("join", "lobby")
+        several = sorted(
+            await manager.get_connections_in_room("lobby"), key=lambda each: each.user_id
+        )[:2]
+        exclude = EXCLUDED[given](several)
+        sending = {
+            "room": lambda: manager.broadcast_to_room("lobby", "hi", exclude=exclude),
+            "all": lambda: manager.broadcast_to_all("hi", exclude=exclude),
+            "target": lambda: manager.broadcast("hi", to=to.rooms("lob"), exclude=exclude),
+        }
+        delivery = await sending[verb]()
+        await manager.broadcast_to_all("end")
+
+        assert [await each.receive_json() for each in (cid, cid)] == ["hi", "end"]
+        assert [await each.receive_json() for each in (ann, bob)] == ["end", "end"]
+
+    assert delivery.sent == 1

@@ -137,3 +137,47 @@ async def test_what_waits_for_its_turn_holds_up_nothing_else(serve, limit):
     assert at_once == list(range(limit))
     assert begun == list(range(20))
     assert sorted(refs) == list(range(20))
+
+
+@pytest.mark.parametrize("concurrent", [False, True], ids=["serial", "concurrent"])
+@pytest.mark.parametrize("kind", ["at its end", "twice", "swallowed"])
+async def test_a_cancellation_that_comes_late_does_not_end_the_session(
+    serve, until, concurrent, kind
+):
+    """In a handler's last step, once more while it cleans up, or one that it ignores."""
+    running = []
+
+    class Jobs(WebSocketResource):
+        @handles_message("run", concurrent=concurrent)
+        async def run(self, ws):
+            task = asyncio.current_task()
+            if kind == "at its end":
+                task.cancel()
+                return "done"
+            running.append(task)
+            try:
+                await asyncio.Event().wait()
+            except asyncio.CancelledError:
+                if kind == "swallowed":
+                    return "done"
+                running.append(task)
+                await asyncio.Event().wait()
+
+        @handles_message("hi")
+        async def hi(self, ws):
+            return "hi"
+
+    async with simulate(serve(Jobs)) as client, client.connect("/") as ann:
+        await ann.send_json({"type": "run", "ref": 1})
+        for times in () if kind == "at its end" else (1, 2) if kind == "twice" else (1,):
+            await until(lambda: len(running) == times)  # noqa: B023  # awaited at once
+            running[0].cancel()
+        answer = await ann.receive_json()
+
+        assert answer["ref"] == 1
+        if kind == "twice":
+            assert answer["payload"]["code"] == "cancelled"
+        else:
+            assert answer["payload"] == "done"
+        assert (await ann.request("hi"))["payload"] == "hi"
+        await ann.expect_nothing()

@@ -407,7 +407,14 @@ async def test_an_accept_carries_subprotocol_and_headers(wire, connect):
         ({"X-A": "é"}, "printable ASCII"),
         ({"X-A": "a\r\nSet-Cookie: x"}, "printable ASCII"),
         ([("X\n", "a")], "printable ASCII"),
+        ({"X A": "a"}, "its name has no blanks"),
+        ({"X:": "a"}, "printable ASCII"),
+        ({"": "a"}, "printable ASCII"),
         ({"Sec-WebSocket-Protocol": "v1"}, "give subprotocol='v1' instead"),
+        ([("sec-websocket-accept", "a")], "the server writes 'sec-websocket-accept' itself"),
+        ({"Sec-WebSocket-Extensions": "x"}, "the server writes"),
+        ({"Connection": "close"}, "the server writes"),
+        ({"Content-Length": "0"}, "the server writes"),
     ],
 )
 async def test_a_header_that_cannot_be_sent_is_refused(wire, connect, headers, error):
@@ -418,6 +425,15 @@ async def test_a_header_that_cannot_be_sent_is_refused(wire, connect, headers, e
         await ann.accept(headers=headers)
 
     assert (wire.events, ann.unaccepted) == ([], True)
+
+
+@pytest.mark.parametrize("headers", [{"X-A": 5}, [(b"X-A", b"a")], {"X-A": None}])
+async def test_a_header_is_text(wire, connect, headers):
+    """Falcon's are, too; numbers are not written by guessing."""
+    ann = connect(wire, is_open=False)
+
+    with pytest.raises(TypeError, match="give two texts"):
+        await ann.accept(headers=headers)
 
 
 async def test_a_subprotocol_that_was_not_offered_is_refused(wire, connect):

@@ -101,8 +101,10 @@ async def test_frames_come_as_they_are():
     bench.client.say("text", b"bytes")
     bench.client.events.put_nowait({"type": "websocket.receive", "bytes": b"", "text": None})
     bench.client.events.put_nowait({"type": "websocket.receive", "text": "", "bytes": None})
+    bench.client.events.put_nowait({"type": "websocket.receive", "text": None, "bytes": None})
+    bench.client.events.put_nowait({"type": "websocket.receive"})
 
-    assert await bench.take(4) == ["text", b"bytes", b"", ""]
+    assert await bench.take(6) == ["text", b"bytes", b"", "", b"", b""]
 
 
 @pytest.mark.parametrize(

@@ -1,6 +1,7 @@
 """What a resource class may define, checked when it is made and when it is routed."""
 
 import abc
+import operator
 
 import falcon
 import falcon.asgi
@@ -8,6 +9,7 @@ import pytest
 
 from falcon_pachinko import (
     HandlerDefinitionError,
+    Hook,
     ResourceTypeError,
     WebSocketResource,
     handles_message,
@@ -163,3 +165,43 @@ def test_an_abstract_resource_is_refused_when_it_is_routed(app):
     with pytest.raises(ResourceTypeError, match="it is abstract; define x in a subclass"):
         app.add_websocket_route("/base", Base)
     app.add_websocket_route("/room", Room)
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "remedy"),
+    [
+        ("subprotocols", "chat", r"subprotocols = \('chat',\)"),
+        ("subprotocols", b"chat", "give a tuple of names"),
+        ("subprotocols", 5, "give a tuple of names"),
+        ("subprotocols", None, "give a tuple of names"),
+        ("subprotocols", ("chat", ""), "give a tuple of names"),
+        ("subprotocols", [5], "give a tuple of names"),
+        ("hooks", Hook(), "give a list of hooks"),
+        ("hooks", Hook, "give a list"),
+        ("hooks", [Hook], r"hooks are instances: Hook\(\)"),
+        ("hooks", [object()], "is not a hook"),
+        ("hooks", None, "give a list"),
+        ("close_on_error", "yes", "give True or False"),
+        ("close_on_error", None, "give True or False"),
+    ],
+)
+def test_a_setting_that_could_not_work_is_refused_with_the_class(name, value, remedy):
+    """A single text would count as its letters, a single hook would fail on every handshake."""
+    with pytest.raises(HandlerDefinitionError, match=remedy):
+        type("Room", (WebSocketResource,), {name: value})
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("subprotocols", ("chat.v1",)),
+        ("subprotocols", {"chat.v1": "the first"}),
+        ("subprotocols", property(operator.attrgetter("speaks"))),
+        ("hooks", [Hook()]),
+        ("hooks", ()),
+        ("close_on_error", True),
+    ],
+)
+def test_a_setting_may_be_any_collection(name, value):
+    """A tuple, a list, the keys of a dict, or what a property returns for each connection."""
+    assert vars(type("Room", (WebSocketResource,), {name: value}))[name] is value

@@ -198,6 +198,45 @@ async def test_one_that_leaves_the_room_meanwhile_is_left_out(crowd):
     assert (delivery.sent, delivery.dropped) == (MANY - 1, 0)
 
 
+async def leaves(one):
+    await one.manager.leave_room(one.id, "lobby")
+
+
+async def loses_its_tag(one):
+    await one.remove_tag("pro")
+
+
+async def logs_out(one):
+    one.user_id = None
+
+
+@pytest.mark.parametrize(
+    ("target", "changes"),
+    [
+        (to.tag("pro"), loses_its_tag),
+        (to.room("lobby") & to.tag("pro"), loses_its_tag),
+        (to.user("ann"), logs_out),
+        (to.user("ann") | to.tag("beta"), logs_out),
+        (to.rooms("lob"), leaves),
+    ],
+    ids=["tag", "room and tag", "user", "user or tag", "rooms"],
+)
+async def test_one_that_is_not_meant_any_more_is_left_out(crowd, target, changes):
+    """Whatever it was meant by: a tag that was taken away, a user that has logged out."""
+    for name in crowd.sinks:
+        crowd[name].user_id = "ann"
+        await crowd[name].add_tag("pro")
+    fan_out = asyncio.create_task(crowd.manager.broadcast("hello", to=target))
+    await asyncio.sleep(0)
+    last = crowd.last
+
+    await changes(crowd[last])
+    delivery = await fan_out
+
+    assert crowd.sinks[last].heard == []
+    assert delivery == Delivery(MANY - 1, 0)
+
+
 async def test_one_that_leaves_and_comes_back_missed_it(crowd):
     """It has left the fan-out, too."""
     fan_out = crowd.say("hello")

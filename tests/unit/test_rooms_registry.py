@@ -22,7 +22,7 @@ class Noted:
     """Who is told of names that come into use and go out of it."""
 
     def __init__(self):
-        self.names, self.lefts, self.spoken = set(), [], []
+        self.names, self.lefts, self.losses, self.spoken = set(), [], [], []
 
     def came(self, kind, name):
         assert (kind, name) not in self.names
@@ -33,6 +33,9 @@ class Noted:
 
     def left(self, connection, room, *, last):
         self.lefts.append((connection.id, room, last))
+
+    def lost(self, connection):
+        self.losses.append(connection.id)
 
     def speaks(self, subprotocol):
         self.spoken.append(subprotocol)

@@ -196,13 +196,24 @@ async def test_a_handshake_is_denied_once(server, ends):
 
     for each in ends:
         if each == "gone":
-            gate.gone()
+            await gate.gone()
         else:
             await gate.deny(falcon.HTTPForbidden())
     await gate.send(close(3404))
 
     assert server.counters.denied == 1
-    assert len(server.sent) == (2 if ends[0] == "deny" else 0)
+    assert len(server.sent) == (2 if ends[0] == "deny" else 1)
+
+
+@pytest.mark.parametrize("error", [None, OSError("gone"), RuntimeError("closed already")])
+async def test_a_server_is_answered_though_its_client_has_gone(server, caplog, error):
+    """Else it would log that it never was; what it says to that does not matter."""
+    server.error = error
+
+    await server.gate().gone()
+
+    assert [event["type"] for event in server.sent] == (["websocket.close"] if not error else [])
+    assert (server.counters.denied, caplog.records) == (1, [])
 
 
 @pytest.mark.parametrize("error", [OSError("gone"), RuntimeError("accepted already")])
