@@ -1488,7 +1488,7 @@ async def test_a_server_that_refuses_a_code_gets_one_that_says_the_same(code, se
 
     outbox = Outbox(send, Limits(), Counters(), name="c1", is_open=True)
     outbox.close(code, "bye")
-    await asyncio.wait([outbox._writer._task])
+    await outbox.finished()
 
     assert codes == [code, sent]
     assert (outbox.close_code, outbox.close_reason) == (code, "bye")
