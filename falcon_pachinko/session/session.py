@@ -147,7 +147,7 @@ class Session:
                     async for frame in inbox:
                         if outbox.close_code is None:
                             await dispatcher.handle(frame)
-                        if self._ending is not None:
+                        if self._ending is not None or self._server_ended:
                             self._end_in(CLOSE_WAIT)  # a handler that had its grace is done
             except asyncio.CancelledError:
                 if outbox.stage is OPEN:  # not by us, but by the application
@@ -220,6 +220,8 @@ class Session:
         self._tasks.end_beside()
         if self._tasks.in_handler:
             self._tasks.cancel()
+        if self._inbox.waiting:  # for a client that does not read, some report its end much later
+            self._end_in(CLOSE_WAIT)
 
     # Leaving.
 
