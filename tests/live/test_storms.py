@@ -54,7 +54,7 @@ async def chatter(clients):
     [
         on("websockets-sansio", ()),
         on("wsproto", ()),
-        # This one first waits for the pong of a client that cannot see the ping, 20 s long.
+        # This one waits 20 s for a client that does not read, unless it is told not to.
         on("websockets", ("--timeout-graceful-shutdown", "1")),
     ],
 )
@@ -84,7 +84,7 @@ async def test_a_stalled_reader_costs_twenty_busy_clients_nothing(
     assert BUDGET / 2 < stalled["outbox_bytes"] <= BUDGET
     assert stalled["dropped"]["overflow"] > 0
     assert stalled["outbox_bytes"] < growth < BUDGET + TRANSPORT + CONNECTION
-    assert seconds < 15  # waiting for its pong would take 20
+    assert seconds < 15  # who waits for that client waits for 20
 
 
 def handshake(port, path):
