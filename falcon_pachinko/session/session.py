@@ -178,11 +178,12 @@ class Session:
             return
         self._we_ended = True
         muted: set[Any] = tasks.end_beside()
+        accepting = self.connection._outbox._accepting
+        if accepting:  # accept() raises once the server has answered:
+            self._end_in(CLOSE_WAIT)  # cut off, nobody would know whether the client is in
         if tasks.in_handler and tasks.own is not asyncio.current_task():
             muted.add(tasks.own)
-            if self.connection._outbox._accepting:  # accept() raises once the server has answered:
-                self._end_in(CLOSE_WAIT)  # cut off, nobody would know whether the client is in
-            else:
+            if not accepting:
                 tasks.cancel()
         mute(self.connection, muted)
 

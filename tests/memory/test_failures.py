@@ -294,6 +294,41 @@ async def test_a_server_that_cancels_need_not_report_an_end(serve, by_hand, seen
     assert server.kinds == ["websocket.accept"]
 
 
+@pytest.mark.parametrize("ends", ["the server cancels", "somebody closes"])
+@pytest.mark.parametrize("who", ["on_connect", "the library"])
+async def test_a_server_that_never_answers_an_accept_is_not_waited_for(serve, by_hand, who, ends):
+    """Whoever has called it: the session ends soon after its connection does."""
+    reached = asyncio.Queue()
+
+    class Welcoming(WebSocketResource):
+        async def on_connect(self, req, ws):
+            reached.put_nowait(ws)
+            if who == "on_connect":
+                await ws.accept()
+            return True
+
+    class Stuck(by_hand):
+        async def _send(self, event):
+            if event["type"] == "websocket.accept":
+                reached.put_nowait("accept")
+                await asyncio.Event().wait()
+
+    app = serve(Welcoming, limits=Limits(send_timeout=None, handler_grace=None))
+    async with simulate(app) as client:
+        server = Stuck(app)
+        server.start()
+        ws, _ = await reached.get(), await reached.get()
+        if ends == "the server cancels":
+            server.task.cancel()
+        else:
+            await ws.close(4001)
+        await server.ended()
+        connections = client.manager.status()["connections"]
+
+    assert server.task.exception() is None
+    assert connections == 0
+
+
 async def test_a_clean_up_survives_a_second_cancellation(serve, by_hand, until):
     """A server in a hurry may cancel again; ``on_disconnect`` still runs to its end."""
     began, may_end = asyncio.Event(), asyncio.Event()
