@@ -19,6 +19,7 @@ BALLAST = "x" * 8000
 BUDGET = 262_144  # the outbox of the app's /patient
 TRANSPORT = 65_536 + len(BALLAST)  # asyncio's high-water mark, and the frame that goes beyond it
 CONNECTION = 100_000  # what a server and the library need for a connection, twice over
+FRAMES = CLIENTS * len(BALLAST)  # each of the others may hold a frame more or less than before
 
 STORM = 2500
 BATCH = 250
@@ -83,7 +84,7 @@ async def test_a_stalled_reader_costs_twenty_busy_clients_nothing(
     assert heard_before == heard == everything
     assert BUDGET / 2 < stalled["outbox_bytes"] <= BUDGET
     assert stalled["dropped"]["overflow"] > 0
-    assert stalled["outbox_bytes"] < growth < BUDGET + TRANSPORT + CONNECTION
+    assert BUDGET / 2 < growth < BUDGET + TRANSPORT + CONNECTION + FRAMES
     assert seconds < 15  # who waits for that client waits for 20
 
 
