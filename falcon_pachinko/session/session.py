@@ -162,6 +162,8 @@ class Session:
             return await self._leave(outcome)
         finally:
             manager._members.sessions.discard(tasks.own)
+            # From Python 3.12 on the traceback of the error in it leads to this very frame.
+            outcome = Gone()
 
     # What the outbox tells of the end.
 
