@@ -23,7 +23,7 @@ from falcon_pachinko.options import (
 from falcon_pachinko.resource import WebSocketResource
 from falcon_pachinko.routing import Declaration, ResourceFactory, Route, WebSocketRouter
 from falcon_pachinko.session.gate import Gate
-from falcon_pachinko.standins import SharedPath
+from falcon_pachinko.standins import SharedPath, place_of
 from falcon_pachinko.typing import AsgiEvent, AsgiReceive, AsgiSend, Scope
 from falcon_pachinko.workers import Worker
 
@@ -305,8 +305,7 @@ def install(app: falcon.asgi.App[Any, Any], **options: Unpack[InstallOptions]) -
     own = type(app)
     members = {
         "__slots__": (),
-        "__module__": own.__module__,
-        "__qualname__": own.__qualname__,
+        **place_of(own),
         "__doc__": own.__doc__,
         "_pachinko": pachinko,
     }

@@ -9,7 +9,14 @@ import falcon.routing
 
 from falcon_pachinko.errors import SetupError
 
-__all__ = ["ResourceStandIn", "ServesWebSockets", "SharedPath", "http_routes", "shown_as"]
+__all__ = [
+    "ResourceStandIn",
+    "ServesWebSockets",
+    "SharedPath",
+    "http_routes",
+    "place_of",
+    "shown_as",
+]
 
 
 class ServesWebSockets(Protocol):
@@ -85,8 +92,21 @@ def shown_as(shown: type, kind: type) -> Any:
     `falcon.inspect` lists a route by the name, the file and the line of the class of
     what it finds there: those should be the application's.
     """
-    members = {"__module__": shown.__module__, "__qualname__": shown.__qualname__}
-    return type(shown.__name__, (kind,), members)
+    return type(shown.__name__, (kind,), place_of(shown))
+
+
+def place_of(shown: type) -> dict[str, Any]:
+    """Return the members by which Python finds the source of a class.
+
+    From Python 3.13 on, `inspect` reads the line off the class, and parses no source for it.
+
+    >>> place_of(ServesWebSockets)["__qualname__"]
+    'ServesWebSockets'
+    """
+    place = {"__module__": shown.__module__, "__qualname__": shown.__qualname__}
+    if "__firstlineno__" in vars(shown):  # its own, not that of a class it inherits from
+        place["__firstlineno__"] = vars(shown)["__firstlineno__"]
+    return place
 
 
 def http_routes(router: Any) -> Iterator[tuple[str, object, dict[str, Any]]]:

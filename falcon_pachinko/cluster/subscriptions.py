@@ -7,7 +7,7 @@ join then awaits that channel alone::
     await subscriptions.live("room:tea")
 
 How a channel goes from one state to the next (→ by itself, once the backend has
-answered; where that fails, back to what is told again, see DOUBTFUL)::
+answered; where that fails, to what is told again, see AGAIN and DOUBTFUL)::
 
         add             told             →
     ──▶ WANTED ──────▶ ASKED ──────▶ LIVE
@@ -58,6 +58,8 @@ class State(enum.Enum):
 
     WANTED = "wanted"
     """To be subscribed to; the backend has not been told yet."""
+    AGAIN = "again"
+    """WANTED, but it is not known whether the backend has it: a call failed, or it was away."""
     ASKED = "asked"
     """The backend is being told to subscribe."""
     LIVE = "live"
@@ -80,11 +82,12 @@ _ADDED: _Moves = {
     None: State.WANTED,
     State.ABANDONED: State.ASKED,
     State.UNWANTED: State.LIVE,
-    State.DOUBTFUL: State.WANTED,
+    State.DOUBTFUL: State.AGAIN,
     State.LEAVING: State.REGRETTED,
 }
 _REMOVED: _Moves = {
     State.WANTED: None,
+    State.AGAIN: State.DOUBTFUL,
     State.ASKED: State.ABANDONED,
     State.LIVE: State.UNWANTED,
     State.REGRETTED: State.LEAVING,
@@ -97,13 +100,14 @@ _SUCCEEDED: _Moves = {
 }
 _FAILED: _Moves = {
     # It may have been done all the same, or not.
-    State.ASKED: State.WANTED,
+    State.ASKED: State.AGAIN,
     State.ABANDONED: State.DOUBTFUL,
     State.LEAVING: State.DOUBTFUL,
-    State.REGRETTED: State.WANTED,
+    State.REGRETTED: State.AGAIN,
 }
-_NEEDED = {State.WANTED, State.ASKED, State.LIVE, State.REGRETTED}
-_TO_BE_TOLD = {State.WANTED, State.UNWANTED, State.DOUBTFUL}
+_TO_BE_ADDED = {State.WANTED, State.AGAIN}
+_NEEDED = _TO_BE_ADDED | {State.ASKED, State.LIVE, State.REGRETTED}
+_TO_BE_TOLD = _TO_BE_ADDED | {State.UNWANTED, State.DOUBTFUL}
 
 
 class Subscriptions:
@@ -213,7 +217,7 @@ class Subscriptions:
         self._away = False
         for channel, state in self._states.items():
             if state is State.LIVE:
-                self._states[channel] = State.WANTED
+                self._states[channel] = State.AGAIN
                 self._untold[channel] = None
             elif state is State.UNWANTED:
                 self._states[channel] = State.DOUBTFUL
@@ -257,8 +261,8 @@ class Subscriptions:
             self._call(untold[part::parts])
 
     def _call(self, channels: Collection[str]) -> None:
-        more = [each for each in channels if self._states[each] is State.WANTED]
-        fewer = [each for each in channels if self._states[each] is not State.WANTED]
+        more = [each for each in channels if self._states[each] in _TO_BE_ADDED]
+        fewer = [each for each in channels if self._states[each] not in _TO_BE_ADDED]
         for channel in channels:
             del self._untold[channel]
         self._states.update(dict.fromkeys(more, State.ASKED))

@@ -126,11 +126,12 @@ class Session:
         connection, inbox = self.connection, self._inbox
         manager, outbox = connection.manager, connection._outbox
         tasks = self._tasks
-        tasks.own = asyncio.current_task()
+        own = tasks.own = asyncio.current_task()
+        assert own is not None
         SENDER.set(connection)
         connection._session, outbox.watcher = self, self
         outbox.adopt_context()
-        manager._members.begin(connection, tasks.own)
+        manager._members.begin(connection, own)
         outcome: Outcome = Gone()
         try:
             try:
@@ -147,9 +148,9 @@ class Session:
                     async for frame in inbox:
                         if outbox.close_code is None:
                             await dispatcher.handle(frame)
-                            if tasks.own.cancelling():  # type: ignore[union-attr]  # it is this one
+                            if own.cancelling():
                                 await tasks.forgive()
-                        if self._ending is not None:
+                        if self._ending is not None or self._server_ended:
                             self._end_in(CLOSE_WAIT)  # a handler that had its grace is done
             except asyncio.CancelledError:
                 if outbox.stage is OPEN:  # not by us, but by the application
@@ -163,7 +164,9 @@ class Session:
                 raise
             return await self._leave(outcome)
         finally:
-            manager._members.sessions.discard(tasks.own)
+            manager._members.sessions.discard(own)
+            # The traceback of an error may lead to this very frame, on Python 3.12 and later.
+            outcome, own = Gone(), None
 
     # What the outbox tells of the end.
 
@@ -180,11 +183,12 @@ class Session:
             return
         self._we_ended = True
         muted: set[Any] = tasks.end_beside()
+        accepting = self.connection._outbox._accepting
+        if accepting:  # accept() raises once the server has answered:
+            self._end_in(CLOSE_WAIT)  # cut off, nobody would know whether the client is in
         if tasks.in_handler and tasks.own is not asyncio.current_task():
             muted.add(tasks.own)
-            if self.connection._outbox._accepting:  # accept() raises once the server has answered:
-                self._end_in(CLOSE_WAIT)  # cut off, nobody would know whether the client is in
-            else:
+            if not accepting:
                 tasks.cancel()
         mute(self.connection, muted)
 
@@ -222,6 +226,8 @@ class Session:
         self._tasks.end_beside()
         if self._tasks.in_handler:
             self._tasks.cancel()
+        if self._inbox.waiting:  # for a client that does not read, some report its end much later
+            self._end_in(CLOSE_WAIT)
 
     # Leaving.
 

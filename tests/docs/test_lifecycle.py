@@ -292,6 +292,10 @@ def test_every_end_of_the_table_is_tried(pages):
 # What still runs.
 
 
+BEFORE = ("on_connect", "accepted")
+"""An ``on_connect`` that has not answered the client yet, and one that has, and goes on."""
+
+
 class Busy(WebSocketResource):
     """Is busy until it is let go, and notes how that ended."""
 
@@ -299,7 +303,9 @@ class Busy(WebSocketResource):
         self.story, self.go, self.here = story, go, here
 
     async def on_connect(self, req, ws):
-        if req.get_param("busy") == "on_connect":
+        if req.get_param("busy") == "accepted":
+            await ws.accept()
+        if req.get_param("busy") in BEFORE:
             await self.work(ws, close=req.get_param("close") is not None)
         return True
 
@@ -359,7 +365,7 @@ async def too_large(client, ann, ws):
 
 
 async def too_fast(client, ann, ws):
-    for _ in range(5):
+    for _ in range(6):
         await ann.send_json({"type": "ping"})
 
 
@@ -375,6 +381,10 @@ async def drains(client, ann, ws):
     while client.manager.status()["state"] != "draining":  # noqa: ASYNC110  # no event tells it
         await asyncio.sleep(0)
     return drain
+
+
+async def drains_for_too_short(client, ann, ws):
+    await client.manager.drain(0.01)
 
 
 async def shuts_down(client, ann, ws):
@@ -400,6 +410,7 @@ HOW = {
     "messages over the rate": too_fast,
     "the client reads too slowly: more than `outbox_bytes` wait for it": too_much_waits,
     "`manager.drain(...)`": drains,
+    "`manager.drain(...)`, when its time is over": drains_for_too_short,
     "the app's shutdown": shuts_down,
     "the server cancels its call": server_cancels,
 }
@@ -419,12 +430,17 @@ def test_every_way_to_end_of_the_table_is_tried(pages):
     assert {how for how, cell in rows.items() if not cell} == NEVER
 
 
-@pytest.mark.parametrize("busy", ["serial", "concurrent", "on_connect"])
-@pytest.mark.parametrize("how", HOW)
+CELLS = [
+    (how, busy)
+    for how in HOW
+    for busy in ("serial", "concurrent", *BEFORE)
+    if busy != "on_connect" or how not in NEVER
+]
+
+
+@pytest.mark.parametrize(("how", "busy"), CELLS)
 async def test_what_runs_at_the_end_is_what_the_table_says(serve, pages, monkeypatch, how, busy):
     """What becomes of it, the code that ``on_disconnect`` gets after it, and what a client sees."""
-    if busy == "on_connect" and how in NEVER:
-        return
     monkeypatch.setattr("falcon_pachinko.session.tasks.READ_AHEAD_AFTER", 0.001)
     story, go, here = [], asyncio.Event(), asyncio.Queue()
     limits = Limits(
@@ -442,6 +458,7 @@ async def test_what_runs_at_the_end_is_what_the_table_says(serve, pages, monkeyp
         opening = asyncio.ensure_future(ann.__aenter__())
         if busy != "on_connect":
             await opening
+        if busy not in BEFORE:
             await ann.send_json({"type": busy, "payload": "close" if closes else "stay"})
         ws = await here.get()
         ending = await HOW[how](client, ann, ws)

@@ -5,7 +5,7 @@ import json
 import re
 
 import pytest
-from asgi_servers import SERVERS
+from asgi_servers import SERVERS, on
 from websockets.exceptions import ConnectionClosed, InvalidStatus
 
 
@@ -20,7 +20,7 @@ async def ending(client):
 
 
 @pytest.mark.every_server
-@pytest.mark.parametrize("kind", SERVERS)
+@pytest.mark.parametrize("kind", [*SERVERS, on("granian")])
 async def test_idle_clients_go_first_and_busy_ones_when_they_are_done(start, kind):
     """Both with 1012 and a time to come back; the busy one has its answer; nobody new gets in."""
     server = start(kind, "drained:app")

@@ -3,6 +3,7 @@
 import asyncio
 import json
 import signal
+import sys
 
 import pytest
 from asgi_servers import UVICORN
@@ -87,6 +88,33 @@ async def test_a_session_that_the_server_cuts_off_is_no_error_in_the_log(start, 
     assert f"{busy} is cancelled" in server.output
     for word in ("Traceback", "CancelledError", "never retrieved", "was destroyed", "Exception"):
         assert word not in server.output
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("busy", ["nothing", "serial", "concurrent"])
+async def test_hypercorn_ends_its_clients_in_time_on_python_3_11_alone(start, busy):
+    """There, what is left after its `graceful_timeout` has no grace; later Pythons go on."""
+    waits = sys.version_info >= (3, 12)
+    app = "served:app" if waits else "served:patient"  # has a grace to go by, or one to lose
+    server = start("hypercorn", app, "--graceful-timeout", "1")
+    client = await server.dial("/guest/plain")
+    if busy != "nothing":
+        await client.send(json.dumps({"type": busy}))
+        await server.printed(f"{busy} begins")
+    seeing = asyncio.create_task(see_end(client))
+
+    server.process.send_signal(signal.SIGTERM)
+    if waits:
+        await asyncio.sleep(2.5)  # it does nothing, and there is no event to wait for
+        assert server.process.poll() is None
+        assert not seeing.done()
+        client.transport.abort()
+    await asyncio.to_thread(server.process.wait, 60)
+
+    cancelled = [] if busy == "nothing" else [f"{busy} is cancelled"]
+    assert story(server) == [*cancelled, f"on_disconnect {1006 if waits else 1012} ''"]
+    assert await seeing == ("no close frame" if waits else 1012)
+    assert "worker ends" in server.output
 
 
 @pytest.mark.parametrize("busy", BUSY)

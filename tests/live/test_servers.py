@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 from asgi_servers import ALL
-from websockets.exceptions import ConnectionClosed, InvalidStatus
+from websockets.exceptions import ConnectionClosed, InvalidMessage, InvalidStatus
 
 PAGE = Path(__file__).parents[2] / "docs" / "reference" / "servers.md"
 COLUMNS = ("websockets-sansio", "websockets", "wsproto", "hypercorn", "granian", "daphne")
@@ -183,3 +183,92 @@ async def test_what_sigterm_does(start, kind, promised):
     lifespan = promised["lifespan: workers, the backend, the shutdown"] == "yes"
     assert ("on_disconnect" in server.output) == runs
     assert ("worker begins" in server.output, "worker ends" in server.output) == (lifespan,) * 2
+
+
+FATES = {
+    "is cancelled after its grace": ["is cancelled", "on_disconnect 1012"],
+    "goes on until its client leaves": ["is cancelled", "on_disconnect 1006"],
+    "is lost": [],
+}
+"""What the page says of what runs when SIGTERM comes, and what is then run, in this order."""
+
+
+@pytest.mark.parametrize("busy", ["serial", "concurrent"])
+async def test_what_sigterm_does_to_a_handler_that_runs(start, kind, promised, busy):
+    """It has its grace, or what the server gives it; then come the goodbyes."""
+    server = start(kind, "served:app", *PATIENCE.get(kind, ()))
+    client = await server.dial("/guest/plain")
+    await client.send(json.dumps({"type": busy}))
+    await server.printed(f"{busy} begins")
+
+    server.process.send_signal(signal.SIGTERM)
+    fate = promised["a handler that runs when the server gets SIGTERM"]
+    if fate == "goes on until its client leaves":
+        assert await no_more_is_printed(server)
+        client.transport.abort()
+    await asyncio.to_thread(server.process.wait, 60)
+
+    told = [line.removeprefix(f"{busy} ")[:18] for line in story(server)]
+    if kind == "granian" and told[-1] == "on_disconnect 1006":
+        told[-1] = "on_disconnect 1012"  # it may report its own end first
+    assert told == FATES[fate]
+
+
+async def test_what_sigterm_does_to_an_on_connect_that_runs(start, kind, promised, tmp_path):
+    """It is cancelled, or the server waits for it, or it is lost; a client sees what came of it."""
+    server = start(kind, "served:app", *PATIENCE.get(kind, ()))
+    opening = asyncio.create_task(answer(server, f"/guest/held?until={tmp_path / 'go'}"))
+    await server.printed("on_connect begins")
+
+    server.process.send_signal(signal.SIGTERM)
+    fate = promised["an on_connect that runs when the server gets SIGTERM"]
+    if fate.startswith("goes on"):
+        assert await no_more_is_printed(server)
+        (tmp_path / "go").touch()
+        await server.printed("on_connect finishes")
+    seen, client = await opening
+    sight = promised["an on_connect that runs when the server gets SIGTERM: its client sees"]
+    if sight == "an accept, still open":
+        assert await no_more_is_printed(server)
+        seen += ", still open"
+        client.transport.abort()
+    elif client is not None:
+        code, _ = await end(client)
+        seen += f", {code}"
+    await asyncio.to_thread(server.process.wait, 60)
+
+    expected = {
+        "is cancelled after its grace": ["on_connect is cancelled"],
+        "goes on to its end": ["on_connect finishes", "on_disconnect 1006 ''"],
+        "is lost": [],
+    }
+    assert story(server) == expected[fate]
+    assert seen == sight
+
+
+PATIENCE = {"hypercorn": ("--graceful-timeout", "60")}
+"""What has a server wait as long on Python 3.11, too."""
+
+
+async def no_more_is_printed(server, seconds=1.5):
+    """Tell whether what runs goes on, for longer than the grace that the app gives."""
+    told = story(server)
+    await asyncio.sleep(seconds)
+    return story(server) == told and server.process.poll() is None
+
+
+def story(server):
+    """Return how what ran has ended, and the goodbyes."""
+    ends = (" is cancelled", " finishes")
+    lines = server.output.splitlines()
+    return [line for line in lines if line.startswith("on_disconnect ") or line.endswith(ends)]
+
+
+async def answer(server, path):
+    """Say what a client sees of a handshake; and give the client, if it is let in."""
+    try:
+        return "an accept", await server.dial(path)
+    except InvalidStatus as denied:
+        return f"HTTP {denied.response.status_code}", None
+    except (InvalidMessage, ConnectionError):
+        return "no answer", None

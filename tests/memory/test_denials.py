@@ -1,8 +1,11 @@
 """Why a handshake is denied reaches every client: as a status, or as a close."""
 
 import asyncio
+import gc
+import weakref
 from datetime import UTC, datetime, timedelta
 from email.utils import format_datetime
+from functools import partial
 
 import falcon
 import falcon.asgi
@@ -292,3 +295,32 @@ async def test_a_readable_denial_leaves_no_connection_behind():
 
     assert (status["connections"], status["rooms"]) == (0, 0)
     assert not seen[0].accepted
+
+
+@pytest.fixture
+def no_collector():
+    """Nothing is freed but what nothing refers to."""
+    gc.collect()
+    gc.disable()
+    yield
+    gc.enable()
+
+
+@pytest.mark.usefixtures("no_collector")
+@pytest.mark.parametrize(
+    "error", [falcon.HTTPForbidden, falcon.HTTPTooManyRequests, partial(MessageError, "full")]
+)
+async def test_what_was_denied_is_freed_at_once(serve, knock, error):
+    """The error, whose traceback leads to all frames of the session, is part of no cycle."""
+    kept = []
+
+    class Full(WebSocketResource):
+        async def on_connect(self, req, ws):
+            kept.append(weakref.ref(self))
+            raise error()
+
+    async with simulate(serve(Full)) as client:
+        seen = await knock(client.connect("/"))
+
+    assert seen in {400, 403, 429}
+    assert kept[0]() is None

@@ -8,6 +8,9 @@ import pytest
 from falcon_pachinko import Limits, WebSocketResource, handles_message, to
 from falcon_pachinko.testing import Disconnected, HandshakeDenied, simulate
 
+BEFORE = ("on_connect", "accepted")
+"""An ``on_connect`` that has not answered the client yet, and one that has, and goes on."""
+
 FOR_EVER, SHORT = 3600.0, 0.02
 """Seconds of a grace that no test waits for, and of one that every test may."""
 
@@ -20,7 +23,9 @@ class Desk(WebSocketResource):
 
     async def on_connect(self, req, ws):
         self.scene.ws = ws
-        if self.scene.busy == "on_connect":
+        if self.scene.busy == "accepted":
+            await ws.accept()
+        if self.scene.busy in BEFORE:
             await self.work("on_connect", ws)
         return True
 
@@ -67,7 +72,7 @@ class Scene:
         self.ann = client.connect("/")
         self.closes_itself = way is handler_closes
         opening = asyncio.create_task(self.ann.__aenter__())
-        if self.busy != "on_connect":
+        if self.busy not in BEFORE:
             await opening
         if self.busy in ("serial", "concurrent"):
             await self.ann.send_json({"type": self.busy})
@@ -142,6 +147,10 @@ async def drain(scene):
     await draining
 
 
+async def short_drain(scene):
+    await scene.manager.drain(SHORT)
+
+
 async def shutdown(scene):
     stopping = asyncio.create_task(scene.stop_app())
     await scene.known()
@@ -153,40 +162,56 @@ CELLS = [
     (client_closes, "nothing", ["on_disconnect 4000"], 4000),
     (client_closes, "serial", ["serial finishes", "on_disconnect 4000"], 4000),
     (client_closes, "concurrent", ["concurrent finishes", "on_disconnect 4000"], 4000),
+    (client_closes, "on_connect", ["on_connect finishes", "on_disconnect 1006"], 4000),
+    (client_closes, "accepted", ["on_connect finishes", "on_disconnect 4000"], 4000),
     (client_vanishes, "nothing", ["on_disconnect 1006"], 1006),
     (client_vanishes, "serial", ["serial finishes", "on_disconnect 1006"], 1006),
     (client_vanishes, "concurrent", ["concurrent finishes", "on_disconnect 1006"], 1006),
     (client_vanishes, "on_connect", ["on_connect finishes", "on_disconnect 1006"], 1006),
+    (client_vanishes, "accepted", ["on_connect finishes", "on_disconnect 1006"], 1006),
     (handler_closes, "nothing", ["on_disconnect 4001"], 4001),
     (handler_closes, "serial", ["serial finishes", "on_disconnect 4001"], 4001),
     (handler_closes, "concurrent", ["concurrent finishes", "on_disconnect 4001"], 4001),
     (handler_closes, "on_connect", ["on_connect finishes", "on_disconnect 1006"], "HTTP 403"),
+    (handler_closes, "accepted", ["on_connect finishes", "on_disconnect 4001"], 4001),
     (other_code_closes, "nothing", ["on_disconnect 4001"], 4001),
     (other_code_closes, "serial", ["serial is cancelled", "on_disconnect 4001"], 4001),
     (other_code_closes, "concurrent", ["concurrent is cancelled", "on_disconnect 4001"], 4001),
     (other_code_closes, "on_connect", ["on_connect is cancelled"], "HTTP 403"),
+    (other_code_closes, "accepted", ["on_connect is cancelled", "on_disconnect 4001"], 4001),
     (disconnect, "nothing", ["on_disconnect 4003"], 4003),
     (disconnect, "serial", ["serial is cancelled", "on_disconnect 4003"], 4003),
     (disconnect, "concurrent", ["concurrent is cancelled", "on_disconnect 4003"], 4003),
     (disconnect, "on_connect", ["on_connect is cancelled"], "HTTP 403"),
+    (disconnect, "accepted", ["on_connect is cancelled", "on_disconnect 4003"], 4003),
     (expiry, "nothing", ["on_disconnect 4401"], 4401),
     (expiry, "serial", ["serial is cancelled", "on_disconnect 4401"], 4401),
     (expiry, "concurrent", ["concurrent is cancelled", "on_disconnect 4401"], 4401),
     (expiry, "on_connect", ["on_connect is cancelled"], "HTTP 403"),
+    (expiry, "accepted", ["on_connect is cancelled", "on_disconnect 4401"], 4401),
     (too_large, "nothing", ["on_disconnect 1009"], 1009),
     (too_large, "serial", ["serial is cancelled", "on_disconnect 1009"], 1009),
     (too_large, "concurrent", ["concurrent is cancelled", "on_disconnect 1009"], 1009),
+    (too_large, "accepted", ["on_connect is cancelled", "on_disconnect 1009"], 1009),
     (too_fast, "nothing", ["on_disconnect 1008"], 1008),
     (too_fast, "serial", ["serial is cancelled", "on_disconnect 1008"], 1008),
     (too_fast, "concurrent", ["concurrent is cancelled", "on_disconnect 1008"], 1008),
+    (too_fast, "accepted", ["on_connect is cancelled", "on_disconnect 1008"], 1008),
     (drain, "nothing", ["on_disconnect 1012"], 1012),
     (drain, "serial", ["serial finishes", "on_disconnect 1012"], 1012),
     (drain, "concurrent", ["concurrent finishes", "on_disconnect 1012"], 1012),
     (drain, "on_connect", ["on_connect finishes", "on_disconnect 1012"], 1012),
+    (drain, "accepted", ["on_connect finishes", "on_disconnect 1012"], 1012),
+    (short_drain, "nothing", ["on_disconnect 1012"], 1012),
+    (short_drain, "serial", ["serial finishes", "on_disconnect 1012"], 1012),
+    (short_drain, "concurrent", ["concurrent finishes", "on_disconnect 1012"], 1012),
+    (short_drain, "on_connect", ["on_connect finishes", "on_disconnect 1006"], "HTTP 503"),
+    (short_drain, "accepted", ["on_connect finishes", "on_disconnect 1012"], 1012),
     (shutdown, "nothing", ["on_disconnect 1012"], 1012),
     (shutdown, "serial", ["serial finishes", "on_disconnect 1012"], 1012),
     (shutdown, "concurrent", ["concurrent finishes", "on_disconnect 1012"], 1012),
     (shutdown, "on_connect", ["on_connect finishes", "on_disconnect 1006"], "HTTP 503"),
+    (shutdown, "accepted", ["on_connect finishes", "on_disconnect 1012"], 1012),
 ]
 """How it ends, what runs when it does, what then runs in this order, what the client sees."""
 
@@ -219,8 +244,14 @@ async def test_an_end_runs_what_the_table_says(serve, way, busy, story, client_s
 
 STUCK = [
     (way, busy, code)
-    for way, code in [(client_closes, 4000), (client_vanishes, 1006), (shutdown, 1012)]
-    for busy in ("serial", "concurrent")
+    for way, code in [
+        (client_closes, 4000),
+        (client_vanishes, 1006),
+        (handler_closes, 4001),
+        (short_drain, 1012),
+        (shutdown, 1012),
+    ]
+    for busy in ("serial", "concurrent", "accepted")
 ]
 """Ends that let what runs finish, and what ``on_disconnect`` is told if it never does."""
 
@@ -235,7 +266,8 @@ async def test_what_never_finishes_is_cancelled_after_its_grace(serve, way, busy
     async with simulate(app_of(serve, scene, SHORT)) as client:
         seen = await asyncio.wait_for(scene.play(client, way), 30)
 
-    assert scene.story == [f"{busy} is cancelled", f"on_disconnect {code}"]
+    what = "on_connect" if busy == "accepted" else busy
+    assert scene.story == [f"{what} is cancelled", f"on_disconnect {code}"]
     assert seen == code
 
 
@@ -246,29 +278,26 @@ class Never(asyncio.Event):
         pass
 
 
-async def test_an_on_connect_that_never_finishes_is_cancelled_after_its_grace(serve):
+@pytest.mark.parametrize(
+    ("way", "client_sees"),
+    [
+        (client_closes, 4000),
+        (client_vanishes, 1006),
+        (handler_closes, "HTTP 403"),
+        (short_drain, "HTTP 503"),
+        (shutdown, "HTTP 503"),
+    ],
+)
+async def test_an_on_connect_that_never_finishes_is_cancelled_after_its_grace(
+    serve, way, client_sees
+):
     """It did not return True, so it took nothing that an ``on_disconnect`` would give back."""
     scene = Scene("on_connect")
     scene.go = Never()
     async with simulate(app_of(serve, scene, SHORT)) as client:
-        seen = await asyncio.wait_for(scene.play(client, client_vanishes), 30)
+        seen = await asyncio.wait_for(scene.play(client, way), 30)
 
-    assert (scene.story, seen) == (["on_connect is cancelled"], 1006)
-
-
-@pytest.mark.parametrize("busy", ["serial", "concurrent"])
-async def test_who_is_busy_when_a_drain_is_over_is_closed_all_the_same(serve, busy):
-    """The handler has its grace from then on; the client is told 1012 at once."""
-    scene = Scene(busy)
-    scene.go = Never()
-
-    async def short_drain(scene):
-        await scene.manager.drain(SHORT)
-
-    async with simulate(app_of(serve, scene, SHORT)) as client:
-        seen = await asyncio.wait_for(scene.play(client, short_drain), 30)
-
-    assert (scene.story, seen) == ([f"{busy} is cancelled", "on_disconnect 1012"], 1012)
+    assert (scene.story, seen) == (["on_connect is cancelled"], client_sees)
 
 
 @pytest.mark.parametrize(("code", "status"), [(1001, 503), (1012, 503), (1013, 503), (4013, 403)])

@@ -9,7 +9,7 @@ import falcon
 import falcon.asgi
 import pytest
 
-from falcon_pachinko import Gap, Limits, WebSocketResource, handles_message, install
+from falcon_pachinko import Gap, Limits, WebSocketResource, handles_message, install, to
 from falcon_pachinko.backends import MemoryBackend, MemoryHub
 from falcon_pachinko.testing import Disconnected, HandshakeDenied, simulate
 
@@ -234,6 +234,103 @@ async def test_a_server_that_cancels_waits_for_the_clean_up(serve, by_hand, seen
     assert server.task.exception() is None
     assert seen == [1012]
     assert status["connections"] == 0
+
+
+async def idle(manager, server, until):
+    """The session waits for a frame."""
+
+
+async def busy(manager, server, until):
+    """A handler runs, which ends with its cancellation."""
+    server.say('{"type": "wait"}')
+    await until(lambda: manager.status()["received"])
+
+
+async def stubborn(manager, server, until):
+    """A handler runs, which goes on after its cancellation, and ends well."""
+    server.say('{"type": "endure"}')
+    await until(lambda: manager.status()["received"])
+
+
+async def closed_before(manager, server, until):
+    """The connection was closed before, and its close frame waits."""
+    await manager.disconnect(to.room("lobby"), 1012)
+
+
+async def drained_before(manager, server, until):
+    """The process drains, and the close frame waits."""
+    await manager.drain(0)
+
+
+@pytest.mark.parametrize("state", [idle, busy, stubborn, closed_before, drained_before])
+async def test_a_server_that_cancels_need_not_report_an_end(serve, by_hand, seen, until, state):
+    """A client that does not read keeps neither a frame, nor a server that never tells its end."""
+
+    class Deaf(WebSocketResource):
+        async def on_connect(self, req, ws):
+            await self.join_room("lobby")
+            return True
+
+        @handles_message("wait")
+        async def wait(self, ws):
+            await asyncio.Event().wait()
+
+        @handles_message("endure")
+        async def endure(self, ws):
+            with contextlib.suppress(asyncio.CancelledError):
+                await asyncio.Event().wait()
+
+        async def on_disconnect(self, ws, close_code):
+            seen.append(close_code)
+
+    app = serve(Deaf, limits=Limits(send_timeout=None, handler_grace=None, shutdown_timeout=60))
+    async with simulate(app) as client:
+        server = by_hand(app)
+        server.start()
+        await until(lambda: server.kinds == ["websocket.accept"])
+        server.reads.clear()
+        await client.manager.broadcast_to_all("Hello?")
+        await state(client.manager, server, until)
+        server.task.cancel()
+        await server.ended()
+
+    assert seen == [1012]
+    assert server.kinds == ["websocket.accept"]
+
+
+@pytest.mark.parametrize("ends", ["the server cancels", "somebody closes"])
+@pytest.mark.parametrize("who", ["on_connect", "the library"])
+async def test_a_server_that_never_answers_an_accept_is_not_waited_for(serve, by_hand, who, ends):
+    """Whoever has called it: the session ends soon after its connection does."""
+    reached = asyncio.Queue()
+
+    class Welcoming(WebSocketResource):
+        async def on_connect(self, req, ws):
+            reached.put_nowait(ws)
+            if who == "on_connect":
+                await ws.accept()
+            return True
+
+    class Stuck(by_hand):
+        async def _send(self, event):
+            if event["type"] == "websocket.accept":
+                reached.put_nowait("accept")
+                await asyncio.Event().wait()
+
+    app = serve(Welcoming, limits=Limits(send_timeout=None, handler_grace=None))
+    async with simulate(app) as client:
+        server = Stuck(app)
+        server.start()
+        ws, _ = await reached.get(), await reached.get()
+        if ends == "the server cancels":
+            server.task.cancel()
+        else:
+            await ws.close(4001)
+        await server.ended()
+        connections = client.manager.status()["connections"]
+
+    assert server.task.exception() is None
+    assert connections == 0
 
 
 async def test_a_clean_up_survives_a_second_cancellation(serve, by_hand, until):

@@ -82,6 +82,14 @@ def test_an_installed_app_is_still_what_it_was(kind):
     assert type(app).__doc__ == before.__doc__
 
 
+def test_the_source_of_an_installed_app_is_found():
+    """Whoever inspects the app sees the class that the application wrote."""
+    app = Mine()
+    install(app)
+
+    assert inspect.getsource(type(app)) == inspect.getsource(Mine)
+
+
 def test_a_subclass_keeps_its_state_and_its_overrides():
     """Its own ``add_route`` hears of WebSocket routes too."""
     app = Mine()

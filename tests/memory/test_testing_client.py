@@ -654,7 +654,7 @@ async def test_a_failing_test_does_not_wait_for_an_app_that_hangs(serve):
         await send(ACCEPT)
         await asyncio.Event().wait()
 
-    async with simulate(falcon.asgi.App(), timeout=0.05) as client:
+    async with simulate(falcon.asgi.App(), timeout=0.5) as client:
         client.app = app
         with pytest.raises(ZeroDivisionError):
             async with client.connect("/") as ann:

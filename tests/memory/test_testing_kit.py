@@ -79,8 +79,8 @@ async def test_a_receive_that_times_out_says_what_came_before(client):
 
 async def test_a_client_has_a_timeout_of_its_own_if_it_wants(client):
     """In place of the simulator's."""
-    async with client.connect("/", timeout=0.01) as ann:
-        with pytest.raises(NothingReceivedError, match=r"within 0.01 s"):
+    async with client.connect("/", timeout=0.5) as ann:
+        with pytest.raises(NothingReceivedError, match=r"within 0\.5 s"):
             await ann.receive()
 
 
@@ -368,10 +368,10 @@ async def test_an_app_that_never_answers_is_told_apart(serve):
             asked.set()
             await asyncio.Event().wait()
 
-    async with simulate(serve(Ponders), timeout=0.05) as client:
+    async with simulate(serve(Ponders), timeout=0.5) as client:
         ann = client.connect("/")
         with pytest.raises(
-            NothingReceivedError, match=r"not answered within 0.05 s: on_connect nei"
+            NothingReceivedError, match=r"not answered within 0.5 s: on_connect nei"
         ):
             await ann.__aenter__()
 
@@ -426,10 +426,10 @@ async def test_an_app_that_does_not_end_is_told(serve):
         await send({"type": "websocket.accept"})
         await gate.wait()
 
-    client = simulate(falcon.asgi.App(), timeout=0.05)
+    client = simulate(falcon.asgi.App(), timeout=0.5)
     client.app = app
     ann = client.connect("/")
-    with pytest.raises(NothingReceivedError, match=r"did not end this connection within 0.05 s"):
+    with pytest.raises(NothingReceivedError, match=r"did not end this connection within 0.5 s"):
         async with ann:
             pass
 

@@ -96,15 +96,18 @@ async def test_a_worker_gets_what_it_was_given(app, log, until):
 
 async def test_a_crash_is_logged_at_once_and_the_worker_runs_again(app, log, until, caplog):
     """Clients do not notice."""
+    connected = asyncio.Event()
 
     async def flaky(manager):
         log.append("run")
         if log.count("run") == 1:
             raise ZeroDivisionError("oops")
+        await connected.wait()
         await manager.broadcast_to_all("alive")
 
     app.add_websocket_worker(flaky, backoff=(0.001, 0.001))
     async with simulate(app) as client, client.connect("/") as ann:
+        connected.set()
         await until(lambda: log.count("run") == 2)
         heard = await ann.receive_json()
         status = client.manager.status()["workers"]

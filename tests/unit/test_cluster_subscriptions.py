@@ -251,6 +251,51 @@ async def test_what_was_asked_before_an_outage_is_asked_again(started):
     assert backend.calls.count("subscribe") == 2
 
 
+async def done_but_unanswered(subscriptions, backend):
+    """The backend subscribes, and the answer is lost."""
+    subscriptions.add("room:a")
+    await until(lambda: backend.calls.count("subscribe"))
+    backend._channels.add("room:a")
+    await until(lambda: subscriptions.state("room:a") is State.AGAIN)
+
+
+async def unanswered_unsubscribe(subscriptions, backend):
+    """It does not unsubscribe, raises, and the channel is needed again."""
+    backend.failing = {"unsubscribe": AWAY}
+    subscriptions.add("room:a")
+    await subscriptions.live("room:a")
+    subscriptions.remove("room:a")
+    await until(lambda: backend.calls.count("unsubscribe"))
+    subscriptions.add("room:a")
+    await until(lambda: subscriptions.state("room:a") is State.AGAIN)
+
+
+async def away_and_back(subscriptions, backend):
+    """It was away, and has forgotten nothing."""
+    subscriptions.add("room:a")
+    await subscriptions.live("room:a")
+    subscriptions.backend_away()
+    subscriptions.backend_back()
+    assert subscriptions.state("room:a") is State.AGAIN
+
+
+@pytest.mark.parametrize("doubt", [done_but_unanswered, unanswered_unsubscribe, away_and_back])
+async def test_a_channel_that_the_backend_may_have_is_taken_from_it(started, monkeypatch, doubt):
+    """Needed no more before it was told again: unsubscribed from all the same."""
+    subscriptions, backend = started
+    if doubt is done_but_unanswered:
+        backend.failing = {"subscribe": AWAY}
+    if doubt is not away_and_back:
+        monkeypatch.setattr(module, "RETRY_AFTER", 0.3)  # the next try comes after the removal
+    await doubt(subscriptions, backend)
+    backend.failing = {}
+    subscriptions.remove("room:a")
+    assert subscriptions.knows("room:a")
+    await until(lambda: not subscriptions.knows("room:a"))
+
+    assert backend._channels == set()
+
+
 async def test_what_is_needed_outlives_a_stop(started):
     """The members are there still, if the process starts again."""
     subscriptions, backend = started

@@ -676,11 +676,11 @@ async def test_a_client_that_takes_nothing_is_cut(server_wire, post, caplog):
 
 async def test_a_deadline_is_each_frames_own(server_wire, post):
     """A client that takes one frame, however late, has the whole time again for the next."""
-    outbox = post(server_wire, send_timeout=0.05)
+    outbox = post(server_wire, send_timeout=0.6)
     await push_all(outbox, server_wire, ["one", "two"])
     loop = asyncio.get_running_loop()
     a_while = asyncio.Event()
-    loop.call_later(0.02, a_while.set)
+    loop.call_later(0.2, a_while.set)
 
     await a_while.wait()
     server_wire.let_one_through()
@@ -690,7 +690,7 @@ async def test_a_deadline_is_each_frames_own(server_wire, post):
     async with asyncio.timeout(5):
         await server_wire.transport.aborted.wait()
 
-    assert loop.time() >= second_began + 0.04
+    assert loop.time() >= second_began + 0.5
 
 
 async def test_a_server_without_a_transport_is_cut_as_well(wire, post):
@@ -1488,7 +1488,7 @@ async def test_a_server_that_refuses_a_code_gets_one_that_says_the_same(code, se
 
     outbox = Outbox(send, Limits(), Counters(), name="c1", is_open=True)
     outbox.close(code, "bye")
-    await asyncio.wait([outbox._writer._task])
+    await outbox.finished()
 
     assert codes == [code, sent]
     assert (outbox.close_code, outbox.close_reason) == (code, "bye")

@@ -1,5 +1,8 @@
 """Rooms for a crowd, in which what is said is heard; and poison, which nobody may taste."""
 
+import gc
+import tracemalloc
+
 import falcon.asgi
 import msgspec
 from pulse import Pulse
@@ -47,8 +50,18 @@ class Member(WebSocketResource):
         await self.broadcast_to_room(self.room, {"type": "left"})
 
 
+class Memory:
+    """How much memory all that is in this process holds, down to the byte."""
+
+    async def on_get(self, req, resp):
+        """Tell the bytes that Python has given out and not got back; see PYTHONTRACEMALLOC."""
+        gc.collect()
+        resp.media = tracemalloc.get_traced_memory()[0]
+
+
 app = falcon.asgi.App()
 install(app)
+app.add_route("/memory", Memory())
 app.add_websocket_route("/crowd/{room}", Member)
 app.add_websocket_route(
     "/patient/{room}",

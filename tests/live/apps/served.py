@@ -1,6 +1,7 @@
 """An app that tells what its server lets through: answers, codes, ends, and the lifespan."""
 
 import asyncio
+from pathlib import Path
 
 import falcon
 import falcon.asgi
@@ -24,6 +25,8 @@ class Guest(WebSocketResource):
             raise falcon.HTTPServiceUnavailable(retry_after=7)
         if manner == "slowly":
             await self.work("on_connect")
+        if manner == "held":
+            await self.wait_for(Path(req.get_param("until")))
         await self.join_room("guests")
         return True
 
@@ -35,6 +38,17 @@ class Guest(WebSocketResource):
         except asyncio.CancelledError:
             print(f"{what} is cancelled", flush=True)
             raise
+
+    async def wait_for(self, file):
+        """Wait until a file is there, which the server's shutdown cannot keep from coming."""
+        print("on_connect begins", flush=True)
+        try:
+            while not file.exists():  # noqa: ASYNC110  # another process makes it
+                await asyncio.sleep(0.02)
+        except asyncio.CancelledError:
+            print("on_connect is cancelled", flush=True)
+            raise
+        print("on_connect finishes", flush=True)
 
     @handles_message("serial")
     async def serial(self, ws):
