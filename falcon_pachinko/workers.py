@@ -13,6 +13,7 @@ from collections.abc import Awaitable, Callable, Coroutine
 from typing import Any, Literal, TypeVar, overload
 
 from falcon_pachinko.backends import Backend, MemoryBackend
+from falcon_pachinko.connection.sender import SENDER
 from falcon_pachinko.errors import DuplicateWorkerError, LeaseLostError, WorkerDefinitionError
 from falcon_pachinko.leases import give_back, hold, keep, take
 
@@ -368,9 +369,10 @@ class WorkerController:
         self.on_critical(worker, error)  # as it is now, not as it was when the worker was added
 
     def _launch(self, worker: Worker) -> None:
-        loop = asyncio.get_running_loop()
-        self._tasks[worker.name] = loop.create_task(
-            worker.supervise(), name=f"worker {worker.name}"
+        context = contextvars.copy_context()
+        context.run(SENDER.set, None)  # one that a handler adds works for no connection
+        self._tasks[worker.name] = asyncio.get_running_loop().create_task(
+            worker.supervise(), name=f"worker {worker.name}", context=context
         )
 
 

@@ -32,7 +32,7 @@ OF_A_CONNECTION = (
     "Connection", "Session", "Handshake", "Inbox", "Outbox", "Gate",
     "Dispatcher", "Tasks", "Writer", "Pace", "WaitingFrames",
 )  # fmt: skip
-"""How the library's classes end whose instances belong to one connection."""
+"""The library's classes whose instances belong to one connection."""
 
 
 class Desk(WebSocketResource):
@@ -151,7 +151,7 @@ def objects():
         type(each).__name__
         for each in gc.get_objects()
         if issubclass(type(each), Desk)  # a route only says that it is one
-        or (is_ours(type(each)) and type(each).__name__.endswith(OF_A_CONNECTION))
+        or (is_ours(type(each)) and type(each).__name__ in OF_A_CONNECTION)
     )
 
 

@@ -9,6 +9,7 @@ import time
 import weakref
 from collections import deque
 from collections.abc import AsyncIterator, Callable, Collection, Mapping, Sequence
+from contextvars import Context
 from typing import ClassVar
 
 from falcon_pachinko.backends.base import (
@@ -150,9 +151,10 @@ class MemoryHub:
             if self._timer_at <= when:
                 return
             self._timer.cancel()
-        # Weak, so that the timer keeps no hub of an app that has gone.
+        # Weak, so that the timer keeps no hub of an app that has gone. In a context of its own,
+        # so that it keeps no connection on whose behalf something was sent.
         self._loop, self._timer_at = loop, when
-        self._timer = loop.call_at(when, _swept, weakref.ref(self))
+        self._timer = loop.call_at(when, _swept, weakref.ref(self), context=Context())
 
     def drop_node(self, node: str) -> None:
         """Forget what a node has in any table."""

@@ -12,6 +12,7 @@ import asyncio
 import logging
 import random
 from collections.abc import Awaitable, Callable, Collection, Coroutine, Iterable
+from contextvars import Context
 from typing import Any, Generic
 
 import msgspec
@@ -107,7 +108,7 @@ class Presence(Generic[M]):
         self._release_all()
 
     def _spawn(self, job: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
-        task = asyncio.get_running_loop().create_task(job)
+        task = asyncio.get_running_loop().create_task(job, context=Context())
         self._passing.add(task)
         task.add_done_callback(self._passing.discard)
         return task
@@ -200,7 +201,8 @@ class Presence(Generic[M]):
         if self._expiry is not None:
             self._expiry.cancel()
         self._expiry_at = deadline
-        self._expiry = loop.call_at(deadline, self._expire, loop)
+        # In a context of its own, so that it keeps no connection on whose behalf somebody left.
+        self._expiry = loop.call_at(deadline, self._expire, loop, context=Context())
 
     def _expire(self, loop: asyncio.AbstractEventLoop) -> None:
         self._expiry = None

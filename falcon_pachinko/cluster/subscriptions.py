@@ -27,6 +27,7 @@ import asyncio
 import enum
 import logging
 from collections.abc import Callable, Collection, Mapping
+from contextvars import Context
 from typing import TypeAlias
 
 from falcon_pachinko.backends.base import Backend
@@ -250,7 +251,8 @@ class Subscriptions:
     def _tell_soon(self) -> None:
         if self._next is None and self._running and self._untold:
             # In the next turn of the loop: what is added in this one is told together.
-            self._next = asyncio.get_running_loop().call_soon(self._tell)
+            # And in a context of its own, which keeps no connection while a backend is away.
+            self._next = asyncio.get_running_loop().call_soon(self._tell, context=Context())
 
     def _tell(self) -> None:
         """Give what is untold to as many calls as are free."""

@@ -19,10 +19,8 @@ import msgspec
 from falcon_pachinko.errors import DuplicateHandlerError, HandlerDefinitionError, MessageError
 from falcon_pachinko.messages.codec import DECODE_ERRORS, DEFAULT_CODECS, JSON, Codec, Codecs
 from falcon_pachinko.messages.envelopes import (
-    MISSING,
     SHOWN,
     NoPayload,
-    Opener,
     Ping,
     Ref,
     Refusal,
@@ -34,6 +32,7 @@ from falcon_pachinko.messages.envelopes import (
     schema_shape,
 )
 from falcon_pachinko.messages.guards import NO_CHECKS, Checks, decoder_of
+from falcon_pachinko.messages.openers import MISSING, Opener
 from falcon_pachinko.messages.rules import foreign_rule
 from falcon_pachinko.messages.schema import schema_structs
 from falcon_pachinko.messages.signatures import (

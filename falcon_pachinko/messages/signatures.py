@@ -11,7 +11,8 @@ from types import FrameType
 from typing import Any, ForwardRef, NamedTuple, TypeVar, Union, get_args, get_origin, get_type_hints
 
 from falcon_pachinko.errors import HandlerDefinitionError
-from falcon_pachinko.messages.envelopes import MISSING, NoPayload
+from falcon_pachinko.messages.envelopes import NoPayload
+from falcon_pachinko.messages.openers import MISSING
 
 __all__ = [
     "UNANNOTATED",

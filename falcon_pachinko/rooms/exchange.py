@@ -90,7 +90,8 @@ class Exchange:
 
     def left(self, connection: Connection, room: str, *, last: bool) -> None:
         """Leave a connection out of what is underway to a room that it has left."""
-        self.lost(connection)
+        if self.fanout.underway:
+            self.fanout.left(connection)
         if room in self.history._rooms:
             self.history.left(connection, room, last=last)
 

@@ -56,6 +56,7 @@ class Session:
         "_handshake",
         "_hooks",
         "_inbox",
+        "_leaving",
         "_server_ended",
         "_tasks",
         "_we_ended",
@@ -71,7 +72,9 @@ class Session:
         self._dispatcher = Dispatcher(connection, hooks, self._tasks)
         self._inbox = self._tasks.inbox = Inbox(gate.receive, connection.limits, self._dispatcher)
         self._finishing: asyncio.Timeout | None = None  # while the client takes what is left
-        self._ending: asyncio.TimerHandle | None = None  # what ends it if nothing else does
+        # What ends it if nothing else does.  Invariant: none once it is leaving, which is final.
+        self._ending: asyncio.TimerHandle | None = None
+        self._leaving = False
         self._server_ended = False  # whether the server has cancelled its call
         self._we_ended = False  # whether we have closed, and handlers were told to end
 
@@ -199,14 +202,12 @@ class Session:
             self._end_in(waits)
 
     def _end_in(self, seconds: float) -> None:
-        self._call_off()
-        self._ending = asyncio.get_running_loop().call_later(seconds, self._interrupt)
-
-    def _call_off(self) -> None:
-        """Nothing needs an end any more that `_end_in` was to bring."""
+        """Interrupt the session after so many seconds, unless it leaves by itself."""
         if self._ending is not None:
             self._ending.cancel()
-            self._ending = None
+        self._ending = None
+        if not self._leaving:
+            self._ending = asyncio.get_running_loop().call_later(seconds, self._interrupt)
 
     def _interrupt(self) -> None:
         """End what the session waits for: the server, or a handler that had its grace."""
@@ -235,6 +236,10 @@ class Session:
         """Forget the connection everywhere, then let the resources say goodbye."""
         connection, inbox, tasks = self.connection, self._inbox, self._tasks
         outbox, counters = connection._outbox, connection.manager._counters
+        self._leaving = True
+        if self._ending is not None:
+            self._ending.cancel()
+            self._ending = None
         tasks.wind_up()
         error = None if outbox.accepted else await self._answer(outcome)
         by_client = outbox.close_code is None
@@ -247,12 +252,9 @@ class Session:
         if connection._expiry is not None:
             connection._expiry.cancel()
             connection._expiry = None
-        if self._ending is not None:
-            self._call_off()
         await inbox.stop()
         if outbox.accepted and outbox.stage is CLOSING:
             await self._let_finish()
-            self._call_off()  # `closed` was told
         outbox.forget(now=self._server_ended or inbox.code in _GOING_AWAY)
         patient = not (self._we_ended or self._server_ended)
         stubborn = await tasks.finish(connection.limits.handler_grace if patient else CLOSE_WAIT)

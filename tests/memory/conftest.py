@@ -10,6 +10,7 @@ import pytest
 
 from falcon_pachinko import install
 from falcon_pachinko.connection.sender import MUTED
+from falcon_pachinko.session.session import Session
 from falcon_pachinko.testing import HandshakeDenied
 
 DEADLINE = 30
@@ -75,7 +76,10 @@ class ByHand:
     def start(self) -> None:
         """Open the handshake, and let the app run."""
         self.events.put_nowait({"type": "websocket.connect"})
-        self.task = asyncio.create_task(self._app(self.scope, self.events.get, self._send))
+        self.task = asyncio.create_task(self._app(self.scope, self.receive, self._send))
+
+    async def receive(self):
+        return await self.events.get()
 
     def say(self, text: str) -> None:
         self.events.put_nowait({"type": "websocket.receive", "text": text})
@@ -108,11 +112,18 @@ def by_hand():
 
 @pytest.fixture(autouse=True)
 async def _nothing_left():
-    """No test leaves a task behind, whatever it did to the app."""
+    """No test leaves a task behind, or a session's timer, whatever it did to the app."""
     yield
     for _ in range(5):  # what is ending may end
         await asyncio.sleep(0)
     left = asyncio.all_tasks() - {asyncio.current_task()}
 
+    timers = [
+        each
+        for each in getattr(asyncio.get_running_loop(), "_scheduled", ())  # uvloop shows none
+        if not each.cancelled() and getattr(each._callback, "__module__", "") == Session.__module__
+    ]
+
     assert not left
+    assert not timers
     assert not MUTED

@@ -2,10 +2,20 @@
 
 import asyncio
 import gc
+import weakref
 
+import falcon.asgi
 import pytest
 
-from falcon_pachinko import Limits, MessageError, WebSocketResource, handles_message, to
+from falcon_pachinko import (
+    HistoryLimits,
+    Limits,
+    MessageError,
+    WebSocketResource,
+    handles_message,
+    install,
+    to,
+)
 from falcon_pachinko.testing import simulate
 
 
@@ -371,3 +381,109 @@ async def test_no_answer_leaves_a_cycle_behind(serve, message):
 def is_ours(thing):
     module = type(thing).__module__
     return module.startswith("falcon_pachinko") and ".testing" not in module
+
+
+@pytest.fixture
+def patient(by_hand):
+    """Make a server that lets what waits leave at the moment when the app stops to read."""
+
+    class Patient(by_hand):
+        async def receive(self):
+            try:
+                return await super().receive()
+            except asyncio.CancelledError:
+                self.reads.set()
+                raise
+
+    return Patient
+
+
+@pytest.mark.parametrize("kind", ["serial", "concurrent"])
+@pytest.mark.parametrize("how", ["disconnect", "expiry", "too many"])
+async def test_a_close_that_leaves_while_the_session_ends_starts_no_timer(
+    serve, patient, monkeypatch, until, kind, how
+):
+    """Stopping is final, whichever of the two is done first."""
+    monkeypatch.setattr("falcon_pachinko.session.tasks.READ_AHEAD_AFTER", 0.001)
+    busy = asyncio.Event()
+
+    class Desk(WebSocketResource):
+        async def on_connect(self, req, ws):
+            self.ws = ws
+            return True
+
+        @handles_message("work", concurrent=kind == "concurrent")
+        async def work(self, ws):
+            await manager.broadcast_to_all("slow")
+            busy.set()
+            await asyncio.Event().wait()
+
+    limits = Limits(handler_grace=0.01, send_timeout=0.2, messages_per_second=1, burst=2)
+    app = serve(Desk, limits=limits)
+    manager = app.ws_connection_manager
+    async with simulate(app):
+        server = patient(app)
+        server.start()
+        await until(lambda: manager.status()["accepted"])
+        server.reads.clear()
+        server.say('{"type": "work"}')
+        await busy.wait()
+        await until(lambda: server.events._getters)  # it reads, ahead or not
+        if how == "disconnect":
+            await manager.disconnect(to.everyone)
+        elif how == "expiry":
+            (ws,) = [each async for each in manager.connections()]
+            ws._expire_in(0)
+        else:
+            server.say("1")
+            server.say("2")
+        await server.ended()
+
+    assert server.task.exception() is None
+
+
+async def keeps_a_message(resource):
+    await resource.broadcast_to_room("kept", {"type": "said"})
+
+
+async def is_present(resource):
+    await resource.track("here")
+
+
+async def adds_a_worker(resource):
+    async def sleep(manager):
+        await asyncio.Event().wait()
+
+    resource.pachinko.add_websocket_worker(sleep)
+
+
+@pytest.mark.parametrize(
+    "doing", [keeps_a_message, is_present, adds_a_worker], ids=lambda each: each.__name__
+)
+async def test_who_has_gone_is_freed_whatever_goes_on(doing):
+    """A history's clean-up, a grace and a worker were begun for it, and outlive it."""
+    known = []
+
+    class Desk(WebSocketResource):
+        async def on_connect(self, req, ws):
+            self.pachinko = pachinko
+            await self.join_room("kept")
+            return True
+
+        @handles_message("go")
+        async def go(self, ws):
+            known.append(weakref.ref(ws))
+            await doing(self)
+
+    app = falcon.asgi.App()
+    pachinko = install(app)
+    pachinko.ws_connection_manager.configure_rooms("kept", history=HistoryLimits(seconds=600))
+    pachinko.ws_connection_manager.configure_rooms("here", presence_grace=600)
+    app.add_websocket_route("/", Desk)
+    async with simulate(app) as client:
+        async with client.connect("/") as ann:
+            await ann.request("go")
+        await asyncio.sleep(0)
+        gc.collect()
+
+        assert known[0]() is None

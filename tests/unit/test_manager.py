@@ -380,7 +380,10 @@ async def test_a_handler_that_we_have_ended_is_heard_no_more(
     async def broadcast():
         if muted:
             mute(ann, {asyncio.current_task()})
-        return await manager.broadcast_to_all(1)
+        try:
+            return await manager.broadcast_to_all(1)
+        finally:
+            mute(ann, set())
 
     delivery = await in_a_handler(ann, broadcast())
 
