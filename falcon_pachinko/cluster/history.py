@@ -121,20 +121,17 @@ class RoomHistory(Generic[M]):
         too_slow: list[M] = []
         for member in chosen:
             if member in self.returning:
-                if not self._hold(member, placed):
-                    too_slow.append(member)
+                packet = packet_for(placed, member)
+                if packet is not None and not member.closed:
+                    budget = bound(member.limits.outbox_bytes)
+                    if not self.returning[member].hold(placed, packet.size, budget):
+                        too_slow.append(member)
                 continue
             floor = self.floors.get(member)
             if floor is None or is_after(placed.position, floor):
                 live.append(member)
                 self.floors.pop(member, None)
         return Routed(live, too_slow)
-
-    def _hold(self, member: M, placed: Placed) -> bool:
-        packet = packet_for(placed, member)
-        if packet is None or member.closed:
-            return True
-        return self.returning[member].hold(placed, packet.size, bound(member.limits.outbox_bytes))
 
     def come_back(self, member: M) -> Returning:
         """Note that a member gets its past now; what is live for it is held meanwhile."""
@@ -157,7 +154,12 @@ class RoomHistory(Generic[M]):
             return Replay(state, (), None)
         entries = place_all(self.name, past)
         floor, recovered = self.floors.get(member), past.complete
-        if floor is not None and _reaches(past, floor):
+        oldest = past.entries[0].offset if past.entries else past.position.offset
+        if (
+            floor is not None
+            and floor.epoch == past.position.epoch
+            and oldest <= floor.offset <= past.position.offset
+        ):  # everything after what this process has sent it is there
             recovered = True
             entries = [each for each in entries if is_after(each.position, floor)]
         position = self.floors[member] = past.position
@@ -240,11 +242,3 @@ def packet_for(placed: Placed, member: Member) -> Packet | None:
 def is_after(position: HistoryPosition, other: HistoryPosition) -> bool:
     """Whether a place comes after another one; in another epoch it always does."""
     return position.epoch != other.epoch or position.offset > other.offset
-
-
-def _reaches(past: Past, position: HistoryPosition) -> bool:
-    """Whether a past still has everything after a position."""
-    if position.epoch != past.position.epoch:
-        return False
-    oldest = past.entries[0].offset if past.entries else past.position.offset
-    return oldest <= position.offset <= past.position.offset

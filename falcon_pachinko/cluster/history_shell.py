@@ -10,6 +10,7 @@ complete. What each member gets is decided in `history`; here it is sent.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 from collections.abc import Awaitable, Callable, Collection, Coroutine
 from typing import Any, Generic
@@ -18,7 +19,6 @@ import msgspec
 
 from falcon_pachinko.backends.base import HistoryPosition, Past
 from falcon_pachinko.cluster.history import (
-    Placed,
     Returning,
     RoomHistory,
     opened,
@@ -198,7 +198,10 @@ class History(Generic[M]):
             log, "could not keep a message to %.200r, so its history ends: %s", name, why
         )
         self._node.count_unpublished()
-        self._break(name)
+        if name in self._broken or len(self._broken) < MOST_BROKEN:
+            self._broken[name] = None
+        else:
+            self._node.note_hole(ALL)
         self._given_up[seq] = None
         if len(self._given_up) > MOST_GIVEN_UP:
             del self._given_up[next(iter(self._given_up))]
@@ -232,7 +235,10 @@ class History(Generic[M]):
                     echo.over.set()
                 placed = place(name, parcel, position)
                 live, too_slow = room.core.route(self._select(name, parcel), placed)
-                self._cut_off(too_slow)
+                for member in too_slow:  # to take its past
+                    budget = member.limits.outbox_bytes
+                    reason = f"too slow: over {budget} bytes came while it caught up (outbox_bytes)"
+                    member._outbox.close(1013, reason)
                 sent = await self._fan_out(name, live, placed.packets)
                 taken = sent, len(live) - sent
             if own:
@@ -334,13 +340,6 @@ class History(Generic[M]):
                 await asyncio.sleep(0)
         return replay.position
 
-    def _cut_off(self, members: Collection[M]) -> None:
-        """Close those who take their past too slowly for what arrives meanwhile."""
-        for member in members:
-            budget = member.limits.outbox_bytes
-            reason = f"too slow: over {budget} bytes came while it caught up (outbox_bytes)"
-            member._outbox.close(1013, reason)
-
     async def kept(self, name: str) -> list[Any]:
         """Return the messages of a room that are kept, oldest first, as JSON clients get them.
 
@@ -354,9 +353,11 @@ class History(Generic[M]):
         if limits is None:
             raise NoHistoryError(name)
         past = await self._node.backend.read(f"room:{name}", HistoryPosition(), limits)
-        return [
-            msgspec.json.decode(text) for each in place_all(name, past) if (text := _as_json(each))
-        ]
+        kept = []
+        for each in place_all(name, past):
+            with contextlib.suppress(EncodeError):  # what JSON has no form for
+                kept.append(msgspec.json.decode(each.packets[JSON].event["text"]))
+        return kept
 
     # Gaps.
 
@@ -402,12 +403,6 @@ class History(Generic[M]):
 
     # Histories with a hole.
 
-    def _break(self, name: str) -> None:
-        if name in self._broken or len(self._broken) < MOST_BROKEN:
-            self._broken[name] = None
-        else:
-            self._node.note_hole(ALL)
-
     async def _end_if_broken(self, name: str) -> None:
         """End a history that has a hole; then tell the others, who read it anew."""
         if name in self._broken:
@@ -429,10 +424,3 @@ class History(Generic[M]):
                 self._outage.report(log, message, name, error)
                 if self._node.backend.state != "up":
                     return  # all of them are tried again when it is back
-
-
-def _as_json(placed: Placed) -> str | None:
-    try:
-        return str(placed.packets[JSON].event["text"])
-    except EncodeError:
-        return None

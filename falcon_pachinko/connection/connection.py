@@ -25,10 +25,23 @@ from falcon_pachinko.typing import AsgiEvent, AsgiSend
 if TYPE_CHECKING:
     from falcon.constants import WebSocketPayloadType
 
-__all__ = ["NONE", "Connection"]
+__all__ = ["NONE", "Connection", "chosen_subprotocol"]
 
 NONE: frozenset[str] = frozenset()
 """No rooms, or no tags: what nearly all connections have of the one, or of both."""
+
+
+def chosen_subprotocol(offered: Iterable[str], understood: Iterable[str]) -> str | None:
+    """Choose a subprotocol: the client's first of the resource's own, else one of ours.
+
+    >>> chosen_subprotocol(["pachinko.msgpack", "tea.v1"], ["tea.v2", "tea.v1"])
+    'tea.v1'
+    """
+    for known in (frozenset(understood), SUBPROTOCOLS):
+        for each in offered:
+            if each in known:
+                return each
+    return None
 
 
 class Connection:
@@ -248,7 +261,19 @@ class Connection:
                 f"accept() can be called once, before close(); this connection is {answer} already"
             )
         if subprotocol is not None:
-            self._agree_on(subprotocol)
+            if subprotocol not in self.subprotocols:
+                offered = ", ".join(self.subprotocols) or "none"
+                raise ValueError(
+                    f"the client did not offer the subprotocol {subprotocol!r:.200}; "
+                    f"it offered: {offered:.200}"
+                )
+            codec = self.manager._codecs.of(subprotocol)
+            if codec is not self._codec and self._outbox.bytes:
+                raise ConnectionStateError(
+                    f"messages that wait for the accept are encoded as {self._codec.name}, which "
+                    f"{subprotocol!r:.200} does not use; accept first, then send"
+                )
+            self._speak(subprotocol, codec)
         self.manager._revocations.apply(self)  # the last moment for a disconnect that came before
         if self._outbox.stage is not CONNECTING:
             raise falcon.WebSocketDisconnected(self.close_code)
@@ -258,30 +283,6 @@ class Connection:
         if headers:
             event["headers"] = written_headers(headers)
         await self._outbox.accept(event)
-
-    def _agree_on(self, subprotocol: str) -> None:
-        if subprotocol not in self.subprotocols:
-            offered = ", ".join(self.subprotocols) or "none"
-            raise ValueError(
-                f"the client did not offer the subprotocol {subprotocol!r:.200}; "
-                f"it offered: {offered:.200}"
-            )
-        codec = self.manager._codecs.of(subprotocol)
-        if codec is not self._codec and self._outbox.bytes:
-            raise ConnectionStateError(
-                f"messages that wait for the accept are encoded as {self._codec.name}, which "
-                f"{subprotocol!r:.200} does not use; accept first, then send"
-            )
-        self._speak(subprotocol, codec)
-
-    def _negotiate(self, understood: Iterable[str]) -> None:
-        """Choose a subprotocol: the client's first of the resource's own, else one of ours."""
-        own = frozenset(understood)
-        for known in (own, SUBPROTOCOLS):
-            for offered in self.subprotocols:
-                if offered in known:
-                    self._speak(offered, self.manager._codecs.of(offered))
-                    return
 
     def _speak(self, subprotocol: str, codec: Codec) -> None:
         before, self._codec, self.subprotocol = self._codec, codec, subprotocol

@@ -37,15 +37,19 @@ def is_muted(sender: Any) -> bool:
     return task in tasks or (task is not None and task.cancelling() > 0)
 
 
-def check_sending(latest: str | None, *, volatile: bool) -> None:
+def check_sending(
+    latest: str | None, *, volatile: bool, store: bool | None = None, local: bool = False
+) -> None:
     """Refuse options of sending that contradict each other, or mean nothing.
 
     Raises:
-        ValueError: Both are given, or the key is not a non-empty text.
+        ValueError: They do, or the key is not a non-empty text.
     """
-    if latest is None:
-        return
-    if volatile:
-        raise ValueError("volatile= and latest= exclude each other: choose one")
-    if not isinstance(latest, str) or not latest:
-        raise ValueError(f"latest={latest!r:.200}: give a non-empty text that names the value")
+    if latest is not None:
+        if volatile:
+            raise ValueError("volatile= and latest= exclude each other: choose one")
+        if not isinstance(latest, str) or not latest:
+            raise ValueError(f"latest={latest!r:.200}: give a non-empty text that names the value")
+    if store and (local or volatile or latest is not None):
+        what = "local" if local else "volatile" if volatile else "latest"
+        raise ValueError(f"store=True with {what}= contradicts itself: a history cannot keep it")

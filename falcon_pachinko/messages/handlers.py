@@ -32,7 +32,7 @@ from falcon_pachinko.messages.envelopes import (
     schema_shape,
 )
 from falcon_pachinko.messages.guards import NO_CHECKS, Checks, decoder_of
-from falcon_pachinko.messages.openers import MISSING, Opener
+from falcon_pachinko.messages.openers import MISSING, Opener, open_nothing
 from falcon_pachinko.messages.rules import foreign_rule
 from falcon_pachinko.messages.schema import schema_structs
 from falcon_pachinko.messages.signatures import (
@@ -141,7 +141,10 @@ def handles_message(
             async def say(self, ws, payload: Say):
                 await self.broadcast_to_room("lobby", {"type": "said", "payload": payload})
     """
-    tag = _tag_of(message_type) if isinstance(message_type, type) else message_type
+    tag: object = message_type
+    if isinstance(message_type, type):
+        of_ours = issubclass(message_type, msgspec.Struct)
+        tag = message_type.__struct_config__.tag if of_ours else None
     if not isinstance(tag, str) or not tag:
         raise HandlerDefinitionError(
             f"handles_message({message_type!r})",
@@ -166,10 +169,6 @@ def handles_message(
 def handles(member: object) -> bool:
     """Tell whether `handles_message` has been used on a class's attribute."""
     return bool(getattr(member, _MARK, ()))
-
-
-def _tag_of(struct: type) -> object:
-    return struct.__struct_config__.tag if issubclass(struct, msgspec.Struct) else None
 
 
 class HandlerTable:
@@ -227,7 +226,7 @@ class HandlerTable:
                 self._custom = (handler, shape.custom[0])
         self.answers_ping = answers_ping and "ping" not in self.handlers
         if self.answers_ping:
-            self._shapes[Ping] = (PING, _open_ping)
+            self._shapes[Ping] = (PING, open_nothing)
         # There are two structs at least: of a single one, msgspec takes a message without a `type`.
         self._shapes[_Nothing] = (PING, _open_nothing)
         direct = self._shapes.keys() - {careful for careful, _ in stands_in.values()}
@@ -256,8 +255,11 @@ class HandlerTable:
         unfilled: HandlerDefinitionError | None = None
         for owner in reversed(resource.__mro__):
             for name, member in vars(owner).items():
-                if isinstance(member, (staticmethod, classmethod)):
-                    _refuse_unbound(member.__func__)
+                if isinstance(member, (staticmethod, classmethod)) and handles(member.__func__):
+                    why = (
+                        "handles messages and so is a method of an instance; drop its @staticmethod"
+                    )
+                    raise HandlerDefinitionError(name_of(member.__func__), why)
                 given = arguments.get(owner, {})
                 own = getattr(member, _MARK, None)
                 if own is not None:
@@ -365,22 +367,12 @@ class HandlerTable:
         raise refusal_of("invalid_payload", error, ref, claimed=True) from None
 
 
-def _open_ping(_ping: Ping, _frame: Frame, _codec: Codec) -> None:
-    """Open a ping: it has no payload."""
-
-
 class _Nothing(msgspec.Struct, tag=""):
     """What no handler handles: the empty type."""
 
 
 def _open_nothing(_nothing: _Nothing, _frame: Frame, _codec: Codec) -> NoReturn:
     raise msgspec.ValidationError("A message type must not be empty")
-
-
-def _refuse_unbound(function: Callable[..., Any]) -> None:
-    if hasattr(function, _MARK):
-        why = "handles messages and so is a method of an instance; drop its @staticmethod"
-        raise HandlerDefinitionError(name_of(function), why)
 
 
 def _redefined(claims: Iterable[_Claim], member: object, given: dict[Any, Any]) -> Iterator[_Claim]:

@@ -68,7 +68,7 @@ class Sending:
         if MUTED and is_muted(sender):
             return Delivery(0, 0)  # its connection was closed by us: it is heard no more
         if latest is not None or volatile or local or store:
-            _check_options(store=store, local=local, volatile=volatile, latest=latest)
+            check_sending(latest, volatile=volatile, store=store, local=local)
         ids: tuple[str, ...] = ()
         if exclude:
             # It may be an iterator, which gives its ids once.
@@ -129,15 +129,3 @@ async def _keep_pace(sender: Connection | None, chosen: list[Connection]) -> Non
     session = sender._session
     if session is not None and session.owns(asyncio.current_task()):
         await sender._outbox.keep_pace()
-
-
-def _check_options(*, store: bool | None, local: bool, volatile: bool, latest: str | None) -> None:
-    """Refuse options of sending that contradict each other.
-
-    Raises:
-        ValueError: They do.
-    """
-    check_sending(latest, volatile=volatile)
-    if store and (local or volatile or latest is not None):
-        what = "local" if local else "volatile" if volatile else "latest"
-        raise ValueError(f"store=True with {what}= contradicts itself: a history cannot keep it")

@@ -3,14 +3,11 @@
 from __future__ import annotations
 
 import dataclasses
-import ipaddress
 import logging
 import time
-import unicodedata
 from collections.abc import Awaitable, Callable, Collection, Iterable
 from datetime import datetime
 from typing import Any
-from urllib.parse import urlsplit
 
 import falcon
 import falcon.asgi
@@ -18,6 +15,14 @@ import falcon.asgi
 from falcon_pachinko.errors import InvalidNameError, SetupError
 from falcon_pachinko.messages.signatures import is_coroutine_function, misfit
 from falcon_pachinko.names import check_user_id
+from falcon_pachinko.session.origins import (
+    DEFAULT_PORTS,
+    host_pattern,
+    matches,
+    origin_pattern,
+    own_host,
+    parse_origin,
+)
 from falcon_pachinko.typing import Scope
 
 __all__ = ["Admission", "Authenticate", "Principal"]
@@ -97,11 +102,6 @@ def _check_time(moment: object) -> None:
 Authenticate = Callable[[Any], Awaitable["Principal | str | None"]]
 """Takes the request; returns a `Principal`, a user id, or None for a stranger."""
 
-_DEFAULT_PORTS = {"http": 80, "ws": 80, "https": 443, "wss": 443}
-
-Origin = tuple[str, str, int | None]
-"""Scheme, host name and port, each in the one way that they are compared in."""
-
 
 class Admission:
     """Who may connect at all: hosts, origins, identity; asked before ``on_connect``.
@@ -131,9 +131,9 @@ class Admission:
     ) -> None:
         given = [origins] if isinstance(origins, str) else list(origins or ())
         self._any_origin = "*" in given
-        self._origins = [_origin_pattern(each) for each in given if each != "*"]
+        self._origins = [origin_pattern(each) for each in given if each != "*"]
         hosts = [allowed_hosts] if isinstance(allowed_hosts, str) else allowed_hosts
-        self._hosts = None if hosts is None else [_host_pattern(each) for each in hosts]
+        self._hosts = None if hosts is None else [host_pattern(each) for each in hosts]
         if authenticate is not None:
             _check_authenticate(authenticate)
         self._authenticate = authenticate
@@ -226,25 +226,25 @@ class Admission:
     def _knows_host(self, headers: list[str]) -> bool:
         if self._hosts is None:
             return True
-        name, _ = _own_host(headers)
-        return any(_matches(name, pattern) for pattern in self._hosts)
+        name, _ = own_host(headers)
+        return any(matches(name, pattern) for pattern in self._hosts)
 
     def _knows_origin(self, headers: list[str], hosts: list[str], scheme: str) -> bool:
         if self._any_origin:
             return True
-        origin = _parse_origin(headers[0]) if len(headers) == 1 else None
+        origin = parse_origin(headers[0]) if len(headers) == 1 else None
         if origin is None:
             return False
         its_scheme, name, port = origin
         # The server's own pages.  One that came over http, where this connection has TLS, may be
         # the work of somebody on the way; the other way round a proxy ends the TLS.
         if its_scheme == "https" or (its_scheme == "http" and scheme not in ("wss", "https")):
-            own_name, own_port = _own_host(hosts)
-            own_port = _DEFAULT_PORTS[its_scheme] if own_port is None else own_port
+            own_name, own_port = own_host(hosts)
+            own_port = DEFAULT_PORTS[its_scheme] if own_port is None else own_port
             if own_name and (name, port) == (own_name, own_port):
                 return True
         return any(
-            (its_scheme, port) == (their_scheme, their_port) and _matches(name, their_name)
+            (its_scheme, port) == (their_scheme, their_port) and matches(name, their_name)
             for their_scheme, their_name, their_port in self._origins
         )
 
@@ -269,98 +269,3 @@ def _headers(scope: Scope, name: bytes) -> list[str]:
 def _shown(headers: list[str]) -> str | list[str] | None:
     """Return a header for a log: what was sent, all of it if it was sent twice."""
     return headers[0] if len(headers) == 1 else headers or None
-
-
-def _matches(name: str, pattern: str) -> bool:
-    """Compare a host name with a pattern; ``*.example`` is every sub-domain, not itself."""
-    if pattern.startswith("*."):
-        return name.endswith(pattern[1:]) and len(name) > len(pattern) - 1
-    return name == pattern
-
-
-def _own_host(headers: list[str]) -> tuple[str, int | None]:
-    """Return the name and the port that a client calls the server by; "" if it does not say one."""
-    return _parse_host(headers[0]) if len(headers) == 1 else ("", None)
-
-
-def _parse_host(text: str) -> tuple[str, int | None]:
-    """Part a host into its name, as names are compared, and its port; "" if it is not a host."""
-    parsed = _split(f"//{text}")
-    return ("", None) if parsed is None else parsed[1:]
-
-
-def _parse_origin(text: str) -> Origin | None:
-    """Part an origin into scheme, name and port; None if it is not one (``null``)."""
-    parsed = _split(text)
-    if parsed is None or not parsed[0] or not parsed[1]:
-        return None
-    scheme, name, port = parsed
-    return scheme, name, _DEFAULT_PORTS.get(scheme) if port is None else port
-
-
-def _split(url: str) -> Origin | None:
-    """Part what has a scheme, a host and a port, and nothing else."""
-    if not url.isprintable() or " " in url:  # urlsplit would take them out
-        return None
-    try:
-        parts = urlsplit(url)
-        name, port = parts.hostname, parts.port
-    except ValueError:
-        return None
-    if parts.path or parts.query or parts.fragment or "@" in parts.netloc or url[-1:] in "?#":
-        return None
-    return parts.scheme, _ascii_name(name or ""), port
-
-
-def _ascii_name(name: str) -> str:
-    """Write a host name in the one way it is compared in: lower case, ASCII, no dot at the end.
-
-    >>> _ascii_name("Bücher.example."), _ascii_name("xn--bcher-kva.example")
-    ('xn--bcher-kva.example', 'xn--bcher-kva.example')
-    >>> _ascii_name("0:0::1")
-    '::1'
-    """
-    if ":" in name:
-        try:
-            return ipaddress.IPv6Address(name).compressed
-        except ValueError:
-            return ""
-    if not name.isascii():
-        # What browsers do (UTS 46, without its tables): the codec "idna" of the standard library
-        # is older, and makes another host of a name with ß.
-        name = unicodedata.normalize("NFKC", name).lower().replace("\u3002", ".")
-        name = ".".join(
-            label if label.isascii() else "xn--" + label.encode("punycode").decode("ascii")
-            for label in unicodedata.normalize("NFKC", name).split(".")
-        )
-    return name.lower().removesuffix(".")
-
-
-def _origin_pattern(text: str) -> Origin:
-    if text == "null" or (isinstance(text, str) and text.startswith("file:")):
-        raise SetupError(
-            f"origins: {text!r} cannot be allowed by itself: browsers send `Origin: null` for "
-            "files and sandboxed frames alike, and any site can have a page send it. Serve the "
-            'page over http or https and name that origin, or give "*" to switch the check off'
-        )
-    origin = _parse_origin(text.removesuffix("/")) if isinstance(text, str) else None
-    if origin is None or "*" in origin[1].removeprefix("*."):
-        raise SetupError(
-            f"origins: {text!r} is not an origin; write it as https://app.example, with a port "
-            'if it is unusual, https://*.app.example for sub-domains, or "*" for any'
-        )
-    return origin
-
-
-def _host_pattern(text: str) -> str:
-    name, port = "", None
-    if isinstance(text, str):
-        name = _ascii_name(text) if text.count(":") > 1 else ""  # an IPv6 address without brackets
-        if not name:
-            name, port = _parse_host(text)
-    if not name or port is not None or "*" in name.removeprefix("*."):
-        raise SetupError(
-            f"allowed_hosts: {text!r} is not a host name; write it as app.example, without "
-            "scheme and port, or *.app.example for sub-domains; None checks nothing"
-        )
-    return name

@@ -15,7 +15,7 @@ from typing import Any, NamedTuple, TypeAlias
 import falcon
 import falcon.asgi
 
-from falcon_pachinko.connection.connection import Connection
+from falcon_pachinko.connection.connection import Connection, chosen_subprotocol
 from falcon_pachinko.connection.inbox import Inbox
 from falcon_pachinko.errors import MessageError, SetupError
 from falcon_pachinko.messages.hooks import HookChain
@@ -129,7 +129,9 @@ class Handshake:
         ended = self._ending(connection, inbox)
         if ended is not None:
             return ended
-        connection._negotiate(resource.subprotocols)  # only the handshake may
+        chosen = chosen_subprotocol(connection.subprotocols, resource.subprotocols)
+        if chosen is not None:
+            connection._speak(chosen, connection.manager._codecs.of(chosen))
         for hook in self.hooks.before_connect:
             await attend(hook(self.req, connection, self.params))
             ended = self._ending(connection, inbox)

@@ -254,7 +254,12 @@ class Session:
             connection._expiry = None
         await inbox.stop()
         if outbox.accepted and outbox.stage is CLOSING:
-            await self._let_finish()
+            # The client has the time it has to take what waits before our close, and the close.
+            seconds = CLOSE_WAIT if self._server_ended else connection.limits.send_timeout
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(seconds) as self._finishing:
+                    await outbox.finished()
+            self._finishing = None
         outbox.forget(now=self._server_ended or inbox.code in _GOING_AWAY)
         patient = not (self._we_ended or self._server_ended)
         stubborn = await tasks.finish(connection.limits.handler_grace if patient else CLOSE_WAIT)
@@ -272,14 +277,6 @@ class Session:
         # Whoever keeps the connection keeps no more than that, and nothing here refers to itself.
         connection._session = connection.resource = None
         return error
-
-    async def _let_finish(self) -> None:
-        """Give the client the time it has to take what waits before our close, and the close."""
-        seconds = CLOSE_WAIT if self._server_ended else self.connection.limits.send_timeout
-        with contextlib.suppress(TimeoutError):
-            async with asyncio.timeout(seconds) as self._finishing:
-                await self.connection._outbox.finished()
-        self._finishing = None
 
     async def _answer(self, outcome: Outcome) -> BaseException | None:
         """Deny the handshake; or return the error that Falcon is to answer."""

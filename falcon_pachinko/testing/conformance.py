@@ -121,12 +121,13 @@ class Node:
 
     def listen(self) -> None:
         """Read the events from now on."""
-        self._reader = asyncio.get_running_loop().create_task(self._listen())
 
-    async def _listen(self) -> None:
-        async for event in self.backend.events():
-            self.events.append(event)
-            self._more.set()
+        async def read() -> None:
+            async for event in self.backend.events():
+                self.events.append(event)
+                self._more.set()
+
+        self._reader = asyncio.get_running_loop().create_task(read())
 
     async def stop(self) -> None:
         """Stop the backend, and see its events end."""

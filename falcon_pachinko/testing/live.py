@@ -451,13 +451,14 @@ class _InThread:
 
     def kill(self) -> None:
         """Cancel what is left in its loop; code that blocks the loop cannot be stopped."""
+
+        def cancel_all() -> None:
+            for task in asyncio.all_tasks():
+                task.cancel()
+
         if not self.ended and self.loop is not None:
             with contextlib.suppress(RuntimeError):  # it ends by itself right now
-                self.loop.call_soon_threadsafe(self._cancel_all)
-
-    def _cancel_all(self) -> None:
-        for task in asyncio.all_tasks():
-            task.cancel()
+                self.loop.call_soon_threadsafe(cancel_all)
 
     def _work(self) -> None:
         handler = _LinesOfThread(self._lines)

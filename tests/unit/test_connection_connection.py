@@ -14,6 +14,7 @@ from falcon_pachinko import (
     MessageError,
     to,
 )
+from falcon_pachinko.connection.connection import chosen_subprotocol
 from falcon_pachinko.connection.ends import check_close_code
 from falcon_pachinko.connection.sender import SENDER, check_sending
 
@@ -450,27 +451,21 @@ async def test_a_subprotocol_that_was_not_offered_is_refused(wire, connect):
 
 
 @pytest.mark.parametrize(
-    ("offered", "own", "agreed", "codec"),
+    ("offered", "own", "agreed"),
     [
-        ([], [], None, "JSON"),
-        (["v1"], [], None, "JSON"),
-        (["pachinko.msgpack"], [], "pachinko.msgpack", "MessagePack"),
-        (["pachinko.json", "pachinko.msgpack"], [], "pachinko.json", "JSON"),
-        (["pachinko.msgpack", "pachinko.json"], [], "pachinko.msgpack", "MessagePack"),
-        (["pachinko.msgpack", "v1", "v2"], ["v2", "v1"], "v1", "JSON"),
-        (["v3", "pachinko.json"], ["v1"], "pachinko.json", "JSON"),
-        (["v3", "pachinko.msgpack"], ["pachinko.msgpack"], "pachinko.msgpack", "MessagePack"),
+        ([], [], None),
+        (["v1"], [], None),
+        (["pachinko.msgpack"], [], "pachinko.msgpack"),
+        (["pachinko.json", "pachinko.msgpack"], [], "pachinko.json"),
+        (["pachinko.msgpack", "pachinko.json"], [], "pachinko.msgpack"),
+        (["pachinko.msgpack", "v1", "v2"], ["v2", "v1"], "v1"),
+        (["v3", "pachinko.json"], ["v1"], "pachinko.json"),
+        (["v3", "pachinko.msgpack"], ["pachinko.msgpack"], "pachinko.msgpack"),
     ],
 )
-async def test_a_subprotocol_is_chosen_of_what_was_offered(
-    wire, connect, offered, own, agreed, codec
-):
+def test_a_subprotocol_is_chosen_of_what_was_offered(offered, own, agreed):
     """The client's first of the resource's own, and only without one of these, one of ours."""
-    ann = connect(wire, is_open=False, subprotocols=offered)
-
-    ann._negotiate(own)
-
-    assert (ann.subprotocol, ann._codec.name) == (agreed, codec)
+    assert chosen_subprotocol(offered, own) == agreed
 
 
 async def test_a_codec_is_not_changed_under_what_waits(wire, connect):

@@ -16,6 +16,7 @@ from falcon_pachinko import (
     WebSocketConnectionManager,
     to,
 )
+from falcon_pachinko.messages.codec import MSGPACK
 
 
 class Noted:
@@ -202,7 +203,7 @@ async def test_codecs_are_counted_and_told_of(registry, noted, connect, wire):
     connect(wire, "ann")
     before = list(noted.spoken)
     bob = connect(wire, "bob", is_open=False, subprotocols=["pachinko.msgpack"])
-    bob._negotiate(())
+    bob._speak("pachinko.msgpack", MSGPACK)
     during = {each.name: count for each, count in registry.codecs.items()}
     registry.forget(bob)
     registry.recode(bob, bob._codec)

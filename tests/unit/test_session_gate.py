@@ -10,6 +10,7 @@ import pytest
 
 from falcon_pachinko import WebSocketConnectionManager, to
 from falcon_pachinko.counters import Counters
+from falcon_pachinko.session import denials
 from falcon_pachinko.session import gate as module
 from falcon_pachinko.session.gate import Gate
 
@@ -392,7 +393,7 @@ async def test_a_retry_after_that_is_a_date_becomes_the_seconds_until_then(
 ):
     """One that has passed is now; one without a zone is UTC."""
     now = dt.datetime(2030, 1, 1, 12, tzinfo=dt.UTC)
-    monkeypatch.setattr(module.time, "time", now.timestamp)
+    monkeypatch.setattr(denials.time, "time", now.timestamp)
     server = Server(EXTENSION, ["pachinko.json"])
     error = falcon.HTTPError(503, title="Full", headers={"Retry-After": date(now)})
 
