@@ -394,6 +394,8 @@ class Setting:
             ]
             if now["connections"] or now["objects"]:
                 found.append(f"{server.name}: {now['objects']} objects of connections")
+            if now["overfull"]:
+                found.append(f"{server.name}: {now['overfull']} memories are over their bounds")
             if abs(now["tables"] - then["tables"]) > TABLES:
                 found.append(f"{server.name}: tables {then['tables']} -> {now['tables']}")
         return found

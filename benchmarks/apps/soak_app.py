@@ -25,6 +25,9 @@ from falcon_pachinko import (
     install,
     to,
 )
+from falcon_pachinko.cluster.history_shell import MOST_GIVEN_UP
+from falcon_pachinko.cluster.listening import GAP_LOG_CHANNELS
+from falcon_pachinko.cluster.publishing import CHANNELS_REMEMBERED
 
 BALLAST = "x" * 8000
 
@@ -139,8 +142,9 @@ class Facts:
             "threads": threading.active_count(),
             "descriptors": descriptors(),
             "objects": sum(objects().values()),
-            "tables": entries(manager, but=map(id, memories(manager))),
-            "remembered": sum(map(len, memories(manager))),
+            "tables": entries(manager, but=[id(each) for each, _ in memories(manager)]),
+            "remembered": sum(len(each) for each, _ in memories(manager)),
+            "overfull": sum(len(each) > most for each, most in memories(manager)),
             "memory": private_memory(),
         }
 
@@ -161,12 +165,12 @@ def is_ours(kind):
 
 
 def memories(manager):
-    """Give the collections that are meant to remember what is over, up to a stated bound."""
+    """Give the collections that are meant to remember what is over, and their stated bounds."""
     cluster, history = manager._cluster, manager._exchange.history
     return (
-        cluster._publishing._last_elsewhere,  # CHANNELS_REMEMBERED
-        cluster._listening._gap_log._named,  # GAP_LOG_CHANNELS
-        history._given_up,  # MOST_GIVEN_UP
+        (cluster._publishing._last_elsewhere, CHANNELS_REMEMBERED),
+        (cluster._listening._gap_log._named, GAP_LOG_CHANNELS),
+        (history._given_up, MOST_GIVEN_UP),
     )
 
 
