@@ -109,8 +109,11 @@ class Members:
                 for room in connection._rooms:
                     self._presence.untrack(connection, room)
             self._presence.gone(connection)
-        finally:  # whatever fails there, nobody sends to it any more
-            self._registry.forget(connection)
+        except Exception:
+            log.exception(
+                "presence failed to forget %r", connection, extra=connection._outbox.where()
+            )
+        self._registry.forget(connection)  # whatever fails there: nobody sends to it any more
 
     async def join(
         self, connection: Connection, room: str, since: HistoryPosition | None = None

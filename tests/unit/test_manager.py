@@ -117,7 +117,9 @@ async def test_forgetting_leaves_no_trace(wire, connect, manager):
     assert (ann.rooms, ann.tags) == (frozenset(), frozenset())
 
 
-async def test_a_connection_is_forgotten_though_presence_fails(wire, connect, manager, monkeypatch):
+async def test_a_connection_is_forgotten_though_presence_fails(
+    wire, connect, manager, monkeypatch, caplog
+):
     """What one part of the leaving raises leaves nobody behind for the others."""
     ann = connect(wire)
     await manager.join_room("ann", "lobby")
@@ -127,9 +129,9 @@ async def test_a_connection_is_forgotten_though_presence_fails(wire, connect, ma
 
     monkeypatch.setattr(manager._exchange.presence, "gone", fail)
 
-    with pytest.raises(RuntimeError, match="presence is broken"):
-        await manager.remove_connection("ann")
+    await manager.remove_connection("ann")
 
+    assert "presence is broken" in caplog.text
     status = manager.status()
     assert (status["connections"], status["rooms"]) == (0, 0)
     assert ann.rooms == frozenset()
