@@ -5,9 +5,9 @@ from __future__ import annotations
 import contextlib
 import errno
 import os
+import secrets
 import shutil
 import sys
-import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -108,9 +108,13 @@ def files_in(folder: Path) -> tuple[Path, ...]:
 
 def _locked_folder(parent: Path, made: list[Path]) -> tuple[Path, int | None]:
     while True:
+        folder = parent / f"{STAGING_PREFIX}{secrets.token_hex(4)}"
+        made[:] = [folder]  # before it is there: an interrupt may come at any moment
         try:
-            folder = Path(tempfile.mkdtemp(prefix=STAGING_PREFIX, dir=parent))
-            made[:] = [folder]
+            folder.mkdir(mode=0o700)
+        except FileExistsError:  # somebody else's
+            made.clear()
+            continue
         except OSError as error:
             raise UnwritableError(parent, error) from error
         if sys.platform == "win32":
