@@ -51,10 +51,15 @@ SLOW_RINGS = {Path(__file__).parent / ring for ring in ("browser", "cli", "packa
 
 
 @pytest.hookimpl(tryfirst=True)  # before pytest selects by marks
-def pytest_collection_modifyitems(items):
+def pytest_collection_modifyitems(config, items):
+    exhaustive = config.getoption("--hypothesis-profile") == "exhaustive"
     for item in items:
         if item.path.parent in SLOW_RINGS and not item.get_closest_marker("quick"):
             item.add_marker("slow")
+        if exhaustive and item.get_closest_marker(
+            "hypothesis"
+        ):  # forty times the examples
+            item.add_marker(pytest.mark.timeout(3600))
 
 
 SHARING = (

@@ -504,7 +504,5 @@ def _quick_retries(monkeypatch):
     monkeypatch.setattr(module, "RETRY_AFTER", 0.0005)
 
 
-SubscriptionsMachine.TestCase.settings = settings(
-    max_examples=40, stateful_step_count=30, deadline=None
-)
+SubscriptionsMachine.TestCase.settings = settings(stateful_step_count=30, deadline=None)
 TestSubscriptionsMachine = SubscriptionsMachine.TestCase
