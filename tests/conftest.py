@@ -56,9 +56,7 @@ def pytest_collection_modifyitems(config, items):
     for item in items:
         if item.path.parent in SLOW_RINGS and not item.get_closest_marker("quick"):
             item.add_marker("slow")
-        if exhaustive and item.get_closest_marker(
-            "hypothesis"
-        ):  # forty times the examples
+        if exhaustive and item.get_closest_marker("hypothesis"):  # forty times the examples
             item.add_marker(pytest.mark.timeout(3600))
 
 
