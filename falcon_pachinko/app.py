@@ -84,7 +84,7 @@ class _Installed:
 
     def _get_responder(self, req: falcon.asgi.Request) -> tuple[Any, dict[str, Any], Any, Any]:
         """Find what answers a request, and what middleware gets as its resource."""
-        found = super()._get_responder(req)  # type: ignore[misc]  # see _Installed
+        found = super()._get_responder(req)  # type: ignore[misc]  # Falcon's App comes next, which mypy cannot know
         responder, params, resource, template = found
         if isinstance(resource, SharedPath):
             resource = resource.route if req.is_websocket else resource.http
@@ -99,17 +99,17 @@ class _Installed:
         self, req: Any, resp: Any, error: Any, params: Any, ws: Any = None
     ) -> None:
         if not await _deny_whole(req, error, ws):
-            await super()._http_error_handler(req, resp, error, params, ws=ws)  # type: ignore[misc]  # see _Installed
+            await super()._http_error_handler(req, resp, error, params, ws=ws)  # type: ignore[misc]  # Falcon's App comes next, which mypy cannot know
 
     async def _http_status_handler(
         self, req: Any, resp: Any, status: Any, params: Any, ws: Any = None
     ) -> None:
         if not await _deny_whole(req, status, ws):
-            await super()._http_status_handler(req, resp, status, params, ws=ws)  # type: ignore[misc]  # see _Installed
+            await super()._http_status_handler(req, resp, status, params, ws=ws)  # type: ignore[misc]  # Falcon's App comes next, which mypy cannot know
 
     async def __call__(self, scope: Scope, receive: AsgiReceive, send: AsgiSend) -> None:
         """Serve one request, WebSocket or lifespan, as Falcon does."""
-        falcons = super().__call__  # type: ignore[misc]  # see _Installed
+        falcons = super().__call__  # type: ignore[misc]  # Falcon's App comes next, which mypy cannot know
         pachinko, kind = self._pachinko, scope["type"]
         if kind == "lifespan":
             try:
@@ -219,7 +219,7 @@ def _lifespan(
     return receive_for_falcon, send_for_falcon
 
 
-class App(_Installed, falcon.asgi.App[Any, Any]):  # type: ignore[misc]  # parameters that Falcon types otherwise
+class App(_Installed, falcon.asgi.App[Any, Any]):  # type: ignore[misc]  # Falcon types ASGI's own arguments more narrowly
     """A `falcon.asgi.App` with everything installed, for people who use a type checker.
 
     It takes Falcon's own arguments, and those of `install` by name.
@@ -296,7 +296,7 @@ def install(app: falcon.asgi.App[Any, Any], **options: Unpack[InstallOptions]) -
         return there
 
     def falcons_add_route(template: str, resource: object, **given: Any) -> None:
-        super(_Installed, app).add_route(template, resource, **given)  # type: ignore[misc]  # see _Installed
+        super(_Installed, app).add_route(template, resource, **given)  # type: ignore[misc]  # Falcon's App comes next, which mypy cannot know
 
     pachinko = Pachinko(app, wanted, falcons_add_route)
     _keep_denials_whole(app)

@@ -105,7 +105,7 @@ async def take(backend: Backend, worker: str) -> Lease:
         if token is not None:
             log.info("worker %s runs here (token %d)", worker, token)
             return Lease(worker, token, asked + seconds * _CERTAIN)
-        await asyncio.sleep(backend.ttl / _TRIES * random.uniform(0.8, 1.2))  # noqa: S311  # apart from each other
+        await asyncio.sleep(backend.ttl / _TRIES * random.uniform(0.8, 1.2))  # noqa: S311  # keeps processes apart, and guards no secret
 
 
 async def keep(backend: Backend, lease: Lease) -> None:

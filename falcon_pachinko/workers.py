@@ -157,7 +157,7 @@ class Worker:
                 return
             if loop.time() - began >= HEALTHY:
                 delay = first
-            pause = delay * random.uniform(0.8, 1.2)  # noqa: S311  # apart from each other is all it needs
+            pause = delay * random.uniform(0.8, 1.2)  # noqa: S311  # keeps restarts apart, and guards no secret
             log.warning("worker %s starts again in %.1f s", self.name, pause)
             self.state = "waiting"
             await asyncio.sleep(pause)

@@ -222,15 +222,13 @@ class Connection:
             InvalidNameError: It is not 1 to 200 bytes of visible text.
             MessageError: The connection has ``Limits.tags`` tags already (``tag_limit``).
         """
-        if get_ident() != self.manager._members.thread:
-            self.manager._members.check_loop()
+        self.manager._members.check_loop()
         self.manager._registry.tag(self, tag)
         await self.manager._live("tag", tag)
 
     async def remove_tag(self, tag: str) -> None:
         """Take a tag away; one it does not have is ignored."""
-        if get_ident() != self.manager._members.thread:
-            self.manager._members.check_loop()
+        self.manager._members.check_loop()
         self.manager._registry.untag(self, tag)
 
     async def accept(
@@ -412,8 +410,7 @@ class Connection:
         code = 1000 if code is None else code
         check_close_code(code)
         check_lease()
-        if get_ident() != self.manager._members.thread:
-            self.manager._members.check_loop()
+        self.manager._members.check_loop()
         if reason is not None and not isinstance(reason, str):
             raise TypeError(f"a close reason is a str, not {reason!r:.200}")
         self._outbox.close(code, reason or "")

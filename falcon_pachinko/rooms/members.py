@@ -94,8 +94,7 @@ class Members:
 
     def begin(self, connection: Connection, session: asyncio.Task[Any]) -> None:
         """Know a connection whose handshake begins, and its session."""
-        if asyncio.get_running_loop() is not self.loop:
-            self.check_loop()
+        self.check_loop()
         self.sessions.add(session)
         self._registry.add(connection)
         self._exchange.revocations.begin(connection)
@@ -119,8 +118,7 @@ class Members:
         self, connection: Connection, room: str, since: HistoryPosition | None = None
     ) -> None:
         """Put a connection into a room; see the manager's ``join_room``."""
-        if asyncio.get_running_loop() is not self.loop:
-            self.check_loop()
+        self.check_loop()
         if since is None:
             self._registry.join(connection, room)
             await self._exchange.live("room", room)
@@ -140,8 +138,7 @@ class Members:
 
     def leave(self, connection: Connection, room: str) -> None:
         """Take a connection from a room."""
-        if asyncio.get_running_loop() is not self.loop:
-            self.check_loop()
+        self.check_loop()
         self._presence.untrack(connection, room)
         self._registry.leave(connection, room)
 
@@ -150,8 +147,7 @@ class Members:
     ) -> None:
         """Make a connection present in a room, which it joins."""
         check_lease()
-        if asyncio.get_running_loop() is not self.loop:
-            self.check_loop()
+        self.check_loop()
         self._registry.join(connection, room)
         await self._presence.track(connection, room, {} if meta is None else meta)
 

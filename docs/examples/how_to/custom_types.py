@@ -11,12 +11,14 @@ from falcon_pachinko import WebSocketResource, handles_message, install
 def enc_hook(value):
     if isinstance(value, (PurePosixPath, ipaddress.IPv4Address)):
         return str(value)
+    # msgspec's word for "not mine": the sender or the client is told that it does not fit
     raise NotImplementedError(f"no message holds a {type(value).__name__}")
 
 
 def dec_hook(wanted, value):
     if wanted in (PurePosixPath, ipaddress.IPv4Address):
         return wanted(value)
+    # msgspec's word for "not mine": the sender or the client is told that it does not fit
     raise NotImplementedError(f"no message holds a {wanted.__name__}")
 
 
