@@ -23,6 +23,10 @@ PACHINKO = (sys.executable, "-m", "pachinko_cli")
 # What a developer's or a CI's environment may have set, and a newcomer's has not.
 _SET_ELSEWHERE = ("CI", "NO_COLOR", "FORCE_COLOR", "COLUMNS", "VIRTUAL_ENV")
 
+# A project that is served here keeps its announcements to itself: where they came in between,
+# what a test sees would depend on how long the server has run.
+_QUIET = {"TEA_ROOM_ANNOUNCE_EVERY": "3600"}
+
 
 @pytest.fixture(scope="session")
 def home(tmp_path_factory):
@@ -38,7 +42,7 @@ def environment(home):
         for name, value in os.environ.items()
         if name not in _SET_ELSEWHERE and not name.startswith(("GIT_", "UV_", "PIP_", "TYPER_"))
     }
-    return kept | {"HOME": str(home), "TERM": "xterm", "GIT_CONFIG_GLOBAL": os.devnull}
+    return kept | _QUIET | {"HOME": str(home), "TERM": "xterm", "GIT_CONFIG_GLOBAL": os.devnull}
 
 
 @pytest.fixture
@@ -231,7 +235,7 @@ class Serving:
         self.process = subprocess.Popen(
             [sys.executable, "-m", "pachinko_cli", "serve", *arguments],
             cwd=folder,
-            env={**os.environ, "NO_COLOR": "1", **environment},
+            env={**os.environ, **_QUIET, "NO_COLOR": "1", **environment},
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
