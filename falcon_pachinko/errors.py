@@ -265,7 +265,7 @@ class BackendError(PachinkoError, ConnectionError):
     """
 
     def __init__(self, backend: str, why: str) -> None:
-        self.backend = backend
+        self.backend, self.why = backend, why
         super().__init__(f"{backend}: {why}")
 
 

@@ -399,7 +399,7 @@ class WebSocketConnectionManager:
             "rooms": len(self._registry.rooms),
             "users": len(self._registry.users),
             "outbox_bytes": sum(each.outbox_bytes for each in connections.values()),
-            "backend": cluster.backend.state if cluster.backend.shared else None,
+            "backend": cluster.status(),
             "gaps": cluster.gaps,
             "rejected": cluster.rejected,
             "unpublished": cluster.unpublished,

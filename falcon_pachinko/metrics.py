@@ -37,6 +37,10 @@ _PLAIN_COUNTERS = {
     "rejected": "Messages from the backend that could not be decoded.",
     "unpublished": "Messages that could not be sent to other processes.",
 }
+_OF_THE_BACKEND = {
+    "failed_calls": "Calls to the backend that failed.",
+    "not_stored": "Messages to rooms with a history that were not stored.",
+}
 
 
 class MetricsResource:
@@ -92,9 +96,20 @@ class MetricsResource:
             "State of the backend: 1 for the current state, 0 for the others.",
             labels=["state"],
         )
-        for state in get_args(State) if status["backend"] is not None else ():
-            up.add_metric([state], status["backend"] == state)
+        limited = GaugeMetricFamily(
+            "pachinko_backend_limited",
+            "1 while the backend is up and something of it does not work; status() says what.",
+        )
+        backend = status["backend"]
+        for state in get_args(State) if backend is not None else ():
+            up.add_metric([state], backend["state"] == state)
+        if backend is not None:
+            limited.add_metric([], backend["state"] == "up" and backend["why"] is not None)
         yield up
+        yield limited
+        for name, text in _OF_THE_BACKEND.items():
+            value = backend[name] if backend is not None else 0
+            yield CounterMetricFamily(f"pachinko_{name}", text, value=value)
         for name, (label, text) in _COUNTERS.items():
             counter = CounterMetricFamily(f"pachinko_{name}", text, labels=[label])
             for value, count in status[name].items():

@@ -16,9 +16,10 @@ def open_backend(given: Backend | str | None) -> Backend:
     """Return the backend that a setting names; nothing is connected yet.
 
     Args:
-        given: ``redis://``, ``rediss://``, ``unix://`` (a Redis socket), ``nats://``,
-            ``tls://`` (NATS), ``memory://name`` (all apps of this process that name
-            the same), a `Backend`, or None for one of its own.
+        given: ``redis://``, ``rediss://``, ``unix://`` (a Redis socket),
+            ``redis+sentinel://``, ``rediss+sentinel://``, ``nats://``, ``tls://`` (NATS),
+            ``memory://name`` (all apps of this process that name the same), a `Backend`, or
+            None for one of its own.
 
     Raises:
         SetupError: It is not one of these, or its package is not installed.
@@ -34,7 +35,7 @@ def open_backend(given: Backend | str | None) -> Backend:
     scheme = given.partition(":")[0].lower() if isinstance(given, str) and ":" in given else ""
     if scheme == "memory":
         return MemoryBackend(MemoryHub.of(given.removeprefix("memory://")))
-    if scheme in ("redis", "rediss", "unix"):
+    if scheme in ("redis", "rediss", "unix", "redis+sentinel", "rediss+sentinel"):
         from falcon_pachinko.backends.redis import RedisBackend  # noqa: PLC0415  # an extra
 
         return RedisBackend(given)

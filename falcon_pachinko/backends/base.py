@@ -8,6 +8,7 @@ Subclass `Backend` for another server, and hold it to
 
 from __future__ import annotations
 
+import datetime as dt
 from abc import ABC, abstractmethod
 from collections.abc import AsyncIterator, Collection, Mapping, Sequence
 from typing import Any, Literal, NamedTuple, TypeAlias
@@ -19,6 +20,7 @@ from falcon_pachinko.limits import HistoryLimits
 __all__ = [
     "Backend",
     "Event",
+    "Explained",
     "HistoryPosition",
     "Kept",
     "Lost",
@@ -78,7 +80,17 @@ class StateChanged(NamedTuple):
     why: str
 
 
-Event: TypeAlias = Received | Lost | StateChanged
+class Explained(NamedTuple):
+    """What does not work is another thing, though the state is the same.
+
+    While the state is ``up``: what of the server does not work, and why; None once all of
+    it works again.  While it is ``degraded``: a reason that was not told yet.
+    """
+
+    why: str | None
+
+
+Event: TypeAlias = Received | Lost | StateChanged | Explained
 
 
 class Kept(NamedTuple):
@@ -112,15 +124,25 @@ class Backend(ABC):
     Attributes:
         name: What logs call it, without its secrets: ``redis://db.example:6379/0``.
         state: Whether bytes travel; see `State`. Every change is also an event.
+        why: A sentence about what does not work, for ``status()``: why the state is not
+            ``up``, or, while it is, what the server refuses; None where there is nothing
+            to say. Every change is also an event.
+        since: Since when state and reason are these, in UTC; None before the first start.
+        failed_calls: How many calls have raised `BackendError` since the process began.
         shared: Whether other processes can be reached at all.
         ttl: Seconds after its last sign of life at which a process counts as dead, for
             presence and leases; a setting (``?ttl=5`` in a URL).
+        timeout: Seconds that one call may take; a setting (``?timeout=1`` in a URL).
     """
 
     name: str = "backend"
     state: State = "down"
+    why: str | None = None
+    since: dt.datetime | None = None
+    failed_calls: int = 0
     shared: bool = True
     ttl: float = 15.0
+    timeout: float = 3.0
 
     @abstractmethod
     async def start(self, node: str) -> None:
@@ -176,6 +198,17 @@ class Backend(ABC):
         """Put entries of this node into a table, in place of those with the same keys."""
 
     @abstractmethod
+    async def replace(self, table: str, entries: Mapping[str, bytes]) -> None:
+        """Make these all that this node has in a table, in one step.
+
+        Whoever is back after an outage does so: what it had there before may be wrong.
+        """
+
+    @abstractmethod
+    async def tables(self) -> Collection[str]:
+        """Return the tables in which this node has entries, as the server knows it."""
+
+    @abstractmethod
     async def leave(self, table: str, keys: Collection[str]) -> None:
         """Take entries of this node out of a table; a key that is not there is ignored."""
 
@@ -187,7 +220,7 @@ class Backend(ABC):
     async def beat(self, ttl: float) -> Collection[str]:
         """Renew this node's lease for ``ttl`` seconds, and return the nodes that have one.
 
-        If it had ended since the last beat, this node's entries are gone, and a `Lost` tells.
+        If it had ended since the last beat, this node's entries may be gone, and a `Lost` tells.
         """
 
     # Leases: one holder at a time.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import datetime as dt
 import heapq
 import secrets
 import time
@@ -200,7 +201,7 @@ class MemoryBackend(Backend):
         self._arrived = asyncio.Event()
 
     async def start(self, node: str) -> None:
-        self._node, self.state = node, "up"
+        self._node, self.state, self.since = node, "up", dt.datetime.now(dt.UTC)
         self._events.clear()
         self._arrived = asyncio.Event()  # maybe in another loop than the last time
         self.hub.nodes[node] = self
@@ -238,6 +239,13 @@ class MemoryBackend(Backend):
     async def enter(self, table: str, entries: Mapping[str, bytes]) -> None:
         if entries:
             self.hub.tables.setdefault(table, {}).setdefault(self._node, {}).update(entries)
+
+    async def replace(self, table: str, entries: Mapping[str, bytes]) -> None:
+        await self.leave(table, tuple(self.hub.tables.get(table, {}).get(self._node, ())))
+        await self.enter(table, entries)
+
+    async def tables(self) -> Collection[str]:
+        return [name for name, table in self.hub.tables.items() if self._node in table]
 
     async def leave(self, table: str, keys: Collection[str]) -> None:
         own = self.hub.tables.get(table, {}).get(self._node, {})

@@ -1,30 +1,27 @@
-"""What any backend with a connection needs: settings in its URL, events, and coming back.
+"""What any backend with a connection needs: events, coming back, and telling what does not work.
 
 A subclass of `SupervisedBackend` says how to connect, how to tell that the server
-still answers, and how to say goodbye. The rest is here: trying for ever with
-growing, jittered pauses; the states and their events; calls that end in time.
+still answers and does all that an app uses, and how to say goodbye. The rest is here:
+trying for ever with growing, jittered pauses; the states, their reasons and their
+events; calls that end in time.
 """
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
-import difflib
-import logging
-import math
+import datetime as dt
 import random
 from abc import abstractmethod
 from collections import deque
-from collections.abc import AsyncIterator, Awaitable, Collection, Coroutine, Sequence
-from typing import Any, NamedTuple, TypeVar
-from urllib.parse import parse_qsl, urlencode, urlsplit, urlunsplit
+from collections.abc import AsyncIterator, Awaitable, Coroutine, Sequence
+from typing import Any, TypeVar
 
-from falcon_pachinko.backends.base import Backend, Event, Lost, State, StateChanged
-from falcon_pachinko.errors import BackendError, SetupError
+from falcon_pachinko.backends.base import Backend, Event, Explained, Lost, State, StateChanged
+from falcon_pachinko.backends.settings import Settings
+from falcon_pachinko.errors import BackendError
 
-__all__ = ["EventQueue", "Settings", "SupervisedBackend", "in_time", "read_settings"]
-
-log = logging.getLogger("falcon_pachinko.backends")
+__all__ = ["EventQueue", "SupervisedBackend", "in_time"]
 
 T = TypeVar("T")
 
@@ -37,83 +34,8 @@ PAUSES = (0.1, 2.0)
 HEALTHY = 5.0
 """Seconds that a connection has to last for the pauses to begin anew."""
 
-_YES_OR_NO = {"true": True, "1": True, "yes": True, "false": False, "0": False, "no": False}
-
-
-class Settings(NamedTuple):
-    """What a URL's query says about any backend; times are in seconds."""
-
-    namespace: str = "pachinko"
-    """What every name on the server begins with: two apps of one namespace are one cluster."""
-    required: bool = False
-    """Whether a server that is not there ends the start, instead of ``degraded``."""
-    ttl: float = 15.0
-    """After which silence a process counts as dead."""
-    timeout: float = 3.0
-    """How long connecting may take, and any other call."""
-    probe: float = 2.0
-    """How often the server is asked whether it is still there."""
-
-
-def unreadable(url: str) -> SetupError:
-    """Make the error of a URL without a readable host; Python's own may hold the password."""
-    scheme = url.partition(":")[0]
-    return SetupError(
-        f"backend={scheme}://... names no host and port: Port is not a number from 0 to 65535, "
-        "or an IPv6 address is not in brackets; write a special character of a password as % and "
-        "two digits"
-    )
-
-
-def read_settings(url: str, known: Collection[str] = ()) -> tuple[str, Settings, str]:
-    """Split a backend's URL into what the server's client gets, and what is ours.
-
-    Args:
-        url: ``redis://user:secret@host:6379/0?namespace=shop&ttl=5``
-        known: More names that the query may have; they stay in the URL.
-
-    Returns:
-        The URL without our settings, the settings, and the name for the log, without secrets.
-
-    Raises:
-        SetupError: A setting is unknown, or has a bad value.
-    """
-    try:
-        parts = urlsplit(url)
-        address = f"{parts.hostname or ''}{f':{parts.port}' if parts.port else ''}"
-    except ValueError:
-        raise unreadable(url) from None
-    if ":" in (parts.hostname or ""):
-        address = address.replace(parts.hostname or "", f"[{parts.hostname}]", 1)
-    name = f"{parts.scheme}://{address}{parts.path}"
-    given, rest = {}, []
-    for key, value in parse_qsl(parts.query, keep_blank_values=True):
-        if key in Settings._fields:
-            given[key] = _read_setting(name, key, value)
-        elif key in known:
-            rest.append((key, value))
-        else:
-            names = [*Settings._fields, *known]
-            close = difflib.get_close_matches(key, names, 1)
-            hint = f"did you mean {close[0]}?" if close else f"there are {', '.join(names)}"
-            raise SetupError(f"{name} has no setting {key!r:.80}; {hint}")
-    return urlunsplit(parts._replace(query=urlencode(rest))), Settings(**given), name
-
-
-def _read_setting(name: str, key: str, value: str) -> Any:
-    if key == "namespace":
-        if not value or not value.isprintable() or " " in value or len(value) > 100:
-            raise SetupError(f"{name}: namespace={value!r:.120} is not 1 to 100 visible characters")
-        return value
-    if key == "required":
-        if value.lower() not in _YES_OR_NO:
-            raise SetupError(f"{name}: required={value!r:.80} is neither true nor false")
-        return _YES_OR_NO[value.lower()]
-    with contextlib.suppress(ValueError):
-        number = float(value)
-        if math.isfinite(number) and number > 0:
-            return number
-    raise SetupError(f"{name}: {key}={value!r:.80} is not a number of seconds above 0")
+TEST_EVERY = 15
+"""How many probes go by between two self-tests while all is well."""
 
 
 class EventQueue:
@@ -204,6 +126,9 @@ async def in_time(work: asyncio.Future[T] | Coroutine[Any, Any, T], seconds: flo
 class SupervisedBackend(Backend):
     """A backend whose connection may break at any time, and comes back by itself.
 
+    The state is ``up`` exactly while `_watch` runs, and `why` then says what of the
+    server does not work; nobody else sets either.
+
     Args:
         name: What logs call it, without secrets.
         settings: What its URL says.
@@ -212,11 +137,15 @@ class SupervisedBackend(Backend):
     def __init__(self, name: str, settings: Settings) -> None:
         self.name, self.settings = name, settings
         self.state = "down"
-        self.ttl = settings.ttl
+        self.why, self.since = None, None
+        self.ttl, self.timeout = settings.ttl, settings.timeout
+        self.failed_calls = 0
         self.node = ""
         self.queue = EventQueue()
         self.queue.close()
         self._cut: asyncio.Future[str] | None = None
+        self._doubt: asyncio.Future[None] | None = None  # that `why` is right still
+        self._told: set[str] = set()  # the reasons that were told since it was up last
         self._supervisor: asyncio.Task[None] | None = None
 
     # What a subclass says.
@@ -224,6 +153,13 @@ class SupervisedBackend(Backend):
     @abstractmethod
     async def connect(self) -> None:
         """Connect, and subscribe to all that is wanted; anything it raises is a failure."""
+
+    @abstractmethod
+    async def self_test(self) -> str | None:
+        """Do all that an app does, once, and return what of it does not work, and why.
+
+        Anything it raises means that plain messages do not travel.
+        """
 
     @abstractmethod
     async def disconnect(self) -> None:
@@ -252,7 +188,7 @@ class SupervisedBackend(Backend):
         if self._supervisor is not None:
             return
         self.node, self.queue = node, EventQueue()
-        tried: asyncio.Future[str] = asyncio.get_running_loop().create_future()
+        tried: asyncio.Future[str | None] = asyncio.get_running_loop().create_future()
         self._supervisor = asyncio.get_running_loop().create_task(self._supervise(tried))
         try:
             failure = await asyncio.shield(tried)
@@ -277,7 +213,7 @@ class SupervisedBackend(Backend):
             supervisor.cancel()  # a client library may swallow one
             await asyncio.wait((supervisor,), timeout=1)
         await self.disconnect()
-        self.state = "down"
+        self._note("down", None)
         self.queue.close()
 
     def events(self) -> AsyncIterator[Event]:
@@ -288,6 +224,11 @@ class SupervisedBackend(Backend):
         if self._cut is not None and not self._cut.done():
             self._cut.set_result(why)
 
+    def doubt(self) -> None:
+        """Have the self-test done again, now: something that worked was refused."""
+        if self._doubt is not None and not self._doubt.done():
+            self._doubt.set_result(None)
+
     async def bounded(self, work: asyncio.Future[T] | Coroutine[Any, Any, T]) -> T:
         """Await a call to the server, for ``timeout`` seconds.
 
@@ -297,20 +238,47 @@ class SupervisedBackend(Backend):
         try:
             return await in_time(work, self.settings.timeout)
         except BackendError:
+            self.failed_calls += 1
             raise
         except Exception as error:
-            raise BackendError(self.name, _sentence(error)) from error
+            raise self.failed(_sentence(error)) from error
 
     def check_up(self) -> None:
         """Raise `BackendError` unless the state is ``up``."""
         if self.state != "up":
-            raise BackendError(self.name, f"not connected now ({self.state})")
+            raise self.failed(f"not connected now ({self.why or self.state})")
+
+    def failed(self, why: str) -> BackendError:
+        """Count a call that failed, and return its error."""
+        self.failed_calls += 1
+        return BackendError(self.name, why)
+
+    def _note(self, state: State, why: str | None) -> None:
+        if (self.state, self.why) != (state, why):
+            self.state, self.why, self.since = state, why, dt.datetime.now(dt.UTC)
 
     def _become(self, state: State, why: str, *first: Event) -> None:
-        changed, self.state = self.state != state, state
-        self.queue.release(*first, *((StateChanged(state, why),) if changed else ()))
+        """Be ``up`` or ``degraded``; tell of it, or only of a reason that is news."""
+        changed, news = self.state != state, why not in self._told
+        self._told.add(why)
+        if state == "up":
+            self._told.clear()
+            self._note(state, None)
+            told: tuple[Event, ...] = (StateChanged(state, why),) if changed else ()
+        else:
+            self._note(state, why)
+            told = (StateChanged(state, f"{why}; retrying"),) if changed else ()
+            if news and not changed:
+                told = (Explained(why),)
+        self.queue.release(*first, *told)
 
-    async def _supervise(self, tried: asyncio.Future[str]) -> None:
+    def _explain(self, why: str | None) -> None:
+        """Note what does not work while the state is ``up``."""
+        if why != self.why:
+            self._note("up", why)
+            self.queue.put(Explained(why))
+
+    async def _supervise(self, tried: asyncio.Future[str | None]) -> None:
         """Connect, watch, and connect again, as long as the backend is started."""
         loop = asyncio.get_running_loop()
         pause, was_up = PAUSES[0], False
@@ -320,6 +288,7 @@ class SupervisedBackend(Backend):
             self.queue.hold()
             try:
                 await in_time(self.connect(), self.connect_timeout)
+                lacking = await in_time(self.self_test(), self.settings.timeout)
             except Exception as error:  # noqa: BLE001  # whatever it is, it is told and tried again
                 why = _sentence(error)
             else:
@@ -327,12 +296,13 @@ class SupervisedBackend(Backend):
                 was_up = True
                 lost = (Lost("the connection to the server was cut"),) if again else ()
                 self._become("up", f"connected as {self.node}", *lost)
+                self._explain(lacking)
                 if not tried.done():
-                    tried.set_result("")
+                    tried.set_result(lacking)
                 why = await self._watch(self._cut)
             if loop.time() - began > HEALTHY + self.settings.timeout:
                 pause = PAUSES[0]
-            self._become("degraded", f"{why}; retrying")
+            self._become("degraded", why)
             if not tried.done():
                 tried.set_result(why)
             await self.disconnect()
@@ -341,24 +311,34 @@ class SupervisedBackend(Backend):
 
     async def _watch(self, cut: asyncio.Future[str]) -> str:
         """Return why the connection is of no use any more, as soon as it is so."""
+        probes = 0
         while True:
-            await asyncio.wait((cut,), timeout=self.settings.probe)
+            doubt = self._doubt = asyncio.get_running_loop().create_future()
+            await asyncio.wait(
+                (cut, doubt), timeout=self.settings.probe, return_when=asyncio.FIRST_COMPLETED
+            )
             if cut.done():
                 return cut.result()
             try:
                 await in_time(_first(self.probe(), cut), self.settings.timeout)
+                probes += 1
+                if doubt.done() or self.why is not None or not probes % TEST_EVERY:
+                    lacking = await in_time(_first(self.self_test(), cut), self.settings.timeout)
+                    if not cut.done():
+                        self._explain(lacking)
             except Exception as error:  # noqa: BLE001  # whatever it is, the server did not answer
                 return cut.result() if cut.done() else _sentence(error)
+            if doubt.done():  # whatever is refused over and over is not tested all the time
+                await asyncio.wait((cut,), timeout=self.settings.probe / 2)
 
 
-async def _first(work: Awaitable[Any], cut: asyncio.Future[str]) -> None:
+async def _first(work: Awaitable[T], cut: asyncio.Future[str]) -> T | None:
     """Await something, or that the connection is cut, whatever is first."""
     task = asyncio.ensure_future(work)
     task.add_done_callback(_seen)
     try:
         await asyncio.wait((task, cut), return_when=asyncio.FIRST_COMPLETED)
-        if task.done():
-            task.result()
+        return task.result() if task.done() else None
     finally:
         if not task.done():
             task.cancel()
@@ -373,5 +353,7 @@ def _seen(task: asyncio.Future[Any]) -> None:
 
 def _sentence(error: BaseException) -> str:
     """Say what went wrong, on one line."""
+    if isinstance(error, BackendError):
+        return error.why
     said: Sequence[str] = str(error).split("\n")
     return said[0][:300] or type(error).__name__

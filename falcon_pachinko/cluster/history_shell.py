@@ -198,6 +198,7 @@ class History(Generic[M]):
             log, "could not keep a message to %.200r, so its history ends: %s", name, why
         )
         self._node.count_unpublished()
+        self._node.not_stored += 1
         if name in self._broken or len(self._broken) < MOST_BROKEN:
             self._broken[name] = None
         else:

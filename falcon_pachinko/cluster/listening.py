@@ -12,6 +12,7 @@ from typing import NamedTuple
 from falcon_pachinko.backends.base import (
     Backend,
     Event,
+    Explained,
     HistoryPosition,
     Lost,
     Received,
@@ -170,7 +171,7 @@ class Listening:
         hello: Callable[[Hello], None],
         gap: Callable[[Gap], Awaitable[None]],
         held_back: Callable[[str], Awaitable[None]],
-        changed: Callable[[StateChanged], None],
+        changed: Callable[[StateChanged | Explained], None],
         lost: Callable[[], None],
     ) -> None:
         self._backend, self._subscribed = backend, subscribed
@@ -233,7 +234,7 @@ class Listening:
                     self._heard.clear()
                     self._lost()
                     await self._report(Gap(None, None, why))
-                case StateChanged():
+                case StateChanged() | Explained():
                     self._changed(event)
         except Exception:
             self.rejected += 1

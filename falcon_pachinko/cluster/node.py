@@ -6,8 +6,9 @@ import asyncio
 import logging
 import secrets
 from collections.abc import Awaitable, Callable, Collection
+from typing import Any
 
-from falcon_pachinko.backends.base import Backend, HistoryPosition, StateChanged
+from falcon_pachinko.backends.base import Backend, Explained, HistoryPosition, StateChanged
 from falcon_pachinko.cluster.listening import Gap, Listening
 from falcon_pachinko.cluster.parcels import ALL, NODE_BYTES, Hello, Parcel
 from falcon_pachinko.cluster.publishing import Publishing
@@ -49,6 +50,8 @@ class Node:
         """The codecs that clients of this process speak, or spoke, besides JSON."""
         self.subscriptions = Subscriptions(backend, self._channel_ended)
         """Which channels arrive here."""
+        self.not_stored = 0
+        """How many messages to rooms with a history were not kept."""
         self._gap, self._back = gap, back
         self._publishing = Publishing(backend, self.subscriptions.__contains__)
         self._listening = Listening(
@@ -84,6 +87,22 @@ class Node:
     def unpublished(self) -> int:
         """How many messages other processes did not get."""
         return self._publishing.unpublished
+
+    def status(self) -> dict[str, Any] | None:
+        """Return how the backend is, and what did not get to other processes because of it."""
+        backend = self.backend
+        if not backend.shared:
+            return None
+        since = backend.since.isoformat(timespec="seconds") if backend.since is not None else None
+        return {
+            "state": backend.state,
+            "why": backend.why,
+            "since": since,
+            "gaps": self.gaps,
+            "failed_calls": backend.failed_calls,
+            "not_stored": self.not_stored,
+            "unpublished": self.unpublished,
+        }
 
     async def start(self) -> None:
         """Take a name, connect, and begin to listen; once more changes nothing.
@@ -185,9 +204,17 @@ class Node:
             self._greet(reply=True)  # it may have been a greeting
         await self._gap(gap)
 
-    def _backend_changed(self, event: StateChanged) -> None:
+    def _backend_changed(self, event: StateChanged | Explained) -> None:
+        name, state = self.backend.name, self.backend.state
+        if isinstance(event, Explained):
+            if event.why is not None:
+                log.warning("backend %s is %s, but: %s", name, state, event.why)
+            else:
+                log.info("backend %s is %s, and all of it works again", name, state)
+                self._back()  # what was refused meanwhile is told again
+            return
         level = logging.INFO if event.state == "up" else logging.WARNING
-        log.log(level, "backend %s is %s: %s", self.backend.name, event.state, event.why)
+        log.log(level, "backend %s is %s: %s", name, event.state, event.why)
         if event.state == "up":
             self.subscriptions.backend_back()
             self._tell_again()

@@ -471,6 +471,46 @@ class BackendConformance(_Conformance):
         assert await one.backend.entries("t") == await two.backend.entries("t") == expected
         assert await one.backend.entries("nobody") == {}
 
+    async def test_what_is_replaced_is_all_there_is(self, start: Start) -> None:
+        """A node's entries in a table become the given ones, and those of others stay."""
+        one, two = await start(), await start()
+        for node in (one, two):
+            await node.backend.beat(LONG)
+            await node.backend.enter("t", {"ann": b"1", "bob": b"2"})
+        await one.backend.enter("other", {"ann": b"1"})
+
+        await one.backend.replace("t", {"bob": b"3", "cid": b"4"})
+        replaced = await two.backend.entries("t")
+        await one.backend.replace("other", {})
+        await one.backend.replace("new", {"ann": b"5"})
+
+        assert replaced == {
+            one.name: {"bob": b"3", "cid": b"4"},
+            two.name: {"ann": b"1", "bob": b"2"},
+        }
+        assert await two.backend.entries("other") == {}
+        assert await two.backend.entries("new") == {one.name: {"ann": b"5"}}
+
+    async def test_a_node_is_told_its_tables(self, start: Start) -> None:
+        """Those in which it has entries now, however they are called, and nobody else's."""
+        one, two = await start(), await start()
+        names = [
+            "t",
+            "a:b",
+            "*",
+            "{x}",
+            "r\u00e9sum\u00e9",
+            *(f"t{number}" for number in range(40)),
+        ]
+        for name in names:
+            await one.backend.enter(name, {"ann": b"1"})
+        await two.backend.enter("two's", {"ann": b"1"})
+        await one.backend.leave("t7", ["ann"])
+        await one.backend.replace("t8", {})
+
+        assert sorted(await one.backend.tables()) == sorted(set(names) - {"t7", "t8"})
+        assert list(await two.backend.tables()) == ["two's"]
+
     async def test_who_leaves_is_gone(self, start: Start) -> None:
         """A node takes its own entries back, and nobody else's; unknown ones are no error."""
         one, two = await start(), await start()

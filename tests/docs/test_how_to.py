@@ -26,11 +26,13 @@ from falcon_pachinko import (
     MessageError,
     Principal,
     RouteTemplateError,
+    WebSocketConnectionManager,
     WebSocketResource,
     handles_message,
     install,
     to,
 )
+from falcon_pachinko.backends import MemoryBackend, MemoryHub
 from falcon_pachinko.testing import HandshakeDenied, LifespanError, RequestError, simulate
 
 DEADLINE = 40  # seconds for anything that a process is awaited to do
@@ -475,6 +477,19 @@ async def test_the_table_has_every_key_of_the_status(load, pages):
         answer = await client.http.simulate_get("/health")
 
     assert shown == list(answer.json)
+
+
+def test_the_status_of_a_backend_has_these_keys(pages):
+    """The page has all of them, and no other; without a backend there is nothing to say."""
+    documented = {
+        key
+        for row in pages["docs/how-to/observe.md"].table("backend")
+        for key in re.findall(r"`(\w+)`", row[0])
+    }
+
+    shared = WebSocketConnectionManager(backend=MemoryBackend(MemoryHub()))
+    assert set(shared.status()["backend"]) == documented
+    assert WebSocketConnectionManager().status()["backend"] is None
 
 
 async def test_a_draining_app_is_not_healthy(load):

@@ -15,7 +15,7 @@ from redis_server import RedisServer, free_port
 from websockets.asyncio.client import connect
 
 from falcon_pachinko import Backend
-from falcon_pachinko.backends.supervision import Settings
+from falcon_pachinko.backends.settings import Settings
 
 DEADLINE = 40
 

@@ -59,7 +59,7 @@ async def comes_true(condition, seconds=60):
 
 async def all_are(state, servers, seconds=60):
     return await comes_true(
-        lambda: {pulse(each)["backend"] for each in servers} == {state}, seconds
+        lambda: {pulse(each)["backend"]["state"] for each in servers} == {state}, seconds
     )
 
 
@@ -113,7 +113,7 @@ async def test_an_outage_stops_no_local_room_and_is_told(nats, cluster, how):
         await hears(cid, "before")
         nats.kill() if how == "killed" else nats.hang()
         began, waits = time.monotonic(), []
-        while time.monotonic() < began + 3 or pulse(one)["backend"] == "up":
+        while time.monotonic() < began + 3 or pulse(one)["backend"]["state"] == "up":
             asked = time.monotonic()
             await say(ann, "during")
             await hears(bob, "during")
@@ -141,7 +141,7 @@ async def test_a_process_starts_before_its_nats(nats, cluster):
     servers = one, two = await cluster(nats.url + QUICK, nats.url + QUICK)
     async with at(one, "tea") as ann, at(two, "tea") as bob:
         alone = await say(ann, "anybody?")
-        before = pulse(one)["backend"]
+        before = pulse(one)["backend"]["state"]
         await asyncio.to_thread(nats.start)
         await all_are("up", servers)
         await say(ann, "hello")
@@ -217,7 +217,7 @@ async def test_a_bad_wire_to_nats_is_survived(nats, cluster):
             wire.delay = 0.2
             await say(ann, "late")
             await hears(bob, "late")
-            late = pulse(one)["backend"]
+            late = pulse(one)["backend"]["state"]
             wire.black_hole()
             await all_are("degraded", [one])
             lost = await say(ann, "lost")

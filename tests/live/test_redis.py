@@ -57,7 +57,9 @@ async def until(condition, what, seconds=60):
 
 async def is_now(state, *servers, seconds=60):
     for server in servers:
-        await until(lambda server=server: status(server)["backend"] == state, state, seconds)
+        await until(
+            lambda server=server: status(server)["backend"]["state"] == state, state, seconds
+        )
 
 
 def say(text):
@@ -125,7 +127,7 @@ async def test_an_outage_costs_local_members_nothing_and_is_told(redis, processe
         redis.kill() if how == "killed" else redis.hang()
         slowest = 0.0
         began = time.monotonic()
-        while time.monotonic() < began + 4 or status(one)["backend"] == "up":
+        while time.monotonic() < began + 4 or status(one)["backend"]["state"] == "up":
             asked = time.monotonic()
             await published(ann, "during")
             assert (await bob.expect("said"))["payload"] == {"text": "during"}
@@ -174,7 +176,7 @@ async def test_a_process_starts_before_its_redis(redis, processes):
     one, two = await processes(2, redis.url + QUICK)
     async with one.connect(room("tea")) as ann, two.connect(room("tea")) as bob:
         alone = await published(ann, "anybody?")
-        before = status(one)["backend"]
+        before = status(one)["backend"]["state"]
         redis.start()
         await is_now("up", one, two)
 
@@ -204,8 +206,8 @@ async def test_a_wrong_password_is_told_without_it(processes):
         (one,) = await processes(1, right)
         (two,) = await processes(1, guarded.url.replace("//", "//:abracadabra@"))
 
-        assert status(one)["backend"] == "up"
-        assert status(two)["backend"] == "degraded"
+        assert status(one)["backend"]["state"] == "up"
+        assert status(two)["backend"]["state"] == "degraded"
     assert "invalid" in two.log
     assert "abracadabra" not in two.log
     assert "sesame" not in one.log
@@ -267,7 +269,7 @@ async def test_a_bad_wire_is_survived(redis, processes):
         async with one.connect(room("tea")) as ann, two.connect(room("tea")) as bob:
             wire.delay = 0.2
             assert await crosses(ann, bob, "late")
-            assert status(one)["backend"] == "up"
+            assert status(one)["backend"]["state"] == "up"
             wire.black_hole()
             await is_now("degraded", one)
             assert not await published(ann, "lost")
@@ -312,7 +314,7 @@ async def test_who_is_thrown_out_during_a_handshake_is_not_let_in(redis, slow, w
 
 async def is_up(*servers):
     for server in servers:
-        await until(lambda server=server: get(server, "/status")["backend"] == "up", "up")
+        await until(lambda server=server: get(server, "/status")["backend"]["state"] == "up", "up")
 
 
 async def knock(server, path):

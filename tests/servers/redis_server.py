@@ -31,12 +31,17 @@ def free_port():
 
 
 class RedisServer:
-    """One server process, always at the same address, for as long as a ``with`` lasts."""
+    """One server process, always at the same address, for as long as a ``with`` lasts.
 
-    def __init__(self, *options):
+    Args:
+        options: More of its options.
+        settings: A file with more of them.
+    """
+
+    def __init__(self, *options, settings=None):
         self.port = free_port()
         self.url = f"redis://127.0.0.1:{self.port}/0"
-        self._options = options
+        self._options, self._settings = options, settings
         self._process = None
 
     def __enter__(self):
@@ -51,7 +56,8 @@ class RedisServer:
         if self._process is not None:
             self._process.send_signal(signal.SIGCONT)
             return
-        command = [executable(), "--port", str(self.port), "--bind", "127.0.0.1"]
+        file = [str(self._settings)] if self._settings is not None else []
+        command = [executable(), *file, "--port", str(self.port), "--bind", "127.0.0.1"]
         command += ["--save", "", "--appendonly", "no", "--dir", "/", *self._options]
         self._process = subprocess.Popen(
             command, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL
@@ -80,6 +86,12 @@ class RedisServer:
     def ask(self, *words):
         """Run one command."""
         with redis.Redis(port=self.port, protocol=2) as client:
+            return client.execute_command(*words)
+
+    def ask_raw(self, *words):
+        """Run one command, and return the very bytes of its answer."""
+        with redis.Redis(port=self.port, protocol=2) as client:
+            client.response_callbacks.clear()
             return client.execute_command(*words)
 
     def channels(self):

@@ -1,83 +1,12 @@
-"""The settings in a backend's URL, and the queue of its events."""
+"""The queue of a backend's events, and calls that end in time."""
 
 import asyncio
 import gc
-import sys
 
 import pytest
 
-from falcon_pachinko.backends import open_backend
 from falcon_pachinko.backends.base import Lost, Received, StateChanged
-from falcon_pachinko.backends.supervision import (
-    AHEAD,
-    EventQueue,
-    Settings,
-    in_time,
-    read_settings,
-)
-from falcon_pachinko.errors import SetupError
-
-
-def test_settings_are_read_from_the_query():
-    """Ours are taken out of the URL, those of the server's client stay, secrets are in no name."""
-    url = "redis://ann:sesame@db:6380/2?namespace=shop&required=true&ttl=5&probe=.5&ssl_keyfile=k"
-
-    assert read_settings(url, ["ssl_keyfile"]) == (
-        "redis://ann:sesame@db:6380/2?ssl_keyfile=k",
-        Settings("shop", required=True, ttl=5, probe=0.5),
-        "redis://db:6380/2",
-    )
-
-
-@pytest.mark.parametrize(
-    ("query", "said"),
-    [
-        ("namspace=shop", "has no setting 'namspace'; did you mean namespace"),
-        ("zzz=1", "there are namespace, required, ttl, timeout, probe"),
-        ("namespace=", "namespace=''"),
-        ("namespace=a%20b", "namespace='a b'"),
-        ("namespace=a%0Ab", r"namespace='a\\nb'"),
-        ("required=maybe", "required='maybe' is neither true nor false"),
-        ("ttl=0", "ttl='0' is not a number of seconds above 0"),
-        ("ttl=soon", "ttl='soon'"),
-        ("timeout=nan", "timeout='nan'"),
-        ("probe=-1", "probe='-1'"),
-    ],
-)
-def test_a_setting_that_is_wrong_is_told(query, said):
-    """Which one, in which URL without its password, and what is right."""
-    with pytest.raises(SetupError, match=said) as refused:
-        open_backend(f"redis://:sesame@db/0?{query}")
-
-    assert str(refused.value).startswith("redis://db/0")
-    assert "sesame" not in str(refused.value)
-
-
-@pytest.mark.parametrize(
-    "url",
-    [
-        "redis://:sesame@db:no",
-        "redis://:sesame@db:70000",
-        "redis://:sesame@[::1",
-        "redis://:sesame@::1]:6379/0",
-        "rediss://:[sesame]@db:no",
-        "redis://:sesame/x@db",
-    ],
-)
-def test_an_address_that_is_none_is_told(url):
-    """A port that cannot be one ends the setup, without a password in the error."""
-    with pytest.raises(SetupError, match=r"(?i)port") as refused:
-        open_backend(url)
-
-    assert "sesame" not in str(refused.value)
-
-
-def test_a_missing_package_is_told(monkeypatch):
-    """The error has the line that installs it."""
-    monkeypatch.setitem(sys.modules, "redis.asyncio.connection", None)
-
-    with pytest.raises(SetupError, match=r"pip install 'falcon-pachinko\[redis\]'"):
-        open_backend("redis://db")
+from falcon_pachinko.backends.supervision import AHEAD, EventQueue, in_time
 
 
 async def test_what_is_held_comes_after_what_is_first():

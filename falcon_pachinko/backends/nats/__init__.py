@@ -111,6 +111,16 @@ class NatsBackend(SupervisedBackend):
         with contextlib.suppress(BackendError):
             await self._linked().round_trip()
 
+    async def self_test(self) -> str | None:
+        link = self._link
+        if link is None:
+            raise BackendError(self.name, "the connection was just lost")
+        try:
+            await Streams(self.name, lambda: link).ensure(self._state.stream)
+        except BackendError as error:
+            return f"no presence, no histories, no leases: {error.why}"
+        return None
+
     def wants_anything(self) -> bool:
         return bool(self._wanted)
 
@@ -163,6 +173,12 @@ class NatsBackend(SupervisedBackend):
 
     async def enter(self, table: str, entries: Mapping[str, bytes]) -> None:
         await self._state.enter(table, entries)
+
+    async def replace(self, table: str, entries: Mapping[str, bytes]) -> None:
+        await self._state.replace(table, entries)
+
+    async def tables(self) -> Collection[str]:
+        return await self._state.tables()
 
     async def leave(self, table: str, keys: Collection[str]) -> None:
         await self._state.leave(table, keys)

@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import hashlib
-import re
 from functools import lru_cache
 from typing import NamedTuple
-from urllib.parse import unquote, urlsplit
 
-from falcon_pachinko.backends.supervision import Settings, read_settings, unreadable
+from falcon_pachinko.backends.settings import Settings, host_and_port, read_url
 from falcon_pachinko.errors import SetupError
 
 __all__ = ["MAX_TOKEN", "NatsUrl", "parse_url", "token"]
@@ -65,39 +63,18 @@ def parse_url(url: str) -> NatsUrl:
         SetupError: A setting is unknown or has no such value, or no host is named; the
             password is not in its text.
     """
-    scheme, _, rest = url.partition("://")
-    authority = re.split("[/?#]", rest, maxsplit=1)[0]
-    # No URL has several hosts, and some Pythons refuse brackets in the midst of them.
-    parts = urlsplit(f"{scheme}://hosts{rest[len(authority) :]}")
-    credentials, _, hosts = authority.rpartition("@")
-    user, colon, password = credentials.partition(":")
-    if "@" in credentials or parts.path.strip("/") or parts.fragment:
-        raise SetupError(
-            f"backend={parts.scheme}://...: give one user and password, before the first host, "
-            "and no path; write a special character in them as % and two digits: "
-            "nats://user:p%40ss@a:4222,b:4222?namespace=shop"
-        )
-    servers = [_server(parts.scheme, host) for host in hosts.split(",")]
-    _, settings, _ = read_settings(f"{servers[0]}?{parts.query}")
-    first, *others = servers
-    name = ",".join([first, *(each.partition("://")[2] for each in others)])
-    return NatsUrl(
-        tuple(servers),
-        name,
-        settings,
-        user=unquote(user) if colon else None,
-        password=unquote(password) if colon else None,
-        secret=unquote(user) if user and not colon else None,
+    address = read_url(url)
+    if address.path.strip("/"):
+        raise SetupError(f"{address.name}: a NATS server has no path; leave it out")
+    servers = tuple(
+        f"{address.scheme}://{host_and_port((host, port or PORT))}" for host, port in address.hosts
     )
-
-
-def _server(scheme: str, host: str) -> str:
-    try:
-        parts = urlsplit(f"{scheme}://{host}")
-        port = parts.port or PORT
-    except ValueError:
-        raise unreadable(f"{scheme}://") from None
-    if not parts.hostname:
-        raise SetupError(f"backend={scheme}://...: name a host, as in {scheme}://localhost:4222")
-    shown = f"[{parts.hostname}]" if ":" in parts.hostname else parts.hostname
-    return f"{scheme}://{shown}:{port}"
+    first, *others = servers
+    return NatsUrl(
+        servers,
+        ",".join([first, *(each.partition("://")[2] for each in others)]),
+        address.settings,
+        user=address.user if address.password is not None else None,
+        password=address.password,
+        secret=(address.user or None) if address.password is None else None,
+    )

@@ -42,6 +42,7 @@ class _Beat(msgspec.Struct, array_like=True):
 class _Part(msgspec.Struct, array_like=True):
     node: str
     entries: dict[str, bytes]
+    table: str = ""
 
 
 class _Lease(msgspec.Struct, array_like=True):
@@ -85,6 +86,24 @@ class SharedState:
             own.setdefault(_part(key), {})[key] = data
         await self._write(table, {_part(key) for key in entries})
 
+    async def replace(self, table: str, entries: Mapping[str, bytes]) -> None:
+        """Make these all that this node has in a table, whatever the server knows of it."""
+        await self._streams.ensure(self.stream)
+        subject = f"{self._subject}.entries.{token(table)}.{token(self.node)}.*"
+        known = await self._streams.all(self.stream, subject)
+        parts = {int(each.subject.rpartition(".")[2]) for each in known}
+        own = self._tables[table] = {part: {} for part in parts}
+        for key, data in entries.items():
+            own.setdefault(_part(key), {})[key] = data
+        await self._write(table, tuple(own))
+
+    async def tables(self) -> list[str]:
+        """Return the tables in which this node has entries."""
+        subject = f"{self._subject}.entries.*.{token(self.node)}.*"
+        stored = await self._streams.all(self.stream, subject)
+        parts = (_read(each, _Part) for each in stored)
+        return list(dict.fromkeys(part.table for part in parts if part is not None))
+
     async def leave(self, table: str, keys: Collection[str]) -> None:
         """Take entries out of a table."""
         await self._streams.ensure(self.stream)
@@ -101,7 +120,7 @@ class SharedState:
     async def _write_part(self, table: str, part: int) -> None:
         entries = self._tables.get(table, {}).get(part, {})
         subject = f"{self._subject}.entries.{token(table)}.{token(self.node)}.{part}"
-        data = msgspec.msgpack.encode(_Part(self.node, entries))
+        data = msgspec.msgpack.encode(_Part(self.node, entries, table))
         sequence = await self._streams.put(self.stream, subject, data)
         if not entries:
             # By its place, and not by its subject: somebody may have entered meanwhile.

@@ -1,4 +1,4 @@
-"""Processes that meet on a Redis server, 6.2 or later; not on a Redis Cluster.
+"""Processes that meet on a Redis server, 6.2 or later, or on a Redis Cluster.
 
 redis-py opens the connections, with all it knows of addresses, TLS and passwords.
 What travels on them is read and written here, many requests and many messages at
@@ -11,26 +11,19 @@ import asyncio
 import contextlib
 import hashlib
 import math
-from collections import deque
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+import ssl as tls
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import Any
 
 from falcon_pachinko.backends.base import HistoryPosition, Kept, Lost, Past, Received
-from falcon_pachinko.backends.redis.replies import Refused, Replies, command
-from falcon_pachinko.backends.redis.scripts import (
-    ACQUIRE,
-    APPEND,
-    BEAT,
-    ENTER,
-    ENTRIES,
-    LEAVE,
-    READ,
-    RELEASE,
-    RENEW,
-    SCRIPTS,
-    TAKE_BACK,
-)
-from falcon_pachinko.backends.supervision import SupervisedBackend, in_time, read_settings
+from falcon_pachinko.backends.redis.address import parse
+from falcon_pachinko.backends.redis.calls import Call, Calls
+from falcon_pachinko.backends.redis.link import Link
+from falcon_pachinko.backends.redis.primary import Host, Primary, look
+from falcon_pachinko.backends.redis.refusals import NOT_HERE, explain, refused_command
+from falcon_pachinko.backends.redis.replies import Refused, command
+from falcon_pachinko.backends.redis.scripts import FORGET, SCRIPTS, TEST
+from falcon_pachinko.backends.supervision import SupervisedBackend, in_time
 from falcon_pachinko.errors import BackendError, SetupError
 from falcon_pachinko.limits import HistoryLimits
 
@@ -42,135 +35,63 @@ CHANNELS_AT_ONCE = 1000
 CHANNELS_IN_TIME = 20_000
 """How many channels a slow server subscribes to within the time of one call."""
 
-READ_BYTES = 262_144
-
-_OF_THE_CLIENT = (
-    "db", "username", "password", "ssl_ca_certs", "ssl_ca_path", "ssl_cert_reqs", "ssl_certfile",
-    "ssl_check_hostname", "ssl_keyfile", "ssl_min_version",
-)  # fmt: skip
 _KEPT, _PLAIN = b"\xfeK", b"\xfeP"  # what begins with neither was published as it is
 _STAMP = 13  # digits in front of what a history keeps: milliseconds
 _MOST_DIGITS = 19  # of an offset
 
-
-class _Link:
-    """One connection: requests go out at once, and their replies come in the same order."""
-
-    def __init__(self, backend: RedisBackend, take: Callable[[list[Any]], None] | None) -> None:
-        self.backend = backend
-        self._take = take
-        self._connection: Any = None
-        self._waiting: deque[tuple[asyncio.Future[list[Any]], int, list[Any]]] = deque()
-        self._reader: asyncio.Task[None] | None = None
-
-    async def open(self) -> None:
-        self._connection = self.backend.make_connection()
-        await self._connection.connect()
-        self._reader = asyncio.get_running_loop().create_task(self._read())
-
-    async def close(self) -> None:
-        reader, self._reader = self._reader, None
-        if reader is not None:
-            reader.cancel()
-            await asyncio.wait((reader,))
-        self._fail("the connection was closed")
-        connection, self._connection = self._connection, None
-        writer = getattr(connection, "_writer", None)
-        if writer is not None:
-            writer.transport.abort()  # whoever hung would keep a close waiting
-        if connection is not None:
-            with contextlib.suppress(Exception):
-                async with asyncio.timeout(0.5):
-                    await connection.disconnect(nowait=True)
-
-    def send(self, data: bytes, replies: int = 1) -> asyncio.Future[list[Any]]:
-        """Send requests; the result is their replies, of which some may be `Refused`."""
-        future: asyncio.Future[list[Any]] = asyncio.get_running_loop().create_future()
-        if self._reader is None or self._reader.done():
-            future.set_exception(BackendError(self.backend.name, "it is not connected"))
-            future.exception()  # whoever asked may have failed already
-        else:
-            self._waiting.append((future, replies, []))
-            # redis-py's own way to write waits, and to read awaits five times for each message.
-            self._connection._writer.write(data)  # there since redis-py 4.2
-        return future
-
-    async def _read(self) -> None:
-        stream, replies = self._connection._reader, Replies()  # as above
-        why = "the server closed the connection"
-        try:
-            while data := await stream.read(READ_BYTES):
-                for reply in replies.feed(data):
-                    if self._take is not None and type(reply) is list and reply[0] == b"message":
-                        self._take(reply)
-                    else:
-                        self._answer(reply)
-                if self._take is not None:
-                    await self.backend.queue.room_for(len(data))
-        except (OSError, ValueError) as error:
-            why = str(error) or type(error).__name__
-        except asyncio.CancelledError:
-            why = "the connection was closed"
-            raise
-        finally:
-            self._fail(why)
-            self.backend.cut(why)
-
-    def _answer(self, reply: Any) -> None:
-        if not self._waiting:
-            raise ValueError("unexpected reply from the server")
-        future, count, replies = self._waiting[0]
-        replies.append(reply)
-        if len(replies) >= count:
-            self._waiting.popleft()
-            if not future.done():
-                future.set_result(replies)
-
-    def _fail(self, why: str) -> None:
-        while self._waiting:
-            future, _, _ = self._waiting.popleft()
-            if not future.done():
-                future.set_exception(BackendError(self.backend.name, why))
-                future.exception()  # whoever waited may have given up
+TEST_LIMITS = HistoryLimits(count=1, bytes=100, seconds=1)
 
 
 class RedisBackend(SupervisedBackend):
     """Publishes, keeps and remembers on a Redis server.
 
     Args:
-        url: ``redis://``, ``rediss://`` (TLS) or ``unix://``, with any of ``namespace``,
-            ``required``, ``ttl``, ``timeout`` and ``probe`` in its query.
+        url: ``redis://``, ``rediss://`` (TLS, and the host name is checked), ``unix://``,
+            ``redis+sentinel://host,other/mymaster/0`` or ``rediss+sentinel://``, with any of
+            ``namespace``, ``required``, ``ttl``, ``timeout`` and ``probe`` in its query.
+            Nodes of a Redis Cluster are recognized; several may be named.
+        ssl: What to check the server's certificate with; makes the connection one with TLS.
+        credential_provider: One of redis-py's, for passwords that change.
 
     Raises:
-        SetupError: The URL has an unknown setting or a bad value, or redis-py is missing.
+        SetupError: The URL has an unknown setting or a bad value, a certificate cannot be
+            read, or redis-py is missing.
 
     Example::
 
         install(app, backend="redis://:secret@db.example:6379/0?namespace=shop&required=true")
     """
 
-    def __init__(self, url: str) -> None:
+    def __init__(
+        self,
+        url: str,
+        *,
+        ssl: tls.SSLContext | None = None,
+        credential_provider: Any = None,
+    ) -> None:
         try:
-            from redis.asyncio.connection import Connection, parse_url  # noqa: PLC0415  # an extra
+            import redis.asyncio.connection as connection  # noqa: PLC0415, PLR0402  # an extra, absent in some
         except ImportError:
             raise SetupError(
                 "a redis:// backend needs redis-py, which is not installed: "
                 "pip install 'falcon-pachinko[redis]'"
             ) from None
-        rest, settings, name = read_settings(url, _OF_THE_CLIENT)
-        super().__init__(name, settings)
-        try:
-            self._options: dict[str, Any] = dict(parse_url(rest))
-            self._make: Any = self._options.pop("connection_class", Connection)
-            self._make(**self._options, protocol=2)
-        except Exception as error:  # whatever redis-py thinks of the URL
+        where = parse(url, ssl)
+        super().__init__(where.name, where.settings)
+        if credential_provider is not None and (where.username or where.password):
             raise SetupError(
-                f"{name}: redis-py refuses these settings ({type(error).__name__})"
-            ) from error
-        space = settings.namespace
-        self._prefix = f"{space}:c:".encode()
-        self._nodes, self._tokens = f"{space}:nodes", f"{space}:tokens"
-        self._commands, self._subscription = _Link(self, None), _Link(self, self._arrive)
+                f"{where.name}: the URL has a user or a password, and so has "
+                "credential_provider=; give one of them"
+            )
+        self._where, self._credentials = where, credential_provider
+        self._kinds = connection
+        self._connection(where.hosts[0] if where.hosts else None)  # so that it fails now, if at all
+        self._primary = Primary(where, self._connection, self._connection_to_sentinel)
+        self._commands = Link(self.name, self.cut)
+        self._subscription = Link(self.name, self.cut, self._arrive, self._room_for)
+        self._calls = Calls(where.space, "", "")
+        self._unknown: str | None = None  # why the server's incarnation is not known
+        self._by_digest = True  # whether the server runs scripts by their digest
         self._wanted: set[str] = set()  # what the app listens to
         self._live: set[str] = set()  # what this connection is subscribed to, or was told to be
         self._changed: dict[str, None] = {}  # where the two differ: what the server is told next
@@ -180,14 +101,28 @@ class RedisBackend(SupervisedBackend):
 
     # Connecting.
 
-    def make_connection(self) -> Any:
+    def _connection(self, host: Host | None) -> Any:
         """Make one of redis-py's connections, not open yet."""
-        return self._make(
-            **self._options,
-            protocol=2,
-            client_name=f"pachinko-{self.node}",
-            socket_connect_timeout=self.settings.timeout,
-        )
+        where = self._where
+        login = {"username": where.username, "password": where.password}
+        if self._credentials is not None:
+            login = {"credential_provider": self._credentials}
+        return self._make(host, db=where.db, **login)
+
+    def _connection_to_sentinel(self, host: Host) -> Any:
+        where = self._where
+        return self._make(host, username=where.sentinel_username, password=where.sentinel_password)
+
+    def _make(self, host: Host | None, **options: Any) -> Any:
+        options |= {"protocol": 2, "socket_connect_timeout": self.settings.timeout}
+        if host is None:
+            return self._kinds.UnixDomainSocketConnection(path=self._where.socket or "", **options)
+        options |= {"host": host[0], "port": host[1]}
+        if self._where.tls is None:
+            return self._kinds.Connection(**options)
+        made = self._kinds.SSLConnection(**options)
+        made.ssl_context.context = self._where.tls  # what redis-py would make of its own options
+        return made
 
     async def start(self, node: str) -> None:
         if self.state == "down":
@@ -198,14 +133,25 @@ class RedisBackend(SupervisedBackend):
         await super().start(node)
 
     async def connect(self) -> None:
-        await self._commands.open()
-        await self._subscription.open()
-        loads = b"".join(command("SCRIPT", "LOAD", script) for script in SCRIPTS)
-        _check(self.name, await self._commands.send(loads, len(SCRIPTS)))
+        server = await self._primary.open(self._commands, lambda: Calls(self._tag, "", "").nodes)
+        space = self._tag if server.cluster else self._where.space
+        self._calls = Calls(space, self.node, server.incarnation)
+        self._unknown = server.unknown
+        await self._subscription.open(self._connection(self._primary.host))
+        for link in (self._commands, self._subscription):
+            link.send(command("CLIENT", "SETNAME", f"pachinko-{self.node}"))  # if we may
+        self._by_digest = True
+        for script in SCRIPTS:
+            self._commands.send(command("SCRIPT", "LOAD", script))  # if we may
         self._live.clear()
         self._changed = dict.fromkeys(self._wanted)
         while self._changed:
             await self._adjust()
+
+    @property
+    def _tag(self) -> str:
+        """The beginning of all names on a Cluster, which puts them on one node."""
+        return f"{{{self._where.namespace}}}"
 
     @property
     def connect_timeout(self) -> float:
@@ -216,31 +162,96 @@ class RedisBackend(SupervisedBackend):
         self._changed = dict.fromkeys(self._wanted)
         await self._commands.close()
         await self._subscription.close()
+        await self._primary.close()
 
     async def probe(self) -> None:
-        await self._commands.send(command("PING"))
-        if not self.queue.full:
-            pong = self._subscription.send(command("PING"))
-            while not pong.done() and not self.queue.full:
-                await asyncio.wait((pong,), timeout=self.settings.timeout / 4)
+        test = Call(TEST, (f"{self._calls.space}:test",), ())
+        write = self._commands.send(self._request(test, by_digest=self._by_digest))
+        server = await look(self._commands)
+        if server.replica_of is not None:
+            raise BackendError(
+                self.name, f"it is a read-only replica of {server.replica_of} now; looking for it"
+            )
+        (answer,) = await write
+        if isinstance(answer, Refused) and answer.code != "NOSCRIPT":
+            self.doubt()
+        await self._subscribed(command("PING"), 1)
+        if (
+            self._where.master is not None
+            and await self._primary.by_sentinel() != self._primary.host
+        ):
+            raise BackendError(self.name, "the Sentinels name another primary now")
+
+    async def _subscribed(self, requests: bytes, count: int) -> list[Any]:
+        """Ask on the connection of the subscriptions, unless nobody takes what comes there."""
+        if self.queue.full:
+            return []
+        answer = self._subscription.send(requests, count)
+        while not answer.done() and not self.queue.full:
+            await asyncio.wait((answer,), timeout=self.settings.timeout / 4)
+        return answer.result() if answer.done() else []
+
+    async def self_test(self) -> str | None:
+        channel = self._calls.channel("=test")
+        words = command("SUBSCRIBE", channel) + command("UNSUBSCRIBE", channel)
+        publish = self._commands.send(command("PUBLISH", channel, b""))
+        for reply in (*await self._subscribed(words, 2), *await publish):
+            if isinstance(reply, Refused):
+                raise BackendError(self.name, explain(reply.why))
+        space, limits = self._calls.space, TEST_LIMITS
+        test = Calls(f"{space}:test", self.node, self._calls.incarnation, space)
+        trials = {
+            "presence": (
+                test.enter("t", {"key": b""}, self.ttl),
+                test.entries("t"),
+                test.beat(self.ttl, again=False),
+                test.leave("t", ("key",)),
+                test.tables(),
+                test.take_back(),
+            ),
+            "histories": (
+                test.append("=test", b"", limits),
+                test.read("=test", HistoryPosition(), limits),
+                test.forget("=test"),
+            ),
+            "leases": (
+                test.acquire(self.node, self.ttl),
+                test.renew(self.node, 0, self.ttl),
+                test.release(self.node, 0),
+                Call(FORGET, (f"{test.space}:l:{self.node}", test.tokens), ()),
+            ),
+        }
+        lacking: dict[str, list[str]] = {}  # by reason, what does not work for it
+        for what, calls in trials.items():
+            answers = await asyncio.gather(*map(self._evaluate, calls))
+            for call, answer in zip(calls, answers, strict=True):
+                if isinstance(answer, Refused):
+                    why = explain(answer.why, call.script)
+                    if answer.code in NOT_HERE:
+                        raise BackendError(self.name, why)
+                    lacking.setdefault(why, []).append(what)
+                    break
+        if self._unknown is not None:
+            lacking.setdefault(self._unknown, []).append("telling of a restart of the server")
+        told = (f"no {', no '.join(what)}: {why}" for why, what in lacking.items())
+        return "; ".join(told) or None
 
     def wants_anything(self) -> bool:
         return bool(self._wanted)
 
     # Channels.
 
-    def _channel(self, name: str) -> bytes:
-        return self._prefix + name.encode()
-
     async def publish(self, parcels: Sequence[tuple[str, bytes]]) -> None:
         self.check_up()
         if not parcels:
             return
+        channel = self._calls.channel
         requests = b"".join(
-            command("PUBLISH", self._channel(name), _PLAIN + data if data[:1] == b"\xfe" else data)
+            command("PUBLISH", channel(name), _PLAIN + data if data[:1] == b"\xfe" else data)
             for name, data in parcels
         )
-        _check(self.name, await self.bounded(self._commands.send(requests, len(parcels))))
+        replies = await self.bounded(self._commands.send(requests, len(parcels)))
+        self._check(replies)
 
     async def subscribe(self, channels: Collection[str]) -> None:
         self._wanted.update(channels)
@@ -273,12 +284,15 @@ class RedisBackend(SupervisedBackend):
             self._live.update(more)
             self._live.difference_update(fewer)
             answers = [
-                self._subscription.send(command(verb, *map(self._channel, part)), len(part))
+                self._subscription.send(command(verb, *map(self._calls.channel, part)), len(part))
                 for verb, names in (("SUBSCRIBE", more), ("UNSUBSCRIBE", fewer))
                 for part in _parts(names)
             ]
             for answer in answers:
-                _check(self.name, await answer)
+                self._check(await answer)
+
+    async def _room_for(self, size: int) -> None:
+        await self.queue.room_for(size)
 
     def _arrive(self, message: list[Any]) -> None:
         """Hand over what was published."""
@@ -291,40 +305,62 @@ class RedisBackend(SupervisedBackend):
                 with contextlib.suppress(ValueError):  # somebody else's bytes
                     epoch, offset, rest = data[2:].split(b":", 2)
                     position, data = HistoryPosition(epoch.decode("ascii"), int(offset)), rest
-        name = channel[len(self._prefix) :].decode()
-        self.queue.put(Received(name, data, position))
+        self.queue.put(Received(self._calls.channel_of(channel), data, position))
 
     # Commands.
 
-    async def _run(self, script: str, keys: Sequence[str], *values: str | bytes | float) -> Any:
-        """Run a script on the server, which knows it by its digest unless it forgot."""
-        self.check_up()
-        words = [str(len(keys)), *keys, *values]
-        digest = hashlib.sha1(script.encode(), usedforsecurity=False).hexdigest()
-        request = command("EVALSHA", digest, *words)
-        reply = (await self.bounded(self._commands.send(request)))[0]
-        if isinstance(reply, Refused) and reply.code == "NOSCRIPT":
-            request = command("EVAL", script, *words)
-            reply = (await self.bounded(self._commands.send(request)))[0]
-        _check(self.name, [reply])
+    def _check(self, replies: Iterable[Any], script: str = "") -> None:
+        """Raise what the server refused; where it is not the one to talk to, find another."""
+        for reply in replies:
+            if isinstance(reply, Refused):
+                why = explain(reply.why, script)
+                if reply.code in NOT_HERE:
+                    self.cut(why)
+                else:
+                    self.doubt()
+                raise self.failed(why)
+
+    def _request(self, call: Call, *, by_digest: bool) -> bytes:
+        """Write a call: the script's digest, which the server knows, or all of the script."""
+        words = (str(len(call.keys)), *call.keys, *call.arguments)
+        if not by_digest:
+            return command("EVAL", call.script, *words)
+        digest = hashlib.sha1(call.script.encode(), usedforsecurity=False).hexdigest()
+        return command("EVALSHA", digest, *words)
+
+    async def _evaluate(self, call: Call) -> Any:
+        """Run a script; what the server answers may be `Refused`."""
+        by_digest = self._by_digest
+        (reply,) = await self._commands.send(self._request(call, by_digest=by_digest))
+        if not by_digest or not isinstance(reply, Refused):
+            return reply
+        if refused_command(reply.why) == "evalsha":
+            self._by_digest = False
+        elif reply.code != "NOSCRIPT":
+            return reply
+        (reply,) = await self._commands.send(self._request(call, by_digest=False))
         return reply
 
-    def _keys(self, table: str, node: str) -> tuple[str, str, str]:
-        """Name where a node's entries in a table are, who is in the table, and its tables."""
-        space = self.settings.namespace
-        return f"{space}:e:{len(node)}:{node}:{table}", f"{space}:t:{table}", f"{space}:n:{node}"
+    async def _run(self, call: Call) -> Any:
+        self.check_up()
+        reply = await self.bounded(self._evaluate(call))
+        self._check((reply,), call.script)
+        return reply
 
     async def enter(self, table: str, entries: Mapping[str, bytes]) -> None:
-        pairs = [each for pair in entries.items() for each in pair]
-        keys = (*self._keys(table, self.node), self._nodes)
-        await self._run(ENTER, keys, self.node, table, _ms(self.ttl), *pairs)
+        await self._run(self._calls.enter(table, entries, self.ttl))
+
+    async def replace(self, table: str, entries: Mapping[str, bytes]) -> None:
+        await self._run(self._calls.enter(table, entries, self.ttl, replace=True))
 
     async def leave(self, table: str, keys: Collection[str]) -> None:
-        await self._run(LEAVE, self._keys(table, self.node), self.node, table, *keys)
+        await self._run(self._calls.leave(table, keys))
+
+    async def tables(self) -> Collection[str]:
+        return [name.decode() for name in await self._run(self._calls.tables())]
 
     async def entries(self, table: str) -> Mapping[str, Mapping[str, bytes]]:
-        keys = (self._keys(table, "")[1], self._nodes)
-        found = await self._run(ENTRIES, keys, self.settings.namespace, table, self.node)
+        found = await self._run(self._calls.entries(table))
         nodes = zip(found[::2], found[1::2], strict=True)
         return {
             node.decode(): {
@@ -334,69 +370,52 @@ class RedisBackend(SupervisedBackend):
         }
 
     async def beat(self, ttl: float) -> Collection[str]:
-        began = asyncio.get_running_loop().time()
-        before = self._lease_end
-        alive = await self._run(
-            BEAT,
-            (self._nodes,),
-            self.settings.namespace,
-            self.node,
-            _ms(ttl),
-            "0" if before == math.inf else "1",
-        )
-        self._lease_end = began + ttl
-        if alive.pop(0) or began > before:
-            self.queue.put(Lost("this process gave no sign of life for longer than its lease"))
-        return [node.decode() for node in alive]
+        while True:
+            began, before = asyncio.get_running_loop().time(), self._lease_end
+            lapsed, more, *alive = await self._run(self._calls.beat(ttl, again=before != math.inf))
+            self._lease_end = began + ttl
+            if lapsed or began > before:
+                self.queue.put(Lost("this process gave no sign of life for longer than its lease"))
+            if not more:
+                return [node.decode() for node in alive]
 
     async def acquire(self, name: str, ttl: float) -> int | None:
-        token = await self._run(ACQUIRE, (self._lease(name), self._tokens), _ms(ttl))
+        token = await self._run(self._calls.acquire(name, ttl))
         if token is None:
             return None
         self._held[name] = int(token)
         return int(token)
 
     async def renew(self, name: str, token: int, ttl: float) -> bool:
-        return bool(await self._run(RENEW, (self._lease(name),), str(token), _ms(ttl)))
+        return bool(await self._run(self._calls.renew(name, token, ttl)))
 
     async def release(self, name: str, token: int) -> None:
-        await self._run(RELEASE, (self._lease(name),), str(token))
+        await self._run(self._calls.release(name, token))
         if self._held.get(name) == token:
             del self._held[name]
-
-    def _lease(self, name: str) -> str:
-        return f"{self.settings.namespace}:l:{name}"
 
     async def take_back(self) -> None:
         for name, token in tuple(self._held.items()):
             await self.release(name, token)
-        await self._run(TAKE_BACK, (self._nodes,), self.settings.namespace, self.node)
+        while await self._run(self._calls.take_back()):
+            pass
 
     # History.
 
-    def _history(self, channel: str) -> tuple[str, str]:
-        space = self.settings.namespace
-        return f"{space}:h:{channel}", f"{space}:k:{channel}"
-
     async def append(self, channel: str, data: bytes, limits: HistoryLimits) -> HistoryPosition:
-        epoch, offset = await self._run(
-            APPEND, self._history(channel), *_bounds(limits), self._channel(channel), data
-        )
+        epoch, offset = await self._run(self._calls.append(channel, data, limits))
         return HistoryPosition(epoch.decode(), int(offset))
 
     async def read(self, channel: str, after: HistoryPosition, limits: HistoryLimits) -> Past:
-        epoch, offset, forgotten, complete, items = await self._run(
-            READ, self._history(channel), *_bounds(limits), after.epoch, str(after.offset)
-        )
+        found = await self._run(self._calls.read(channel, after, limits))
+        epoch, offset, forgotten, complete, items = found
         since = after.offset if complete == 1 else int(forgotten)
         entries = _kept(items, epoch, since, int(offset))
         whole = complete == 1 and len(entries) == int(offset) - since
         return Past(HistoryPosition(epoch.decode(), int(offset)), entries, whole)
 
     async def forget(self, channel: str) -> None:
-        self.check_up()
-        request = command("DEL", *self._history(channel))
-        _check(self.name, await self.bounded(self._commands.send(request)))
+        await self._run(self._calls.forget(channel))
 
 
 def _kept(items: Iterable[bytes], epoch: bytes, since: int, last: int) -> tuple[Kept, ...]:
@@ -414,22 +433,7 @@ def _kept(items: Iterable[bytes], epoch: bytes, since: int, last: int) -> tuple[
     return tuple(kept)
 
 
-def _bounds(limits: HistoryLimits) -> tuple[str, str, str]:
-    return str(limits.count), str(limits.bytes), _ms(limits.seconds)
-
-
-def _ms(seconds: float) -> str:
-    return str(max(1, math.ceil(seconds * 1000)))
-
-
 def _parts(names: list[str]) -> Iterable[list[str]]:
     return (
         names[start : start + CHANNELS_AT_ONCE] for start in range(0, len(names), CHANNELS_AT_ONCE)
     )
-
-
-def _check(name: str, replies: list[Any]) -> None:
-    """Raise what the server refused."""
-    for reply in replies:
-        if isinstance(reply, Refused):
-            raise BackendError(name, f"the server answered: {reply.why}")
