@@ -56,8 +56,9 @@ def pytest_collection_modifyitems(config, items):
     for item in items:
         if item.path.parent in SLOW_RINGS and not item.get_closest_marker("quick"):
             item.add_marker("slow")
-        if exhaustive and item.get_closest_marker("hypothesis"):  # forty times the examples
-            item.add_marker(pytest.mark.timeout(3600))
+        # Not asked by its mark, which hypothesis sets later.
+        if exhaustive and getattr(item.obj, "is_hypothesis_test", False):
+            item.add_marker(pytest.mark.timeout(3600))  # forty times the examples
 
 
 SHARING = (

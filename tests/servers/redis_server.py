@@ -6,6 +6,7 @@ import shutil
 import signal
 import socket
 import subprocess
+import tempfile
 import time
 
 import redis
@@ -33,6 +34,8 @@ def free_port():
 class RedisServer:
     """One server process, always at the same address, for as long as a ``with`` lasts.
 
+    Its folder is its own, too: a replica leaves a file there, which another version may not read.
+
     Args:
         options: More of its options.
         settings: A file with more of them.
@@ -43,6 +46,7 @@ class RedisServer:
         self.url = f"redis://127.0.0.1:{self.port}/0"
         self._options, self._settings = options, settings
         self._process = None
+        self._folder = tempfile.TemporaryDirectory(prefix="redis-")
 
     def __enter__(self):
         self.start()
@@ -50,6 +54,7 @@ class RedisServer:
 
     def __exit__(self, *exc):
         self.kill()
+        self._folder.cleanup()
 
     def start(self):
         """Start it, empty, unless it runs."""
@@ -58,7 +63,8 @@ class RedisServer:
             return
         file = [str(self._settings)] if self._settings is not None else []
         command = [executable(), *file, "--port", str(self.port), "--bind", "127.0.0.1"]
-        command += ["--save", "", "--appendonly", "no", "--dir", "/", *self._options]
+        command += ["--save", "", "--appendonly", "no", "--dir", self._folder.name]
+        command += self._options
         self._process = subprocess.Popen(
             command, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL
         )
