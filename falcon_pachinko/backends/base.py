@@ -244,11 +244,26 @@ class Backend(ABC):
     # History: channels that remember.
 
     @abstractmethod
-    async def append(self, channel: str, data: bytes, limits: HistoryLimits) -> HistoryPosition:
+    async def append(
+        self,
+        channel: str,
+        data: bytes,
+        limits: HistoryLimits,
+        key: str = "",
+    ) -> HistoryPosition:
         """Keep bytes and publish them: one step, so that all subscribers see one order.
 
         Those who are subscribed, this node included, get them as `Received` with
         their position.
+
+        Args:
+            channel: The channel.
+            data: The bytes.
+            limits: How much of the channel is kept.
+            key: What tells this message from any other, where it may have been kept already,
+                as by a call that failed. If a message with this key, or with the very same
+                bytes, was kept within the last two minutes, its position is returned, and
+                nothing else is done.
         """
 
     @abstractmethod

@@ -31,6 +31,9 @@ __all__ = ["MemoryBackend", "MemoryHub"]
 SWEEP_SECONDS = 0.25
 """How often one history is looked at, at most, for what is too old: so long that may stay."""
 
+KEY_SECONDS = 120.0
+"""How long the key of a message is remembered."""
+
 MOST_EVENTS = 100_000
 """How many events may wait for a slow reader; then they are lost, and that is told."""
 
@@ -96,6 +99,9 @@ class MemoryHub:
         self.leases: dict[str, tuple[int, float]] = {}
         self.tokens = 0
         self.histories: dict[str, _History] = {}
+        self.keys: dict[tuple[str, str], tuple[HistoryPosition, float]] = {}
+        # By channel and key, where a message went, and until when that is remembered: all for
+        # the same time, so that the first ones end first.
         self._due: list[tuple[float, str]] = []
         # A heap: when each history is looked at next. Exactly one entry of each is its
         # `next_look`; others are void, and go when their time comes.
@@ -122,6 +128,13 @@ class MemoryHub:
             self._look_at(channel, found, found.due_at)
         self._sweep_in_time()
         return found
+
+    def kept_as(self, channel: str, key: str) -> HistoryPosition | None:
+        """Return where a message with a key was kept in the last two minutes."""
+        now = self.clock()
+        while self.keys and next(iter(self.keys.values()))[1] <= now:
+            del self.keys[next(iter(self.keys))]
+        return self.keys.get((channel, key), (None, 0.0))[0]
 
     def _look_at(self, channel: str, history: _History, when: float) -> None:
         history.next_look = when
@@ -293,14 +306,29 @@ class MemoryBackend(Backend):
         if self.hub.leases.get(name, (0, 0.0))[0] == token:
             del self.hub.leases[name]
 
-    async def append(self, channel: str, data: bytes, limits: HistoryLimits) -> HistoryPosition:
+    async def append(
+        self,
+        channel: str,
+        data: bytes,
+        limits: HistoryLimits,
+        key: str = "",
+    ) -> HistoryPosition:
         history, now = self.hub.history(channel, limits), self.hub.clock()
+        if key:
+            position = self.hub.kept_as(channel, key)
+            same = (kept.offset for kept, _ in history.entries if kept.data == data)
+            if position is None and (offset := next(same, None)) is not None:
+                position = HistoryPosition(history.epoch, offset)
+            if position is not None:
+                return position
         history.offset += 1
         history.entries.append((Kept(history.offset, data), now))
         history.size += len(data)
         history.used_at = now
         history.trim(limits, now)
         position = HistoryPosition(history.epoch, history.offset)
+        if key:
+            self.hub.keys[channel, key] = position, now + KEY_SECONDS
         self._spread(Received(channel, data, position))
         return position
 

@@ -3,12 +3,14 @@
 Pure: no clock, no task, no backend. What the backend has kept and what arrives goes
 in; who gets what comes out. Each member sees every message once and in order: first
 its past, as the backend has it, then what arrived while that was sent, then what is
-live.
+live. And none sees a message of another epoch than it was told of last: where one
+arrives, the room is read first, and only what is read says which epoch is on.
 """
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+import enum
+from collections.abc import Collection, Iterable, Sequence
 from typing import Any, Generic, NamedTuple
 
 from falcon_pachinko.backends.base import HistoryPosition, Past
@@ -18,10 +20,36 @@ from falcon_pachinko.errors import EncodeError
 from falcon_pachinko.limits import bound
 from falcon_pachinko.messages.codec import Packet
 
-__all__ = ["KEY", "Placed", "Replay", "Returning", "RoomHistory", "opened", "packet_for", "place"]
+__all__ = [
+    "KEY",
+    "Placed",
+    "Replay",
+    "Returning",
+    "RoomHistory",
+    "Verdict",
+    "opened",
+    "packet_for",
+    "place",
+]
 
 KEY = "history"
 """The field of a message that tells a client its place."""
+
+MOST_ENDED = 16
+"""How many ended epochs of a room are remembered; messages of older ones would come very late."""
+
+
+class Verdict(enum.Enum):
+    """What a message is to a room, by its place."""
+
+    NEWS = "news"
+    """It comes next."""
+    KNOWN = "known"
+    """It was delivered."""
+    ENDED = "ended"
+    """It is of an epoch that has ended: nobody gets it any more with that place."""
+    FOREIGN = "foreign"
+    """It is of an epoch that nobody here was told of: the room has to be read first."""
 
 
 class Placed(NamedTuple):
@@ -86,9 +114,14 @@ class RoomHistory(Generic[M]):
 
     def __init__(self, name: str) -> None:
         self.name = name
+        self.epoch: str | None = None
+        # The one that all members know who are not returning; None while none knows any.
         self.last: HistoryPosition | None = None
         # What was delivered here last, to all who are neither returning nor above it by their
-        # floor; None while nothing was. Only grows within an epoch.
+        # floor; None while nothing was. It is of this epoch, and only grows within it.
+        self.ended: dict[str, None] = {}
+        # The epochs that were on once, or that what was read told to be over; MOST_ENDED of
+        # them at most, and never the one that is on.
         self.returning: dict[M, Returning] = {}
         # The members that are getting their past right now. Only members are in here.
         self.floors: dict[M, HistoryPosition] = {}
@@ -96,14 +129,27 @@ class RoomHistory(Generic[M]):
         # it. Only members are in here: whoever leaves is taken out, and who has left while a
         # past was read never gets in.
 
-    def is_news(self, position: HistoryPosition) -> bool:
-        """Whether a place was not delivered yet; from now on it is."""
-        if self.last is not None and not is_after(position, self.last):
-            return False
-        if self.last is not None and position.epoch != self.last.epoch:
-            self._read_again()
-        self.last = position
-        return True
+    def judge(self, position: HistoryPosition) -> Verdict:
+        """Tell what a message at a place is here."""
+        if position.epoch in self.ended:
+            return Verdict.ENDED
+        if self.epoch is not None and position.epoch != self.epoch:
+            return Verdict.FOREIGN
+        if self.last is not None and position.offset <= self.last.offset:
+            return Verdict.KNOWN
+        return Verdict.NEWS
+
+    def accept(self, position: HistoryPosition) -> None:
+        """Note that news are delivered."""
+        self.epoch, self.last = position.epoch, position
+
+    def end(self, epochs: Iterable[str]) -> None:
+        """Remember that epochs are over, but for the one that is on."""
+        for epoch in epochs:
+            if epoch != self.epoch:
+                self.ended[epoch] = None
+        while len(self.ended) > MOST_ENDED:
+            del self.ended[next(iter(self.ended))]
 
     def _read_again(self) -> None:
         for returning in self.returning.values():
@@ -163,6 +209,8 @@ class RoomHistory(Generic[M]):
             recovered = True
             entries = [each for each in entries if is_after(each.position, floor)]
         position = self.floors[member] = past.position
+        if self.epoch is None:
+            self.epoch = position.epoch
         state |= {"recovered": recovered, "epoch": position.epoch}
         state |= {"offset": position.offset, "messages": len(entries)}
         return Replay(state, entries, position)
@@ -191,7 +239,19 @@ class RoomHistory(Generic[M]):
         All members need a `replay` of it; of those that are getting their past, it is
         read again.
         """
-        self.last = past.position
+        before, self.epoch, self.last = self.epoch, past.position.epoch, past.position
+        self.ended.pop(self.epoch, None)
+        if before is not None:
+            self.end((before,))
+        self._read_again()
+
+    def lose_track(self) -> None:
+        """Go on from what arrives next, since what is kept cannot be read.
+
+        All members need a `replay` of None.
+        """
+        self.epoch = self.last = None
+        self.floors.clear()
         self._read_again()
 
     def leave(self, member: M) -> None:

@@ -5,6 +5,10 @@ deliver in that order, the sender's own included. So a sender waits for the
 backend here, as nowhere else. Without it the members of this process get the
 message anyway, and the history ends: no client is told that one with a hole is
 complete. What each member gets is decided in `history`; here it is sent.
+
+A room is either live, or it is read anew (`_Room.held`), since something may have been
+missed; then all that arrives is held until that is done. So the order is one, and
+whoever listens to the backend never waits for a room.
 """
 
 from __future__ import annotations
@@ -18,9 +22,11 @@ from typing import Any, Generic
 import msgspec
 
 from falcon_pachinko.backends.base import HistoryPosition, Past
+from falcon_pachinko.cluster.catching_up import Arrived, CatchingUp, Held
 from falcon_pachinko.cluster.history import (
     Returning,
     RoomHistory,
+    Verdict,
     opened,
     packet_for,
     place,
@@ -45,9 +51,6 @@ __all__ = ["History"]
 
 log = logging.getLogger("falcon_pachinko.history")
 
-PLACE_TIMEOUT = 3.0
-"""Seconds that a sender waits for the backend to give its message a place."""
-
 MESSAGES_PER_TURN = 64
 """How many messages a client that comes back gets before other tasks run."""
 
@@ -56,6 +59,9 @@ MOST_GIVEN_UP = 10_000
 
 MOST_BROKEN = 100_000
 """How many rooms are remembered whose history is to end; more are only told to the others."""
+
+ENDED_AT_ONCE = 64
+"""How many of them are ended at once, when the backend is back."""
 
 
 class _Echo:
@@ -79,7 +85,11 @@ class _Room(Generic[M]):
 
     def __init__(self, name: str) -> None:
         self.core: RoomHistory[M] = RoomHistory(name)
-        self.order = asyncio.Lock()  # held while one message goes to all of the room
+        self.order = asyncio.Lock()
+        # Held while one message goes to all of the room, or what was read does.
+        self.held: Held | None = None
+        # What arrived since the room has to be read; None while it is live. Only `_catch_up`
+        # ends that, and only while it has the order.
         self.echoes: dict[int, _Echo] = {}  # by the number of the parcel, while a sender waits
 
 
@@ -105,7 +115,7 @@ class History(Generic[M]):
         select: Callable[[str, Broadcast], list[M]],
         fan_out: Callable[[str, list[M], ParcelPackets], Awaitable[int]],
         limits: Callable[[str], HistoryLimits | None],
-        spawn: Callable[[Coroutine[Any, Any, None]], None],
+        spawn: Callable[[Coroutine[Any, Any, None]], asyncio.Task[None]],
     ) -> None:
         self._node, self._members, self._select = node, members, select
         self._fan_out, self._limits, self._spawn = fan_out, limits, spawn
@@ -117,6 +127,7 @@ class History(Generic[M]):
         # Rooms whose history lacks a message, and has to end before it is used again.
         # MOST_BROKEN at most.
         self._outage = Outage()
+        self._catching_up = CatchingUp(self._catch_up, spawn)
 
     def _room(self, name: str) -> _Room[M] | None:
         """Return what is known of a room with members here."""
@@ -130,9 +141,10 @@ class History(Generic[M]):
     async def send(self, name: str, parcel: Broadcast) -> tuple[int, int, bool]:
         """Keep a message in one room, and have its members get it with its place.
 
-        Waits for the place, `PLACE_TIMEOUT` seconds at most; then the members here get
-        the message without one, and the history ends. One that is cancelled has been sent
-        all the same, maybe.
+        Waits for the place, ``Backend.timeout`` seconds at most; then the members here get
+        the message without one, and the history ends. Nothing ends if it has its place and
+        only the members here do not have it yet: they get it. One that is cancelled has
+        been sent all the same, maybe.
 
         Args:
             name: A room that has a history.
@@ -166,29 +178,52 @@ class History(Generic[M]):
         room, echo = self._room(name), _Echo()
         if room is not None:
             room.echoes[kept.seq] = echo
+        position = None
         try:
-            async with asyncio.timeout(PLACE_TIMEOUT):
-                position = await self._append(name, data, limits)
+            async with asyncio.timeout(self._node.backend.timeout):
+                position = await self._append(name, kept.seq, data, limits)
                 if room is not None:
                     if self._node.alone:
                         self._spawn(self.deliver(self._node.name, name, kept, position))
+                    self._catching_up.hurry(name)
                     await echo.over.wait()
-        except (BackendError, TimeoutError) as error:
-            if not echo.arrived:
+        except Exception as error:  # whatever a backend raises, the members here get it
+            if position is None and not echo.arrived:
                 why = str(error) or "it did not come back in time"
                 return await self._send_without_place(name, parcel, kept.seq, why)
+            if not isinstance(error, TimeoutError):
+                raise
         finally:
             if room is not None:
                 del room.echoes[kept.seq]
-        taken = await echo.taken if room is not None else (0, 0)
+        taken = (0, 0)
+        if room is not None and (echo.arrived or echo.over.is_set()):
+            taken = await echo.taken
         return *taken, not self._node.alone
 
-    async def _append(self, name: str, data: bytes, limits: HistoryLimits) -> HistoryPosition:
-        await self._node.subscriptions.live(f"room:{name}")  # else it would not come back
-        await self._end_if_broken(name)
-        position = await self._node.backend.append(f"room:{name}", data, limits)
-        self._outage.over()
-        return position
+    async def _append(
+        self, name: str, seq: int, data: bytes, limits: HistoryLimits
+    ) -> HistoryPosition:
+        """Have a message kept; where the connection is cut meanwhile, on the next one.
+
+        Raises:
+            BackendError: The server refuses it, or is away for longer than its ``timeout``.
+        """
+        append = self._node.backend.append
+        more: tuple[str, ...] = ()
+        while True:
+            outages = self._node.outages
+            await self._node.subscriptions.live(f"room:{name}")  # else it would not come back
+            try:
+                await self._end_if_broken(name)
+                position = await append(f"room:{name}", data, limits, *more)
+            except BackendError:
+                more = (f"{self._node.name}:{seq}",)  # it may have been kept
+                if not await self._node.comes_back(outages):
+                    raise
+            else:
+                self._outage.over()
+                return position
 
     async def _send_without_place(
         self, name: str, parcel: Broadcast, seq: int, why: str
@@ -218,19 +253,32 @@ class History(Generic[M]):
             self._node.reject(f"dropped a kept message of {name!r:.200} that is not an object")
             return
         while (room := self._room(name)) is not None:
+            if room.held is not None:
+                room.held.add(Arrived(node, parcel, position))
+                return
             async with room.order:
-                if self._rooms.get(name) is room:  # else all have left, and others have come
-                    await self._deliver_here(room, node, name, parcel, position)
+                if self._rooms.get(name) is not room or room.held is not None:
+                    continue  # all have left, and others have come; or it is to be read
+                if self._limits(name) is None:
+                    room.core.lose_track()  # there is nothing here that could be read
+                if await self._deliver_here(room, node, name, parcel, position):
                     return
+                self.catch_up(name)
 
     async def _deliver_here(
         self, room: _Room[M], node: str, name: str, parcel: Broadcast, position: HistoryPosition
-    ) -> None:
+    ) -> bool:
+        """Give a message to the members, if it is news; False if the room has to be read first."""
+        verdict = room.core.judge(position)
+        if verdict is Verdict.FOREIGN:
+            return False
         own = node == self._node.name
         echo, taken = room.echoes.get(parcel.seq) if own else None, (0, 0)
         try:
-            news = room.core.is_news(position)
-            if news and not (own and parcel.seq in self._given_up):
+            given_up = own and parcel.seq in self._given_up
+            if verdict is Verdict.NEWS:
+                room.core.accept(position)
+            if verdict is Verdict.NEWS and not given_up:
                 if echo is not None:
                     echo.arrived = True
                     echo.over.set()
@@ -242,11 +290,18 @@ class History(Generic[M]):
                     member._outbox.close(1013, reason)
                 sent = await self._fan_out(name, live, placed.packets)
                 taken = sent, len(live) - sent
+            elif verdict is Verdict.ENDED and echo is not None:
+                # Its history has ended since: the members get it as one without a place.
+                echo.arrived = True
+                chosen = self._select(name, parcel)
+                sent = await self._fan_out(name, chosen, ParcelPackets(parcel))
+                taken = sent, len(chosen) - sent
             if own:
                 self._given_up.pop(parcel.seq, None)
         finally:
             if echo is not None:
                 echo.end(*taken)
+        return True
 
     # Coming back.
 
@@ -330,6 +385,8 @@ class History(Generic[M]):
     ) -> HistoryPosition | None:
         """Tell a member where it stands, and send it what the backend has for it."""
         replay = core.replay(member, past)
+        if past is not None and core.epoch != past.position.epoch:
+            self.catch_up(core.name)  # those who were here before know another epoch
         await member.send_media({"type": "history.state", "payload": replay.state})
         for count, placed in enumerate(replay.entries, 1):
             if core.name not in member._rooms:
@@ -362,20 +419,69 @@ class History(Generic[M]):
 
     # Gaps.
 
-    async def catch_up(self, name: str) -> None:
-        """Deliver what was missed while this process was cut off from the backend."""
-        limits, room = self._limits(name), self._room(name)
-        if limits is None or room is None:
+    def catch_up(self, name: str) -> None:
+        """Have a room read, since something may have been missed; what arrives is held meanwhile.
+
+        Never waits. A room without members here, or without a history, has nothing to read.
+        """
+        room = self._room(name)
+        if room is None or self._limits(name) is None:
             return
-        past = await self._read(name, room.core.known_by_all(self._members(name)), limits)
-        if past is None or self._rooms.get(name) is not room:
-            return  # the backend is away, or all have left meanwhile
-        if past.complete:
+        if room.held is None:
+            room.held = Held()
+        room.held.again = True
+        self._catching_up.want(name)
+
+    async def _catch_up(self, name: str) -> None:
+        """Deliver what was missed, then what was held; the room is live again after that.
+
+        While the backend is away it stays as it is: whoever is back has missed something, and
+        reads all rooms.
+        """
+        room = self._rooms.get(name)
+        while room is not None and room.held is not None:
+            limits, held = self._limits(name), room.held
+            if limits is None:
+                room.held = None  # it remembers nothing any more
+                return
+            held.ask()
+            known = room.core.known_by_all(self._members(name))
+            past = await self._read(name, known, limits)
+            if past is None and self._node.backend.state != "up":
+                return
+            async with room.order:
+                if self._rooms.get(name) is not room:
+                    return  # all have left meanwhile
+                await self._take_over(room, name, past)
+                if past is not None:
+                    room.core.end(each.position.epoch for each in held.messages[: held.before])
+                if await self._release(room, held):
+                    room.held = None
+                    return
+
+    async def _take_over(self, room: _Room[M], name: str, past: Past | None) -> None:
+        """Have the members know what was read; None if it cannot be."""
+        core = room.core
+        if past is None:
+            core.lose_track()
+            for member in [each for each in self._members(name) if each not in core.returning]:
+                await self._replay(core, member, None)
+        elif past.complete and core.epoch == past.position.epoch:
             for node, parcel, position in opened(past):
-                await self.deliver(node, name, parcel, position)
-            return
-        async with room.order:
+                await self._deliver_here(room, node, name, parcel, position)
+        else:
             await self._begin_anew(room, name, past)
+
+    async def _release(self, room: _Room[M], held: Held) -> bool:
+        """Deliver what was held, in its order; False if the room has to be read once more."""
+        core = room.core
+        while held.messages and not held.again:
+            arrived = held.take()
+            for count, each in enumerate(arrived):
+                if not await self._deliver_here(room, each.node, core.name, *each[1:]):
+                    held.put_back(arrived[count:])
+                    return False
+        return not held.again
 
     async def _begin_anew(self, room: _Room[M], name: str, past: Past) -> None:
         """Give what is kept to all members: nobody can tell what they missed."""
@@ -417,11 +523,15 @@ class History(Generic[M]):
 
     async def mend(self) -> None:
         """End all histories that have a hole: the backend is there again."""
-        for name in tuple(self._broken):
-            try:
-                await self._end_if_broken(name)
-            except BackendError as error:
-                message = "could not end the history of %.200r, which lacks a message: %s"
-                self._outage.report(log, message, name, error)
-                if self._node.backend.state != "up":
-                    return  # all of them are tried again when it is back
+        broken = tuple(self._broken)
+        for start in range(0, len(broken), ENDED_AT_ONCE):
+            if self._node.backend.state != "up":
+                return  # all of them are tried again when it is back
+            await asyncio.gather(*map(self._mend, broken[start : start + ENDED_AT_ONCE]))
+
+    async def _mend(self, name: str) -> None:
+        try:
+            await self._end_if_broken(name)
+        except BackendError as error:
+            message = "could not end the history of %.200r, which lacks a message: %s"
+            self._outage.report(log, message, name, error)

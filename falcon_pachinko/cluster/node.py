@@ -19,6 +19,9 @@ __all__ = ["Gap", "Node"]
 
 log = logging.getLogger("falcon_pachinko.cluster")
 
+STATE_SECONDS = 0.05
+"""Seconds within which a connection that has failed a call is known to be cut."""
+
 
 class Node:
     """This process, as one of several; the manager has one, with any backend.
@@ -52,6 +55,10 @@ class Node:
         """Which channels arrive here."""
         self.not_stored = 0
         """How many messages to rooms with a history were not kept."""
+        self.outages = 0
+        """How often the backend was away."""
+        self._away_since: float | None = None  # None while it is not
+        self._changed = asyncio.Event()  # set, and replaced, when its state changes
         self._gap, self._back = gap, back
         self._publishing = Publishing(backend, self.subscriptions.__contains__)
         self._listening = Listening(
@@ -215,11 +222,46 @@ class Node:
             return
         level = logging.INFO if event.state == "up" else logging.WARNING
         log.log(level, "backend %s is %s: %s", name, event.state, event.why)
+        changed, self._changed = self._changed, asyncio.Event()
+        changed.set()
         if event.state == "up":
+            self._away_since = None
             self.subscriptions.backend_back()
             self._tell_again()
         else:
+            self.outages += 1
+            if self._away_since is None:
+                self._away_since = asyncio.get_running_loop().time()
             self.subscriptions.backend_away()
+
+    async def comes_back(self, outages: int) -> bool:
+        """Wait, after a call has failed, for the next connection; False if that is no use.
+
+        That is where the connection was never cut, so that the server has refused the call,
+        and where the backend is away for longer than its ``timeout``.
+
+        Args:
+            outages: How many there had been when the call began.
+        """
+        loop, backend = asyncio.get_running_loop(), self.backend
+        if self.outages == outages and backend.state == "up":
+            await self._wait_for_change(STATE_SECONDS)
+            if self.outages == outages and backend.state == "up":
+                return False
+        while backend.state != "up":
+            since = loop.time() if self._away_since is None else self._away_since
+            left = since + backend.timeout - loop.time()
+            if left <= 0 or backend.state == "down" or not await self._wait_for_change(left):
+                return False
+        return True
+
+    async def _wait_for_change(self, seconds: float) -> bool:
+        try:
+            async with asyncio.timeout(seconds):
+                await self._changed.wait()
+        except TimeoutError:
+            return False
+        return True
 
     def _tell_again(self) -> None:
         """Tell the backend and the others what they may have missed, or forgotten."""

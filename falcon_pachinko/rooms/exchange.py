@@ -70,11 +70,12 @@ class Exchange:
         self.endings: set[asyncio.Task[Any]] = set()
         """What a shutdown waits for besides the sessions."""
 
-    def spawn(self, job: Coroutine[Any, Any, Any]) -> None:
+    def spawn(self, job: Coroutine[Any, Any, Any]) -> asyncio.Task[Any]:
         """Run a coroutine in a task of its own; a shutdown waits for its end."""
         task = asyncio.get_running_loop().create_task(job)
         self.endings.add(task)
         task.add_done_callback(self.endings.discard)
+        return task
 
     # What the registry tells.
 
@@ -291,7 +292,7 @@ class Exchange:
             self.presence.be_patient()
         self.presence.refresh(rooms)
         for count, room in enumerate(rooms if self.options else (), 1):
-            await self.history.catch_up(room)
+            self.history.catch_up(room)
             if self.options.of(room).resync:
                 resync = {"type": "resync", "payload": {"room": room}}
                 await self.send_to(self.registry.in_room(room), resync)
@@ -305,7 +306,7 @@ class Exchange:
         """
         kind, _, name = channel.partition(":")
         if kind == "room" and self.options:
-            await self.history.catch_up(name)
+            self.history.catch_up(name)
 
     async def _tell(self, hook: Callable[[Gap], Awaitable[None]], gap: Gap) -> None:
         try:

@@ -10,7 +10,7 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, ru
 
 from falcon_pachinko import HistoryPosition, Limits
 from falcon_pachinko.backends.base import Kept, Past
-from falcon_pachinko.cluster.history import RoomHistory, opened, packet_for, place
+from falcon_pachinko.cluster.history import RoomHistory, Verdict, opened, packet_for, place
 from falcon_pachinko.cluster.parcels import Broadcast, Mark, encode, header
 from falcon_pachinko.messages.codec import JSON, MSGPACK
 
@@ -32,8 +32,10 @@ class Member:
     def __init__(self, name="", outbox_bytes=10_000):
         self.name, self.limits, self.closed = name, Limits(outbox_bytes=outbox_bytes), False
         self.position, self.seen = HistoryPosition(), []
+        self.epoch = None  # the one it knows: it was told of it, or saw it first
 
     def state(self, payload):
+        self.epoch = payload.get("epoch")
         if not payload["recovered"]:
             self.seen = []
         if not payload["messages"] and "epoch" in payload:
@@ -43,6 +45,8 @@ class Member:
         frame = msgspec.json.decode(packet_for(placed, self).event["text"])
         self.position = HistoryPosition(frame["history"]["epoch"], frame["history"]["offset"])
         assert self.position == placed.position
+        assert self.epoch in {None, self.position.epoch}
+        self.epoch = self.position.epoch
         self.seen.append(self.position)
 
 
@@ -82,7 +86,8 @@ class HistoryMachine(RuleBasedStateMachine):
         self.clients = [Member(str(number)) for number in range(4)]
         self.here = []  # the members, all of them
         self.coming = {}  # by member: its returning, and what was read for it
-        self.cut = False  # whether something was lost, or the history ended
+        self.held = None  # what arrived since the room has to be read; None while it is live
+        self.before, self.again = 0, False  # how much of it when it was read, and whether it is due
         self.past = None  # what was read to catch up with
 
     # What is said, and arrives or not.
@@ -95,52 +100,71 @@ class HistoryMachine(RuleBasedStateMachine):
 
     @rule()
     def deliver(self):
-        if self.inbox and not self.cut:
-            self.give(self.inbox.pop(0))
+        if self.inbox:
+            placed = self.inbox.pop(0)
+            if self.held is not None:
+                self.held.append(placed)
+            elif not self.give(placed):
+                self.held, self.again = [placed], True
 
     def give(self, placed):
-        if self.room.is_news(placed.position):
+        """Deliver a message, if it is news; False if the room has to be read first."""
+        verdict = self.room.judge(placed.position)
+        if verdict is Verdict.NEWS:
+            self.room.accept(placed.position)
             live, too_slow = self.room.route(list(self.here), placed)
             assert not too_slow
             for member in live:
                 member.get(placed)
+        return verdict is not Verdict.FOREIGN
 
     @rule()
     def lose(self):
         """The connection to the backend breaks: what is on its way is lost."""
         self.inbox.clear()
-        self.cut, self.past = True, None
+        if self.here:
+            self.held, self.again = self.held or [], True
 
-    @rule()
-    def end(self):
-        """The history ends, and all processes are told so."""
+    @rule(told=st.booleans())
+    def end(self, told):
+        """The history ends, and the process is told so, or finds out by itself."""
         self.server.epoch += 1
         self.server.all = []
-        self.lose()
+        if told:
+            self.lose()
 
     @rule()
     def read_to_catch_up(self):
-        if self.cut and self.here:
+        if self.held is not None and self.here:
+            self.before, self.again = len(self.held), False
             self.past = self.server.read(self.room.known_by_all(self.here))
-            self.inbox.clear()  # what comes after this is in the inbox again
 
     @rule()
     def catch_up(self):
         past, self.past = self.past, None
         if past is None or not self.here:
             return
-        self.cut = False
-        if past.complete:
+        if past.complete and self.room.epoch == past.position.epoch:
             for _, parcel, position in opened(past):
-                self.give(place("tea", parcel, position))
-            return
-        self.room.begin_anew(past)
-        for member in self.here:
-            if member not in self.coming:
-                self.replay(member, past)
+                assert self.give(place("tea", parcel, position))
+        else:
+            self.room.begin_anew(past)
+            for member in self.here:
+                if member not in self.coming:
+                    self.replay(member, past)
+        self.room.end(each.position.epoch for each in self.held[: self.before])
+        while self.held and not self.again:
+            if not self.give(self.held[0]):
+                self.again = True
+            else:
+                self.held.pop(0)
+        if not self.again:
+            self.held = None
 
     def replay(self, member, past):
         replay = self.room.replay(member, past)
+        if self.room.epoch != past.position.epoch:
+            self.held, self.again = self.held or [], True
         member.state(replay.state)
         for placed in replay.entries:
             member.get(placed)
@@ -151,8 +175,8 @@ class HistoryMachine(RuleBasedStateMachine):
     @rule(who=who)
     def come(self, who):
         member = self.clients[who]
-        if member not in self.here and not self.cut:
-            member.seen = []
+        if member not in self.here and self.held is None:
+            member.seen, member.epoch = [], None
             self.here.append(member)
 
     @rule(who=who)
@@ -203,7 +227,7 @@ class HistoryMachine(RuleBasedStateMachine):
                 assert not self.room.returning
                 self.room, self.past = RoomHistory("tea"), None
                 self.inbox.clear()
-                self.cut = False
+                self.held = None
 
     # What holds.
 
@@ -223,19 +247,23 @@ class HistoryMachine(RuleBasedStateMachine):
     def teardown(self):
         if not hasattr(self, "room"):
             return
-        if self.cut:
-            self.read_to_catch_up()
-            self.catch_up()
+        self.come_to_rest()
         for who in range(4):
             self.read_for(who)
             self.send_past(who)
             self.follow(who)
         self.say()
-        while self.inbox:
-            self.deliver()
+        self.come_to_rest()
         self.each_client_sees_every_message_once()
         for member in self.here:
             assert member.seen[-1] == self.server.position
+
+    def come_to_rest(self):
+        while self.inbox or self.held is not None:
+            while self.inbox:
+                self.deliver()
+            self.read_to_catch_up()
+            self.catch_up()
 
 
 HistoryMachine.TestCase.settings = settings(max_examples=100, stateful_step_count=40, deadline=None)
@@ -274,14 +302,13 @@ def test_one_who_takes_its_past_too_slowly_is_named(room, server):
 @pytest.mark.parametrize("how", ["a new beginning", "another epoch"])
 def test_a_past_that_nothing_follows_is_read_again(room, server, how):
     """What arrives belongs to another history than what was read, or to a later part of it."""
-    room.is_news(server.position)
+    room.accept(server.position)
     member = Member()
     returning = room.come_back(member)
     room.route([member], server.append())
     if how == "another epoch":
-        assert room.is_news(HistoryPosition("1", 1))
-    else:
-        room.begin_anew(server.read(HistoryPosition()))
+        server.epoch += 1
+    room.begin_anew(server.read(HistoryPosition()))
     stale = returning.stale
     returning.restart()
 

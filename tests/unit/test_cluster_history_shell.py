@@ -5,13 +5,13 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import datetime as dt
-import itertools
 
 import msgspec
 import pytest
-from faulty_backend import FaultyBackend, started, until
+from faulty_backend import until
 from hypothesis import given
 from hypothesis import strategies as st
+from remembering import HEAD, Client, Node, numbers, running
 
 from falcon_pachinko import (
     BackendError,
@@ -19,134 +19,16 @@ from falcon_pachinko import (
     EncodeError,
     HistoryLimits,
     HistoryPosition,
-    Limits,
     NoHistoryError,
-    WebSocketConnectionManager,
     to,
 )
-from falcon_pachinko.backends import MemoryHub
 from falcon_pachinko.backends.base import Received
 from falcon_pachinko.cluster import history_shell as history
 from falcon_pachinko.cluster.node import Gap
-from falcon_pachinko.cluster.parcels import Broadcast, Mark, encode, header
-from falcon_pachinko.connection.sender import SENDER
+from falcon_pachinko.cluster.parcels import Broadcast, Mark, encode
 from falcon_pachinko.messages.codec import MSGPACK
 
-AWAY = BackendError("memory", "away")
-HEAD = header("0123456789ab")
-
-numbers = itertools.count()
-
 pytestmark = pytest.mark.usefixtures("nothing_left")
-
-
-class Node(WebSocketConnectionManager):
-    """A process whose rooms remember."""
-
-    def __init__(self, hub=None, limits=None):
-        super().__init__(backend=FaultyBackend(hub))
-        self.configure_rooms("", history=limits or HistoryLimits(), resync=True)
-
-    @property
-    def cluster(self):
-        return self._cluster
-
-    @property
-    def backend(self):
-        return self._cluster.backend
-
-    @property
-    def _history(self):
-        return self._exchange.history
-
-    def fail(self, *calls):
-        self.backend.failing = dict.fromkeys(calls, AWAY)
-
-    async def say(self, text, room="tea", **options):
-        message = {"type": "said", "text": text}
-        return await self.broadcast_to_room(room, message, **options)
-
-    def client(self, **limits):
-        return Client(self, **limits)
-
-    @property
-    def traces(self):
-        return self._history._rooms
-
-    async def lose(self):
-        """Have a gap anywhere, as after the backend was away."""
-        await self._exchange._missed(Gap(None, None, "a test"))
-
-
-class Client:
-    """One who comes and goes, and remembers its position."""
-
-    def __init__(self, node, **limits):
-        self.node, self.limits = node, Limits(**limits)
-        self.texts, self.offsets, self.states, self.resyncs = [], [], [], 0
-        self.position = HistoryPosition()
-        self.reads = asyncio.Event()
-        self.reads.set()
-        self.connection = None
-
-    async def take(self, event):
-        if event["type"] != "websocket.send":
-            return
-        await self.reads.wait()
-        frame = msgspec.json.decode(event["text"])
-        if frame["type"] == "history.state":
-            payload = frame["payload"]
-            self.states.append(payload)
-            if not payload["recovered"]:
-                self.texts, self.offsets = [], []
-            if "epoch" in payload and not payload["messages"]:
-                self.position = HistoryPosition(payload["epoch"], payload["offset"])
-        elif frame["type"] == "said":
-            self.texts.append(frame["text"])
-            if "history" in frame:
-                place = frame["history"]
-                self.offsets.append(place["offset"])
-                self.position = HistoryPosition(place["epoch"], place["offset"])
-        else:
-            self.resyncs += 1
-
-    def come(self):
-        name = f"c{next(numbers)}"
-        self.connection = Connection(
-            name, self.take, self.node, limits=self.limits, direct=True, is_open=True
-        )
-        self.node._registry.add(self.connection)
-
-    async def join(self, since=None, room="tea"):
-        if self.connection is None:
-            self.come()
-        since = self.position if since is None else since
-        await self.node._members.join(self.connection, room, since)
-
-    async def join_at_its_pace(self):
-        """Join as a handler of its own does, which waits for its client."""
-        SENDER.set(self.connection)
-        self.connection._session = object()  # there is one
-        try:
-            await self.join()
-        finally:
-            self.connection._session = None
-
-    async def join_plainly(self, room="tea"):
-        self.come()
-        await self.node._members.join(self.connection, room)
-
-    def go(self):
-        if self.connection is not None:
-            self.connection._outbox.lose()
-            self.node._members.forget(self.connection)
-            self.connection = None
-
-
-def running(count=2, limits=None):
-    """Have some processes of one cluster run."""
-    hub = MemoryHub()
-    return started([Node(hub, limits) for _ in range(count)])
 
 
 @pytest.fixture
@@ -471,18 +353,18 @@ async def test_a_sender_that_is_cancelled_leaves_nobody_without_it():
     await node.stop()
 
 
-async def test_a_message_is_given_up_once_only(nodes, monkeypatch):
+async def test_a_message_is_given_up_once_only(nodes):
     """One that comes back too late is not delivered a second time."""
-    monkeypatch.setattr(history, "PLACE_TIMEOUT", 0.05)
     here, _ = nodes
     ann = here.client()
     await ann.join()
-    here.backend._channels.discard("room:tea")
+    here.backend.timeout = 0.05
+    here.backend.stall("append")
     delivery = await here.say("x")
     place = here.backend.hub.histories["room:tea"]
     seq = next(iter(here._history._given_up))
     late = Broadcast(seq, 0, "said", '{"type":"said","text":"x"}')
-    late_at = HistoryPosition(place.epoch, place.offset)
+    late_at = HistoryPosition(place.epoch, place.offset + 1)
     await here._history.deliver(here.cluster.name, "tea", late, late_at)
 
     assert delivery == (1, 0, False)
@@ -660,7 +542,7 @@ async def test_a_gap_in_a_room_without_members_costs_nothing(nodes):
     here._options.by_prefix.clear()
     ann = here.client()
     await ann.join_plainly()
-    await here._history.catch_up("tea")
+    here._history.catch_up("tea")
 
     assert "read" not in here.backend.calls
 

@@ -201,8 +201,14 @@ class NatsBackend(SupervisedBackend):
     async def release(self, name: str, token: int) -> None:
         await self._state.release(name, token)
 
-    async def append(self, channel: str, data: bytes, limits: HistoryLimits) -> HistoryPosition:
-        return await self._histories.append(channel, data, limits)
+    async def append(
+        self,
+        channel: str,
+        data: bytes,
+        limits: HistoryLimits,
+        key: str = "",
+    ) -> HistoryPosition:
+        return await self._histories.append(channel, data, limits, key)
 
     async def read(self, channel: str, after: HistoryPosition, limits: HistoryLimits) -> Past:
         return await self._histories.read(channel, after, limits)

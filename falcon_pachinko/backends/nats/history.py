@@ -83,7 +83,9 @@ class Histories:
     def _subject(self, stream: Stream, channel: str, kind: str) -> str:
         return f"{stream.subjects[0].removesuffix('>')}{token(channel)}.{kind}"
 
-    async def append(self, channel: str, data: bytes, limits: HistoryLimits) -> HistoryPosition:
+    async def append(
+        self, channel: str, data: bytes, limits: HistoryLimits, key: str = ""
+    ) -> HistoryPosition:
         """Keep bytes; the server publishes them in the order of their places."""
         stream = self._stream(limits)
         subject = self._subject(stream, channel, "data")
@@ -104,6 +106,8 @@ class Histories:
                 condition = {EXPECTED: str(epoch.forgotten), f"{EXPECTED}-Subject": marker}
             try:
                 headers = {EPOCH: epoch.name, **condition}
+                if key:
+                    headers["Nats-Msg-Id"] = f"{token(channel)}.{token(key)}"
                 sequence = await self._streams.put(stream, subject, data, headers)
             except WrongSequence:
                 self._epochs.pop((stream.name, channel), None)

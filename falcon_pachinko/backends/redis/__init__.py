@@ -402,8 +402,15 @@ class RedisBackend(SupervisedBackend):
 
     # History.
 
-    async def append(self, channel: str, data: bytes, limits: HistoryLimits) -> HistoryPosition:
-        epoch, offset = await self._run(self._calls.append(channel, data, limits))
+    async def append(
+        self,
+        channel: str,
+        data: bytes,
+        limits: HistoryLimits,
+        key: str = "",
+    ) -> HistoryPosition:
+        call = self._calls.append(channel, data, limits, key)
+        epoch, offset = await self._run(call)
         return HistoryPosition(epoch.decode(), int(offset))
 
     async def read(self, channel: str, after: HistoryPosition, limits: HistoryLimits) -> Past:

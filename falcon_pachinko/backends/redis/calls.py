@@ -130,10 +130,11 @@ class Calls:
         kept = str(limits.count), str(limits.bytes), milliseconds(limits.seconds)
         return (*kept, self.incarnation)
 
-    def append(self, channel: str, data: bytes, limits: HistoryLimits) -> Call:
+    def append(self, channel: str, data: bytes, limits: HistoryLimits, key: str = "") -> Call:
         """Keep bytes, and publish them."""
+        keys = (*self.history(channel), f"{self.space}:i:{len(key)}:{key}:{channel}")
         bounds = self._bounds(limits)
-        return Call(scripts.APPEND, self.history(channel), (*bounds, self.channel(channel), data))
+        return Call(scripts.APPEND, keys, (*bounds, self.channel(channel), data, key))
 
     def read(self, channel: str, after: HistoryPosition, limits: HistoryLimits) -> Call:
         """Return what is kept after a position."""

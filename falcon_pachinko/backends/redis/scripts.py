@@ -1,9 +1,9 @@
 """What Redis does in one step: Lua, with the server's own clock, in milliseconds.
 
 Keys, all behind the namespace: ``h`` a history's epoch, last offset, size and last
-forgotten offset, ``k`` what it keeps; ``nodes`` when each node's lease ends, ``n`` a
-node's tables, in buckets, ``t`` a table's nodes, ``e`` one node's entries in one table;
-``l`` a lease, ``tokens`` the last token.
+forgotten offset, ``k`` what it keeps, ``i`` where a message with a key went; ``nodes``
+when each node's lease ends, ``n`` a node's tables, in buckets, ``t`` a table's nodes,
+``e`` one node's entries in one table; ``l`` a lease, ``tokens`` the last token.
 
 Each uses as few of the server's commands as can be, since an operator has to allow them
 one by one. No call takes longer the more there is: what died is taken out in pieces.
@@ -82,19 +82,32 @@ end
 """
 )
 
-# ARGV: ..., the channel to publish on, the bytes.
+# KEYS: ..., i.  ARGV: ..., the channel to publish on, the bytes, their key if they may have been
+# kept already.
 APPEND = (
     _HISTORY
     + """
 local data = ARGV[6]
+if ARGV[7] ~= '' then
+    local kept = redis.call('GET', KEYS[3])
+    if kept then return {string.match(kept, '^(%w+):(%d+)$')} end
+    local items = redis.call('LRANGE', KEYS[2], 0, -1)
+    for index = #items, 1, -1 do
+        local _, number = place(items[index])
+        if number and string.sub(items[index], -#data) == data then
+            return {epoch, digits(number)}
+        end
+    end
+end
 offset, size = offset + 1, size + #data
-local position = epoch .. ':' .. digits(offset) .. ':'
-redis.call('RPUSH', KEYS[2], digits(now) .. position .. data)
+local position = epoch .. ':' .. digits(offset)
+redis.call('RPUSH', KEYS[2], digits(now) .. position .. ':' .. data)
 redis.call('HSET', KEYS[1], 'offset', digits(offset))
 trim()
 redis.call('PEXPIREAT', KEYS[1], digits(now + age))
 redis.call('PEXPIREAT', KEYS[2], digits(now + age))
-redis.call('PUBLISH', ARGV[5], '\\254K' .. position .. data)
+if ARGV[7] ~= '' then redis.call('SET', KEYS[3], position, 'PX', 120000) end
+redis.call('PUBLISH', ARGV[5], '\\254K' .. position .. ':' .. data)
 return {epoch, digits(offset)}
 """
 )
