@@ -5,13 +5,12 @@ from __future__ import annotations
 import asyncio
 import datetime as dt
 import heapq
-import secrets
-import time
+import math
 import weakref
 from collections import deque
 from collections.abc import AsyncIterator, Callable, Collection, Mapping, Sequence
 from contextvars import Context
-from typing import ClassVar
+from typing import Any, ClassVar
 
 from falcon_pachinko.backends.base import (
     Backend,
@@ -23,6 +22,7 @@ from falcon_pachinko.backends.base import (
     Received,
     StateChanged,
 )
+from falcon_pachinko.clock import monotonic, token_hex
 from falcon_pachinko.limits import HistoryLimits
 
 __all__ = ["MemoryBackend", "MemoryHub"]
@@ -37,12 +37,14 @@ MOST_EVENTS = 100_000
 
 _CLEANED = float("-inf")  # the end of the lease of a node whose entries were dropped with it
 
+_ABSENT = object()  # what a key had that was not there
+
 
 class _History:
     """What one channel remembers."""
 
     def __init__(self, now: float) -> None:
-        self.epoch = secrets.token_hex(8)
+        self.epoch = token_hex(8)
         self.offset = 0
         self.forgotten = 0  # the largest offset that is not kept any more
         self.size = 0
@@ -50,6 +52,12 @@ class _History:
         self.seconds = 0.0  # of the limits that were used last
         self.used_at = now  # when the last message was kept, or it began
         self.next_look = float("inf")  # when the hub looks at it for what is too old
+
+    def copy(self) -> _History:
+        """Return another one with the same past."""
+        other = object.__new__(_History)
+        vars(other).update(vars(self), entries=self.entries.copy())
+        return other
 
     @property
     def ends_at(self) -> float:
@@ -83,12 +91,15 @@ class MemoryHub:
 
     Args:
         clock: What tells the time, in seconds; another one lets tests wait for nothing.
+        rewindable: Remember every change, so that `restart` can go back in time.
     """
 
     named: ClassVar[dict[str, MemoryHub]] = {}
 
-    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
+    def __init__(self, clock: Callable[[], float] = monotonic, *, rewindable: bool = False) -> None:
         self.clock = clock
+        self.incarnation = 0
+        """How often it was restarted. No position of an earlier incarnation is valid."""
         self.nodes: dict[str, MemoryBackend] = {}
         self.beats: dict[str, float] = {}
         self.tables: dict[str, dict[str, dict[str, bytes]]] = {}
@@ -96,6 +107,11 @@ class MemoryHub:
         self.leases: dict[str, tuple[int, float]] = {}
         self.tokens = 0
         self.histories: dict[str, _History] = {}
+        self._changes: deque[tuple[float, dict[str, Any], str, Any]] | None = None
+        # What each key of `beats`, `tables`, `leases` and `histories` had before a change, and
+        # when that was, oldest first. A change that is not in here cannot be undone.
+        if rewindable:
+            self._changes = deque()
         self._due: list[tuple[float, str]] = []
         # A heap: when each history is looked at next. Exactly one entry of each is its
         # `next_look`; others are void, and go when their time comes.
@@ -114,6 +130,7 @@ class MemoryHub:
         """Return a channel's history, trimmed; a new one where it ended."""
         now = self.clock()
         self.sweep()
+        self.note(self.histories, channel)
         found = self.histories.get(channel)
         if found is None or found.ends_at <= now:
             found = self.histories[channel] = _History(now)
@@ -135,6 +152,7 @@ class MemoryHub:
             history = self.histories.get(channel)
             if history is None or history.next_look != when:
                 continue
+            self.note(self.histories, channel)
             history.trim_by_age(now)
             if history.ends_at <= now:
                 del self.histories[channel]
@@ -155,12 +173,90 @@ class MemoryHub:
         # Weak, so that the timer keeps no hub of an app that has gone. In a context of its own,
         # so that it keeps no connection on whose behalf something was sent.
         self._loop, self._timer_at = loop, when
-        self._timer = loop.call_at(when, _swept, weakref.ref(self), context=Context())
+        self._timer = self.call_at(when, _swept, weakref.ref(self))
+
+    def call_at(self, when: float, callback: Callable[..., object], *args: Any) -> asyncio.Handle:
+        """Do something later, on nobody's behalf."""
+        return asyncio.get_running_loop().call_at(when, callback, *args, context=Context())
+
+    def position(self, history: _History) -> HistoryPosition:
+        """Return where a history stands; in each incarnation, its epoch is another one."""
+        mark = f".{self.incarnation}" if self.incarnation else ""
+        return HistoryPosition(history.epoch + mark, history.offset)
+
+    def spread(self, event: Received) -> None:
+        """Give bytes to all who listen to their channel."""
+        for backend in tuple(self.nodes.values()):
+            if event.channel in backend._channels:  # its own kind
+                backend._put(event)  # its own kind
+
+    # Restarts, which production's servers have too.
+
+    def note(self, changing: dict[str, Any], key: str) -> None:
+        """Remember what a key has, right before it changes."""
+        if self._changes is None:
+            return
+        before = changing.get(key, _ABSENT)
+        if isinstance(before, _History):
+            before = before.copy()
+        elif isinstance(before, dict):
+            before = {node: entries.copy() for node, entries in before.items()}
+        self._changes.append((self.clock(), changing, key, before))
+
+    def restart(self, *, lose: bool | float = False) -> None:
+        """Do as a server that was restarted: cut everybody, and begin another incarnation.
+
+        Args:
+            lose: False keeps all, True forgets all; a number goes back that many seconds, as a
+                server does that is restored from an older snapshot. Tokens of leases never
+                go back.
+
+        Raises:
+            ValueError: It is no number of seconds, or this hub is not ``rewindable``.
+        """
+        if lose is True:
+            kept: tuple[dict[str, Any], ...] = (
+                self.beats,
+                self.tables,
+                self.leases,
+                self.histories,
+            )
+            for each in kept:
+                for key in tuple(each):
+                    self.note(each, key)
+                    del each[key]
+        elif lose is not False:
+            self._rewind(lose)
+        self.incarnation += 1
+        for backend in tuple(self.nodes.values()):
+            backend._cut("the server was restarted")  # its own kind
+
+    def _rewind(self, seconds: float) -> None:
+        if not (math.isfinite(seconds) and seconds >= 0):
+            raise ValueError(f"lose={seconds!r} is neither True, False nor a number of seconds")
+        if self._changes is None:
+            raise ValueError(
+                "only MemoryHub(rewindable=True) can go back in time; lose=True forgets"
+            )
+        since = self.clock() - seconds
+        while self._changes and self._changes[-1][0] > since:
+            _, changed, key, before = self._changes.pop()
+            if before is _ABSENT:
+                changed.pop(key, None)
+            else:
+                changed[key] = before
+        self._due.clear()
+        for channel, history in self.histories.items():
+            self._look_at(channel, history, history.due_at)
+        self._sweep_in_time()
 
     def drop_node(self, node: str) -> None:
         """Forget what a node has in any table."""
         for name, table in tuple(self.tables.items()):
-            table.pop(node, None)
+            if node not in table:
+                continue
+            self.note(self.tables, name)
+            del table[node]
             if not table:
                 del self.tables[name]
 
@@ -211,6 +307,7 @@ class MemoryBackend(Backend):
         if self.hub.nodes.get(self._node) is not self:
             return
         del self.hub.nodes[self._node]
+        self.hub.note(self.hub.beats, self._node)
         self.hub.beats.pop(self._node, None)
         self.hub.drop_node(self._node)
         for name, token in tuple(self._held.items()):
@@ -228,7 +325,7 @@ class MemoryBackend(Backend):
 
     async def publish(self, parcels: Sequence[tuple[str, bytes]]) -> None:
         for channel, data in parcels:
-            self._spread(Received(channel, data))
+            self.hub.spread(Received(channel, data))
 
     async def subscribe(self, channels: Collection[str]) -> None:
         self._channels.update(channels)
@@ -238,6 +335,7 @@ class MemoryBackend(Backend):
 
     async def enter(self, table: str, entries: Mapping[str, bytes]) -> None:
         if entries:
+            self.hub.note(self.hub.tables, table)
             self.hub.tables.setdefault(table, {}).setdefault(self._node, {}).update(entries)
 
     async def replace(self, table: str, entries: Mapping[str, bytes]) -> None:
@@ -248,6 +346,7 @@ class MemoryBackend(Backend):
         return [name for name, table in self.hub.tables.items() if self._node in table]
 
     async def leave(self, table: str, keys: Collection[str]) -> None:
+        self.hub.note(self.hub.tables, table)
         own = self.hub.tables.get(table, {}).get(self._node, {})
         for key in keys:
             own.pop(key, None)
@@ -265,9 +364,11 @@ class MemoryBackend(Backend):
         now = self.hub.clock()
         if self.hub.beats.get(self._node, now) < now:
             self._put(Lost("this process gave no sign of life for longer than its lease"))
+        self.hub.note(self.hub.beats, self._node)
         self.hub.beats[self._node] = now + ttl
         for node, until in self.hub.beats.items():
             if _CLEANED < until <= now:
+                self.hub.note(self.hub.beats, node)
                 self.hub.drop_node(node)  # whoever beats cleans up after the dead
                 self.hub.beats[node] = _CLEANED
         return self._alive()
@@ -278,6 +379,7 @@ class MemoryBackend(Backend):
             return None
         self.hub.tokens += 1
         self._held[name] = self.hub.tokens
+        self.hub.note(self.hub.leases, name)
         self.hub.leases[name] = self.hub.tokens, self.hub.clock() + ttl
         return self.hub.tokens
 
@@ -285,12 +387,15 @@ class MemoryBackend(Backend):
         holder, until = self.hub.leases.get(name, (0, 0.0))
         if holder != token or until <= self.hub.clock():
             return False
+        self.hub.note(self.hub.leases, name)
         self.hub.leases[name] = token, self.hub.clock() + ttl
         return True
 
     async def release(self, name: str, token: int) -> None:
         self._held.pop(name, None)
-        if self.hub.leases.get(name, (0, 0.0))[0] == token:
+        held = self.hub.leases.get(name)
+        if held is not None and held[0] == token:
+            self.hub.note(self.hub.leases, name)
             del self.hub.leases[name]
 
     async def append(self, channel: str, data: bytes, limits: HistoryLimits) -> HistoryPosition:
@@ -300,30 +405,30 @@ class MemoryBackend(Backend):
         history.size += len(data)
         history.used_at = now
         history.trim(limits, now)
-        position = HistoryPosition(history.epoch, history.offset)
-        self._spread(Received(channel, data, position))
+        position = self.hub.position(history)
+        self.hub.spread(Received(channel, data, position))
         return position
 
     async def read(self, channel: str, after: HistoryPosition, limits: HistoryLimits) -> Past:
         history = self.hub.history(channel, limits)
-        position = HistoryPosition(history.epoch, history.offset)
+        position = self.hub.position(history)
         reached = history.forgotten <= after.offset <= history.offset
-        complete = after.epoch == history.epoch and reached
+        complete = after.epoch == position.epoch and reached
         since = after.offset if complete else 0
         entries = tuple(kept for kept, _ in history.entries if kept.offset > since)
         return Past(position, entries, complete)
 
     async def forget(self, channel: str) -> None:
+        self.hub.note(self.hub.histories, channel)
         self.hub.histories.pop(channel, None)
 
     def _alive(self) -> list[str]:
         now = self.hub.clock()
         return [node for node, until in self.hub.beats.items() if until > now]
 
-    def _spread(self, event: Received) -> None:
-        for backend in self.hub.nodes.values():
-            if event.channel in backend._channels:  # its own kind
-                backend._put(event)  # its own kind
+    def _cut(self, why: str) -> None:
+        """Take note that the hub was restarted: subscriptions stay, what was kept may be gone."""
+        self._put(Lost(why))
 
     def _put(self, event: Event) -> None:
         if len(self._events) >= MOST_EVENTS:
