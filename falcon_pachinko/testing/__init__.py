@@ -25,11 +25,16 @@ if TYPE_CHECKING:
         RequestError,
         UnexpectedFrameError,
     )
+    from falcon_pachinko.testing.clock import VirtualClock
     from falcon_pachinko.testing.live import LiveClient, LiveServer, serve
+    from falcon_pachinko.testing.nodes import Cluster, ClusterBackend, ClusterNode, cluster
     from falcon_pachinko.testing.simulator import MemoryClient, Simulator, simulate
 
 __all__ = [
     "Client",
+    "Cluster",
+    "ClusterBackend",
+    "ClusterNode",
     "Disconnected",
     "HandshakeDenied",
     "LifespanError",
@@ -40,15 +45,22 @@ __all__ = [
     "RequestError",
     "Simulator",
     "UnexpectedFrameError",
+    "VirtualClock",
+    "cluster",
     "serve",
     "simulate",
 ]
 
 _HOMES = {
+    "Cluster": "nodes",
+    "ClusterBackend": "nodes",
+    "ClusterNode": "nodes",
     "LiveClient": "live",
     "LiveServer": "live",
     "MemoryClient": "simulator",
     "Simulator": "simulator",
+    "VirtualClock": "clock",
+    "cluster": "nodes",
     "serve": "live",
     "simulate": "simulator",
 }
