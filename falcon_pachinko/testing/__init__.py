@@ -8,6 +8,7 @@
             assert (await bob.receive_json())["payload"] == {"text": "hi"}
             await bob.expect_nothing()
 
+`cluster` runs several processes of an app, with kills, partitions and virtual time.
 `serve` runs the same app on a real server, for clients with the same verbs. The
 pytest plugin, `falcon_pachinko.testing.plugin`, offers both as fixtures.
 """
