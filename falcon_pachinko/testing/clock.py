@@ -215,11 +215,6 @@ class VirtualClock:
         *args: Any,
         context: Context | None = None,
     ) -> asyncio.TimerHandle:
-        if self._really:
-            own: asyncio.TimerHandle = self._loops_call_later(
-                delay, callback, *args, context=context
-            )
-            return own
         return self._call_at(self._now + delay, callback, *args, context=context)
 
     def _call_at(

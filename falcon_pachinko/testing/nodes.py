@@ -236,12 +236,6 @@ class Cluster:
             self._processes.install()
             stack.callback(self._processes.remove)
             nodes = [self._make(number) for number in range(self._number)]
-            apps = {id(find_pachinko(node.app)) for node in nodes}
-            if len(apps) < len(nodes):
-                raise TypeError(
-                    f"{_shown(self._create_app)} returned the same app twice; "
-                    "each process needs an app of its own"
-                )
             self._nodes = nodes
             for number, node in enumerate(nodes):
                 try:

@@ -30,6 +30,7 @@ from falcon_pachinko import (
     to,
 )
 from falcon_pachinko.backends import MemoryBackend, MemoryHub
+from falcon_pachinko.backends.redis import RedisBackend
 from falcon_pachinko.errors import BackendError
 from falcon_pachinko.testing import (
     ClusterNode,
@@ -239,10 +240,18 @@ async def test_a_process_that_stops_in_good_order_is_missed_at_once(nodes, said)
     assert ("gone", "bob", 1012) in said
 
 
-async def test_the_settings_of_the_url_hold():
+@pytest.mark.parametrize(
+    "backend",
+    [
+        "redis://db.example?ttl=3&namespace=shop",
+        pytest.param(RedisBackend("redis://db.example?ttl=3"), id="a backend with settings"),
+        pytest.param(MemoryBackend(MemoryHub(), ttl=3), id="a backend"),
+    ],
+)
+async def test_the_settings_of_the_backend_hold(backend):
     """A shorter ``ttl`` is a shorter wait for the dead."""
     async with (
-        cluster(lambda: create_app("redis://db.example?ttl=3"), processes=2) as nodes,
+        cluster(lambda: create_app(backend), processes=2) as nodes,
         nodes[0].connect("/chat/tea?user=ann"),
         nodes[1].connect("/chat/tea?user=bob"),
     ):

@@ -168,6 +168,35 @@ async def test_with_patience_it_waits_for_what_comes_from_elsewhere():
         assert clock.time() == 1000
 
 
+async def test_with_patience_it_jumps_when_nothing_comes():
+    """However often."""
+    with VirtualClock(patience=0.001) as clock:
+        await asyncio.sleep(3600)
+        await clock.advance(3600)
+
+        assert clock.time() == 8200
+
+
+async def test_what_is_due_already_runs_at_once(clock):
+    """Without time."""
+    loop, ran = asyncio.get_running_loop(), []
+    loop.call_at(clock.time() - 5, ran.append, "late")
+    loop.call_later(0, ran.append, "now")
+    loop.call_later(0, ran.append, "cancelled").cancel()
+    await clock.advance(0)
+
+    assert ran == ["late", "now"]
+    assert clock.time() == 1000
+
+
+async def test_time_does_not_stop_at_a_timer_that_was_cancelled(clock):
+    """It is as if it had never been."""
+    asyncio.get_running_loop().call_later(1, print).cancel()
+    await asyncio.sleep(2)
+
+    assert clock.time() == 1002
+
+
 async def test_many_cancelled_timers_are_not_kept(clock):
     """A time-out that is never needed costs nothing in the long run."""
     for _ in range(5_000):
