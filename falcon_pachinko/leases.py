@@ -11,11 +11,10 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import random
-import time
 from contextvars import ContextVar
 
 from falcon_pachinko.backends.base import Backend
+from falcon_pachinko.clock import monotonic, uniform
 from falcon_pachinko.errors import BackendError, LeaseLostError
 
 __all__ = ["Lease", "check_lease", "current_lease", "give_back", "hold", "keep", "take"]
@@ -45,7 +44,7 @@ class Lease:
     @property
     def held(self) -> bool:
         """Whether it still counts."""
-        return time.monotonic() < self.until
+        return monotonic() < self.until
 
     def check(self) -> None:
         """Refuse to go on without it; call it before what only one process may do.
@@ -93,7 +92,7 @@ async def take(backend: Backend, worker: str) -> Lease:
     """Wait until this process has the lease of a worker."""
     seconds = backend.ttl * _LEASE
     while True:
-        asked = time.monotonic()
+        asked = monotonic()
         try:
             token = await backend.acquire(worker, seconds)
         except BackendError as error:
@@ -105,7 +104,7 @@ async def take(backend: Backend, worker: str) -> Lease:
         if token is not None:
             log.info("worker %s runs here (token %d)", worker, token)
             return Lease(worker, token, asked + seconds * _CERTAIN)
-        await asyncio.sleep(backend.ttl / _TRIES * random.uniform(0.8, 1.2))  # noqa: S311  # keeps processes apart, and guards no secret
+        await asyncio.sleep(backend.ttl / _TRIES * uniform(0.8, 1.2))
 
 
 async def keep(backend: Backend, lease: Lease) -> None:
@@ -113,7 +112,7 @@ async def keep(backend: Backend, lease: Lease) -> None:
     seconds = backend.ttl * _LEASE
     while lease.held:
         await asyncio.sleep(backend.ttl / _TRIES)
-        asked = time.monotonic()
+        asked = monotonic()
         try:
             async with asyncio.timeout(max(0.0, lease.until - asked)):
                 if not await backend.renew(lease.worker, lease.token, seconds):

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import functools
 import inspect
-import secrets
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 import falcon.asgi
 
+from falcon_pachinko.clock import token_hex
 from falcon_pachinko.connection.connection import Connection
 from falcon_pachinko.errors import (
     HandlerDefinitionError,
@@ -329,7 +329,7 @@ class Route:
             )
         manager, send = self._site.manager, gate.take_over()
         connection = Connection(
-            CONNECTION_MARK + manager._cluster.name + secrets.token_hex(12),
+            CONNECTION_MARK + manager._cluster.name + token_hex(12),
             send,
             manager,
             limits=self.limits,

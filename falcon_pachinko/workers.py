@@ -7,12 +7,12 @@ import contextvars
 import functools
 import inspect
 import logging
-import random
 import signal
 from collections.abc import Awaitable, Callable, Coroutine
 from typing import Any, Literal, TypeVar, overload
 
 from falcon_pachinko.backends import Backend, MemoryBackend
+from falcon_pachinko.clock import uniform
 from falcon_pachinko.connection.sender import SENDER
 from falcon_pachinko.errors import DuplicateWorkerError, LeaseLostError, WorkerDefinitionError
 from falcon_pachinko.leases import give_back, hold, keep, take
@@ -157,7 +157,7 @@ class Worker:
                 return
             if loop.time() - began >= HEALTHY:
                 delay = first
-            pause = delay * random.uniform(0.8, 1.2)  # noqa: S311  # keeps restarts apart, and guards no secret
+            pause = delay * uniform(0.8, 1.2)
             log.warning("worker %s starts again in %.1f s", self.name, pause)
             self.state = "waiting"
             await asyncio.sleep(pause)

@@ -5,11 +5,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from contextvars import ContextVar
+
 from falcon_pachinko.backends.base import Backend
 from falcon_pachinko.backends.memory import MemoryBackend, MemoryHub
 from falcon_pachinko.errors import SetupError
 
-__all__ = ["Backend", "MemoryBackend", "MemoryHub", "open_backend"]
+__all__ = ["REPLACEMENT", "Backend", "MemoryBackend", "MemoryHub", "open_backend"]
+
+REPLACEMENT: ContextVar[Callable[[Backend | str | None], Backend] | None] = ContextVar(
+    "falcon_pachinko_backend", default=None
+)
+"""What opens another backend than the one that is given: for apps that a test makes."""
 
 
 def open_backend(given: Backend | str | None) -> Backend:
@@ -28,6 +36,9 @@ def open_backend(given: Backend | str | None) -> Backend:
 
         open_backend("redis://db.example:6379/0?namespace=shop")
     """
+    replacement = REPLACEMENT.get()
+    if replacement is not None:
+        return replacement(given)
     if given is None:
         return MemoryBackend()
     if isinstance(given, Backend):

@@ -4,14 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import datetime as dt
-import heapq
-import secrets
-import time
-import weakref
 from collections import deque
-from collections.abc import AsyncIterator, Callable, Collection, Mapping, Sequence
-from contextvars import Context
-from typing import ClassVar
+from collections.abc import AsyncIterator, Collection, Mapping, Sequence
 
 from falcon_pachinko.backends.base import (
     Backend,
@@ -23,167 +17,16 @@ from falcon_pachinko.backends.base import (
     Received,
     StateChanged,
 )
+from falcon_pachinko.backends.memory_hub import KEY_SECONDS, MemoryHub
 from falcon_pachinko.limits import HistoryLimits
 
 __all__ = ["MemoryBackend", "MemoryHub"]
-
-
-SWEEP_SECONDS = 0.25
-"""How often one history is looked at, at most, for what is too old: so long that may stay."""
-
-KEY_SECONDS = 120.0
-"""How long the key of a message is remembered."""
 
 MOST_EVENTS = 100_000
 """How many events may wait for a slow reader; then they are lost, and that is told."""
 
 
 _CLEANED = float("-inf")  # the end of the lease of a node whose entries were dropped with it
-
-
-class _History:
-    """What one channel remembers."""
-
-    def __init__(self, now: float) -> None:
-        self.epoch = secrets.token_hex(8)
-        self.offset = 0
-        self.forgotten = 0  # the largest offset that is not kept any more
-        self.size = 0
-        self.entries: deque[tuple[Kept, float]] = deque()  # each with the time it was kept
-        self.seconds = 0.0  # of the limits that were used last
-        self.used_at = now  # when the last message was kept, or it began
-        self.next_look = float("inf")  # when the hub looks at it for what is too old
-
-    @property
-    def ends_at(self) -> float:
-        """When it ends, unless another message comes."""
-        return self.used_at + self.seconds
-
-    @property
-    def due_at(self) -> float:
-        """When it has something to forget next: its oldest message, or all of it."""
-        return self.entries[0][1] + self.seconds if self.entries else self.ends_at
-
-    def trim(self, limits: HistoryLimits, now: float) -> None:
-        """Forget what exceeds the limits."""
-        self.seconds = limits.seconds
-        while self.entries and (len(self.entries) > limits.count or self.size > limits.bytes):
-            self._forget_oldest()
-        self.trim_by_age(now)
-
-    def trim_by_age(self, now: float) -> None:
-        """Forget what is too old."""
-        while self.entries and self.entries[0][1] + self.seconds <= now:
-            self._forget_oldest()
-
-    def _forget_oldest(self) -> None:
-        (offset, data), _ = self.entries.popleft()
-        self.forgotten, self.size = offset, self.size - len(data)
-
-
-class MemoryHub:
-    """What several backends of one process share, as processes share a server.
-
-    Args:
-        clock: What tells the time, in seconds; another one lets tests wait for nothing.
-    """
-
-    named: ClassVar[dict[str, MemoryHub]] = {}
-
-    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
-        self.clock = clock
-        self.nodes: dict[str, MemoryBackend] = {}
-        self.beats: dict[str, float] = {}
-        self.tables: dict[str, dict[str, dict[str, bytes]]] = {}
-        # By table, node and key; neither a table nor a node's part of one is empty.
-        self.leases: dict[str, tuple[int, float]] = {}
-        self.tokens = 0
-        self.histories: dict[str, _History] = {}
-        self.keys: dict[tuple[str, str], tuple[HistoryPosition, float]] = {}
-        # By channel and key, where a message went, and until when that is remembered: all for
-        # the same time, so that the first ones end first.
-        self._due: list[tuple[float, str]] = []
-        # A heap: when each history is looked at next. Exactly one entry of each is its
-        # `next_look`; others are void, and go when their time comes.
-        # Looks at the first of them; and when.  Not asked from the handle: uvloop gives one that
-        # does not tell, for what is due at once.
-        self._timer: asyncio.Handle | None = None
-        self._timer_at = 0.0
-        self._loop: asyncio.AbstractEventLoop | None = None  # the one that the timer is of
-
-    @classmethod
-    def of(cls, name: str) -> MemoryHub:
-        """Return the hub of a name: ``memory://name`` is the same one everywhere in a process."""
-        return cls.named.setdefault(name, cls())
-
-    def history(self, channel: str, limits: HistoryLimits) -> _History:
-        """Return a channel's history, trimmed; a new one where it ended."""
-        now = self.clock()
-        self.sweep()
-        found = self.histories.get(channel)
-        if found is None or found.ends_at <= now:
-            found = self.histories[channel] = _History(now)
-        found.trim(limits, now)
-        if found.due_at < found.next_look:
-            self._look_at(channel, found, found.due_at)
-        self._sweep_in_time()
-        return found
-
-    def kept_as(self, channel: str, key: str) -> HistoryPosition | None:
-        """Return where a message with a key was kept in the last two minutes."""
-        now = self.clock()
-        while self.keys and next(iter(self.keys.values()))[1] <= now:
-            del self.keys[next(iter(self.keys))]
-        return self.keys.get((channel, key), (None, 0.0))[0]
-
-    def _look_at(self, channel: str, history: _History, when: float) -> None:
-        history.next_look = when
-        heapq.heappush(self._due, (when, channel))
-
-    def sweep(self) -> None:
-        """Forget what is over: messages by their age, histories that ended, idle ones too."""
-        now = self.clock()
-        while self._due and self._due[0][0] <= now:
-            when, channel = heapq.heappop(self._due)
-            history = self.histories.get(channel)
-            if history is None or history.next_look != when:
-                continue
-            history.trim_by_age(now)
-            if history.ends_at <= now:
-                del self.histories[channel]
-            else:
-                self._look_at(channel, history, max(history.due_at, now + SWEEP_SECONDS))
-
-    def _sweep_in_time(self) -> None:
-        """Have it swept when something is due, even if nothing happens until then."""
-        loop = asyncio.get_running_loop()
-        if not self._due:
-            return
-        delay = max(self._due[0][0] - self.clock(), 0.0)
-        when = loop.time() + delay
-        if self._timer is not None and self._loop is loop and not self._timer.cancelled():
-            if self._timer_at <= when:
-                return
-            self._timer.cancel()
-        # Weak, so that the timer keeps no hub of an app that has gone. In a context of its own,
-        # so that it keeps no connection on whose behalf something was sent.
-        self._loop, self._timer_at = loop, when
-        self._timer = loop.call_at(when, _swept, weakref.ref(self), context=Context())
-
-    def drop_node(self, node: str) -> None:
-        """Forget what a node has in any table."""
-        for name, table in tuple(self.tables.items()):
-            table.pop(node, None)
-            if not table:
-                del self.tables[name]
-
-
-def _swept(hub: weakref.ref[MemoryHub]) -> None:
-    found = hub()
-    if found is not None:
-        found._timer = None  # its own timer
-        found.sweep()
-        found._sweep_in_time()  # see above
 
 
 class MemoryBackend(Backend):
@@ -224,6 +67,7 @@ class MemoryBackend(Backend):
         if self.hub.nodes.get(self._node) is not self:
             return
         del self.hub.nodes[self._node]
+        self.hub.note(self.hub.beats, self._node)
         self.hub.beats.pop(self._node, None)
         self.hub.drop_node(self._node)
         for name, token in tuple(self._held.items()):
@@ -241,7 +85,7 @@ class MemoryBackend(Backend):
 
     async def publish(self, parcels: Sequence[tuple[str, bytes]]) -> None:
         for channel, data in parcels:
-            self._spread(Received(channel, data))
+            self.hub.spread(Received(channel, data))
 
     async def subscribe(self, channels: Collection[str]) -> None:
         self._channels.update(channels)
@@ -251,6 +95,7 @@ class MemoryBackend(Backend):
 
     async def enter(self, table: str, entries: Mapping[str, bytes]) -> None:
         if entries:
+            self.hub.note(self.hub.tables, table)
             self.hub.tables.setdefault(table, {}).setdefault(self._node, {}).update(entries)
 
     async def replace(self, table: str, entries: Mapping[str, bytes]) -> None:
@@ -261,6 +106,7 @@ class MemoryBackend(Backend):
         return [name for name, table in self.hub.tables.items() if self._node in table]
 
     async def leave(self, table: str, keys: Collection[str]) -> None:
+        self.hub.note(self.hub.tables, table)
         own = self.hub.tables.get(table, {}).get(self._node, {})
         for key in keys:
             own.pop(key, None)
@@ -278,9 +124,11 @@ class MemoryBackend(Backend):
         now = self.hub.clock()
         if self.hub.beats.get(self._node, now) < now:
             self._put(Lost("this process gave no sign of life for longer than its lease"))
+        self.hub.note(self.hub.beats, self._node)
         self.hub.beats[self._node] = now + ttl
         for node, until in self.hub.beats.items():
             if _CLEANED < until <= now:
+                self.hub.note(self.hub.beats, node)
                 self.hub.drop_node(node)  # whoever beats cleans up after the dead
                 self.hub.beats[node] = _CLEANED
         return self._alive()
@@ -291,6 +139,7 @@ class MemoryBackend(Backend):
             return None
         self.hub.tokens += 1
         self._held[name] = self.hub.tokens
+        self.hub.note(self.hub.leases, name)
         self.hub.leases[name] = self.hub.tokens, self.hub.clock() + ttl
         return self.hub.tokens
 
@@ -298,12 +147,15 @@ class MemoryBackend(Backend):
         holder, until = self.hub.leases.get(name, (0, 0.0))
         if holder != token or until <= self.hub.clock():
             return False
+        self.hub.note(self.hub.leases, name)
         self.hub.leases[name] = token, self.hub.clock() + ttl
         return True
 
     async def release(self, name: str, token: int) -> None:
         self._held.pop(name, None)
-        if self.hub.leases.get(name, (0, 0.0))[0] == token:
+        held = self.hub.leases.get(name)
+        if held is not None and held[0] == token:
+            self.hub.note(self.hub.leases, name)
             del self.hub.leases[name]
 
     async def append(
@@ -318,7 +170,7 @@ class MemoryBackend(Backend):
             position = self.hub.kept_as(channel, key)
             same = (kept.offset for kept, _ in history.entries if kept.data == data)
             if position is None and (offset := next(same, None)) is not None:
-                position = HistoryPosition(history.epoch, offset)
+                position = HistoryPosition(self.hub.position(history).epoch, offset)
             if position is not None:
                 return position
         history.offset += 1
@@ -326,32 +178,32 @@ class MemoryBackend(Backend):
         history.size += len(data)
         history.used_at = now
         history.trim(limits, now)
-        position = HistoryPosition(history.epoch, history.offset)
+        position = self.hub.position(history)
         if key:
             self.hub.keys[channel, key] = position, now + KEY_SECONDS
-        self._spread(Received(channel, data, position))
+        self.hub.spread(Received(channel, data, position))
         return position
 
     async def read(self, channel: str, after: HistoryPosition, limits: HistoryLimits) -> Past:
         history = self.hub.history(channel, limits)
-        position = HistoryPosition(history.epoch, history.offset)
+        position = self.hub.position(history)
         reached = history.forgotten <= after.offset <= history.offset
-        complete = after.epoch == history.epoch and reached
+        complete = after.epoch == position.epoch and reached
         since = after.offset if complete else 0
         entries = tuple(kept for kept, _ in history.entries if kept.offset > since)
         return Past(position, entries, complete)
 
     async def forget(self, channel: str) -> None:
+        self.hub.note(self.hub.histories, channel)
         self.hub.histories.pop(channel, None)
 
     def _alive(self) -> list[str]:
         now = self.hub.clock()
         return [node for node, until in self.hub.beats.items() if until > now]
 
-    def _spread(self, event: Received) -> None:
-        for backend in self.hub.nodes.values():
-            if event.channel in backend._channels:  # its own kind
-                backend._put(event)  # its own kind
+    def _cut(self, why: str) -> None:
+        """Take note that the hub was restarted: subscriptions stay, what was kept may be gone."""
+        self._put(Lost(why))
 
     def _put(self, event: Event) -> None:
         if len(self._events) >= MOST_EVENTS:

@@ -11,7 +11,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import datetime as dt
-import random
 from abc import abstractmethod
 from collections import deque
 from collections.abc import AsyncIterator, Awaitable, Coroutine, Sequence
@@ -19,6 +18,7 @@ from typing import Any, TypeVar
 
 from falcon_pachinko.backends.base import Backend, Event, Explained, Lost, State, StateChanged
 from falcon_pachinko.backends.settings import Settings
+from falcon_pachinko.clock import uniform
 from falcon_pachinko.errors import BackendError
 
 __all__ = ["EventQueue", "SupervisedBackend", "in_time"]
@@ -306,7 +306,7 @@ class SupervisedBackend(Backend):
             if not tried.done():
                 tried.set_result(why)
             await self.disconnect()
-            await asyncio.sleep(pause * random.uniform(0.5, 1.0))  # noqa: S311  # no secret
+            await asyncio.sleep(pause * uniform(0.5, 1.0))
             pause = min(pause * 2, PAUSES[1])
 
     async def _watch(self, cut: asyncio.Future[str]) -> str:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import time
 from collections.abc import Awaitable, Callable, Collection
 from dataclasses import dataclass
 from typing import NamedTuple
@@ -18,6 +17,7 @@ from falcon_pachinko.backends.base import (
     Received,
     StateChanged,
 )
+from falcon_pachinko.clock import monotonic
 from falcon_pachinko.cluster.parcels import Hello, Mark, Parcel, decode
 
 __all__ = ["Gap", "GapGate", "GapLog", "Listening"]
@@ -61,7 +61,7 @@ class GapLog:
         clock: What tells the time, in seconds.
     """
 
-    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
+    def __init__(self, clock: Callable[[], float] = monotonic) -> None:
         self._clock = clock
         self._until = float("-inf")  # the end of this period
         self._named: set[str | None] = set()  # the channels that were logged in it
@@ -106,7 +106,7 @@ class GapGate:
         clock: What tells the time, in seconds.
     """
 
-    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
+    def __init__(self, clock: Callable[[], float] = monotonic) -> None:
         self._clock = clock
         self._held: dict[str | None, _Held] = {}
         # The channels whose last gap was told less than its time ago. A gap is either told, or

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import secrets
 from collections.abc import Awaitable, Callable, Collection
 from typing import Any
 
 from falcon_pachinko.backends.base import Backend, Explained, HistoryPosition, StateChanged
+from falcon_pachinko.clock import token_hex
 from falcon_pachinko.cluster.listening import Gap, Listening
 from falcon_pachinko.cluster.parcels import ALL, NODE_BYTES, Hello, Parcel
 from falcon_pachinko.cluster.publishing import Publishing
@@ -120,7 +120,7 @@ class Node:
         if self._started or not self.backend.shared:
             return
         self._start_missed = True  # a broadcast after the end is no mistake
-        self.name = secrets.token_hex(NODE_BYTES // 2)
+        self.name = token_hex(NODE_BYTES // 2)
         await self.backend.start(self.name)
         self._publishing.reset(self.name)
         self._listening.reset(self._publishing.head)

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import logging
-import time
 from collections.abc import Callable
+
+from falcon_pachinko.clock import monotonic
 
 __all__ = ["Outage"]
 
@@ -28,7 +29,7 @@ class Outage:
 
     __slots__ = ("_clock", "_ongoing", "_quiet_until", "suppressed")
 
-    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
+    def __init__(self, clock: Callable[[], float] = monotonic) -> None:
         self._clock = clock
         self._ongoing = False
         self._quiet_until = float("-inf")

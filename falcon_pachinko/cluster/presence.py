@@ -337,7 +337,7 @@ class Roster(Generic[M]):
         self._urgent.pop(room, None)
         own = self._own.get(room, {})
         joins, leaves = {}, []
-        for connection_id in self._unwritten.pop(room):
+        for connection_id in sorted(self._unwritten.pop(room)):
             tracked = own.get(connection_id)
             if tracked is not None and tracked.entry is not None:
                 joins[connection_id] = _encode(tracked.entry)

@@ -10,13 +10,13 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import random
 from collections.abc import Awaitable, Callable, Collection, Coroutine, Iterable
 from contextvars import Context
 from typing import Any, Generic
 
 import msgspec
 
+from falcon_pachinko.clock import uniform
 from falcon_pachinko.cluster.member import M
 from falcon_pachinko.cluster.node import Node
 from falcon_pachinko.cluster.outage import Outage
@@ -215,7 +215,7 @@ class Presence(Generic[M]):
         """Have members and other processes told of what has changed."""
         if self._roster.writes_due:
             self._write_work.set()
-        for room in self._roster.news - self._telling:
+        for room in sorted(self._roster.news - self._telling):
             self._telling.add(room)
             self._spawn(self._tell(room))
 
@@ -347,7 +347,7 @@ class Presence(Generic[M]):
                 self._roster.not_written(write)
             if failed:
                 self._release_all()
-                await asyncio.sleep(random.uniform(*WRITE_AGAIN_AFTER))  # noqa: S311  # no secret
+                await asyncio.sleep(uniform(*WRITE_AGAIN_AFTER))
                 self._write_work.set()
 
     async def _write_all(self) -> list[Write]:

@@ -140,7 +140,8 @@ class RoomRoster(Generic[M]):
 
     def change(self) -> dict[str, Present]:
         """Return what changed since members were told last, by kind; from now on it is told."""
-        changed, self.changed = self.changed, set()
+        # In order, so that what members are told does not hang on how Python hashes.
+        changed, self.changed = sorted(self.changed), set()
         now = self.metas(changed)
         joins = {key: metas for key, metas in now.items() if key not in self.told}
         updates = {

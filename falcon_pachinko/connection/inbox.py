@@ -14,9 +14,9 @@ import asyncio
 import logging
 from collections import deque
 from math import inf
-from time import monotonic
 from typing import Any, Protocol
 
+from falcon_pachinko.clock import monotonic
 from falcon_pachinko.connection.ends import ABNORMAL, CLOSE_WAIT, fit_reason
 from falcon_pachinko.connection.stepping import Resumed
 from falcon_pachinko.limits import Limits

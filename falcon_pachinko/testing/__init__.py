@@ -8,6 +8,7 @@
             assert (await bob.receive_json())["payload"] == {"text": "hi"}
             await bob.expect_nothing()
 
+`cluster` runs several processes of an app, with kills, partitions and virtual time.
 `serve` runs the same app on a real server, for clients with the same verbs. The
 pytest plugin, `falcon_pachinko.testing.plugin`, offers both as fixtures.
 """
@@ -25,11 +26,16 @@ if TYPE_CHECKING:
         RequestError,
         UnexpectedFrameError,
     )
+    from falcon_pachinko.testing.clock import VirtualClock
     from falcon_pachinko.testing.live import LiveClient, LiveServer, serve
+    from falcon_pachinko.testing.nodes import Cluster, ClusterBackend, ClusterNode, cluster
     from falcon_pachinko.testing.simulator import MemoryClient, Simulator, simulate
 
 __all__ = [
     "Client",
+    "Cluster",
+    "ClusterBackend",
+    "ClusterNode",
     "Disconnected",
     "HandshakeDenied",
     "LifespanError",
@@ -40,15 +46,22 @@ __all__ = [
     "RequestError",
     "Simulator",
     "UnexpectedFrameError",
+    "VirtualClock",
+    "cluster",
     "serve",
     "simulate",
 ]
 
 _HOMES = {
+    "Cluster": "nodes",
+    "ClusterBackend": "nodes",
+    "ClusterNode": "nodes",
     "LiveClient": "live",
     "LiveServer": "live",
     "MemoryClient": "simulator",
     "Simulator": "simulator",
+    "VirtualClock": "clock",
+    "cluster": "nodes",
     "serve": "live",
     "simulate": "simulator",
 }

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 import weakref
-from collections.abc import Coroutine, Mapping, Sequence
+from collections.abc import Callable, Coroutine, Mapping, Sequence
 from types import TracebackType
-from typing import Any, Self, TypeVar
+from typing import Any, Self, TypeAlias, TypeVar
 
 import falcon.testing
 
@@ -42,6 +43,13 @@ GIVING_UP = 0.05
 
 T = TypeVar("T")
 
+CreateTask: TypeAlias = Callable[[Coroutine[Any, Any, None]], asyncio.Task[None]]
+
+
+def create_task(work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
+    """Run a part of the app in a task of its own, as a server does."""
+    return asyncio.get_running_loop().create_task(work)
+
 
 def find_pachinko(app: Any) -> Pachinko | None:
     """Return what `install` returned for an app, be it wrapped in ASGI middleware or not."""
@@ -68,11 +76,14 @@ class MemoryClient(Client):
         *,
         ws_max_size: int | None = None,
         write_buffer: int = WRITE_BUFFER,
+        create_task: CreateTask = create_task,
     ) -> None:
         super().__init__(timeout)
         self._app, self._scope, self._max_size = app, scope, ws_max_size
         self._wire = Wire(self._arrive, self._end, write_buffer)
+        self._create_task = create_task
         self._task: asyncio.Task[None] | None = None
+        self._server_killed = False  # then `_task` never ends, and cannot be cancelled
 
     @property
     def scope(self) -> Scope:
@@ -104,8 +115,7 @@ class MemoryClient(Client):
     async def _open(self) -> None:
         wire = self._wire
         wire.events.put_nowait({"type": "websocket.connect"})
-        app = self._app(self._scope, wire.receive, wire.send)
-        self._task = asyncio.get_running_loop().create_task(app)
+        self._task = self._create_task(self._app(self._scope, wire.receive, wire.send))
         self._task.add_done_callback(self._app_ended)
         try:
             async with asyncio.timeout(self._timeout):
@@ -129,7 +139,7 @@ class MemoryClient(Client):
             raise HandshakeDenied(*wire.denial)
         if wire.accepted is None:
             await self._finish(failed=False)
-            if self._closed_here:
+            if self._closed_here or self._server_killed:
                 raise self._gone()
             raise NothingReceivedError("the app returned without answering the handshake")
         self.subprotocol, self.headers = wire.accepted
@@ -167,6 +177,8 @@ class MemoryClient(Client):
         """Wait for the app's part of this connection to end."""
         task = self._task
         assert task is not None
+        if self._server_killed:
+            return
         seconds = min(LEAVING, self._timeout) if self._timeout <= TIMEOUT else self._timeout
         if task.get_loop() is not asyncio.get_running_loop():
             return  # a fixture's loop, which is not the test's: that one is closed by now
@@ -199,7 +211,7 @@ class MemoryClient(Client):
     async def _abandon(self, seconds: float | None = None) -> None:
         """Cancel the app's part, as a server does that cannot wait any longer."""
         assert self._task is not None
-        if not self._task.done():
+        if not self._task.done() and not self._server_killed:
             self._task.cancel()
             await asyncio.wait([self._task], timeout=self._timeout if seconds is None else seconds)
 
@@ -214,12 +226,19 @@ class MemoryClient(Client):
         if self._task is not None:
             self._wire.cut(1012, "")
 
+    def lose_server(self) -> None:
+        """Lose the connection because the server's process was killed, in the midst of anything."""
+        if self._task is not None and not self._task.done():
+            self._server_killed = True
+            self._wire.abort()
+            self._wire.answered.set()
+
 
 class Lifespan:
     """An app's startup and shutdown, as a server runs them."""
 
-    def __init__(self, app: Any, timeout: float) -> None:
-        self._app, self._timeout = app, timeout
+    def __init__(self, app: Any, timeout: float, create_task: CreateTask) -> None:
+        self._app, self._timeout, self._create_task = app, timeout, create_task
         self._events: asyncio.Queue[AsgiEvent] = asyncio.Queue()
         self._answer: AsgiEvent | None = None
         self._answered = asyncio.Event()
@@ -233,8 +252,7 @@ class Lifespan:
             BaseException: What escaped from it.
         """
         scope = {"type": "lifespan", "asgi": {"version": "3.0", "spec_version": "2.0"}}
-        app = self._app(scope, self._events.get, self._take)
-        self._task = asyncio.get_running_loop().create_task(app)
+        self._task = self._create_task(self._app(scope, self._events.get, self._take))
         self._task.add_done_callback(lambda _: self._answered.set())
         await self._ask("startup")
 
@@ -291,9 +309,13 @@ class Simulator:
         self.http = MemoryHttp(app)
         """Falcon's conductor, for ``localhost``: ``await client.http.get("/health")``."""
         self._timeout, self._max_size, self._write_buffer = timeout, ws_max_size, write_buffer
-        self._lifespan = Lifespan(app, lifespan_timeout)
+        self._lifespan = Lifespan(app, lifespan_timeout, self._spawn)
         self._crash: tuple[Worker, BaseException] | None = None  # of a critical worker
-        self._clients: weakref.WeakSet[MemoryClient] = weakref.WeakSet()
+        self._clients: weakref.WeakValueDictionary[int, MemoryClient] = (
+            weakref.WeakValueDictionary()
+        )
+        # By a number, so that they are in the order in which they were made.
+        self._numbers = itertools.count()
 
     @property
     def manager(self) -> WebSocketConnectionManager:
@@ -313,7 +335,7 @@ class Simulator:
     def _has_crashed(self, worker: Worker, error: BaseException) -> None:
         """Do as a server does that is stopped, but leave the process of the tests alone."""
         self._crash = (worker, error)
-        for client in list(self._clients):
+        for client in list(self._clients.values()):
             client.close_with_server()
 
     async def __aexit__(
@@ -352,7 +374,7 @@ class Simulator:
         try:
             await self._lifespan.stop()
         finally:
-            for client in list(self._clients):
+            for client in list(self._clients.values()):
                 await client.end_with_server()
 
     async def run(self, coroutine: Coroutine[Any, Any, T]) -> T:
@@ -383,16 +405,26 @@ class Simulator:
 
         Raises:
             HandshakeDenied: On entering, if the app denies the connection.
+            ConnectionRefusedError: It is a process of a cluster that was killed, or has stopped.
         """
+        self._check_reachable()
         client = MemoryClient(
             self.app,
             _handshake(path, headers or {}, subprotocols, scope),
             self._timeout if timeout is None else timeout,
             ws_max_size=self._max_size,
             write_buffer=self._write_buffer,
+            create_task=self._spawn,
         )
-        self._clients.add(client)
+        self._clients[next(self._numbers)] = client
         return client
+
+    def _check_reachable(self) -> None:
+        """Refuse a client where there is nothing to connect to, which a cluster may have."""
+
+    def _spawn(self, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
+        """Run a part of the app in a task of its own."""
+        return create_task(work)
 
 
 def simulate(

@@ -567,6 +567,15 @@ def test_the_tests_of_the_page_pass(examples, tmp_path):
     assert re.search(r"= 11 passed in", printed), printed
 
 
+def test_the_tests_of_several_processes_pass(examples, tmp_path):
+    """In a folder of their own, without a server, as a reader has them."""
+    for name in ("chat.py", "test_chat.py"):
+        shutil.copy(examples / "how_to/test_several_processes" / name, tmp_path)
+    printed = run("-m", "pytest", "-p", "no:cacheprovider", "test_chat.py", cwd=tmp_path)
+
+    assert re.search(r"= 5 passed in", printed), printed
+
+
 # Sending options.
 
 

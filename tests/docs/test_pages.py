@@ -19,7 +19,7 @@ def test_a_block_says_what_it_is(block):
     picture = {"", "exceptions", "floors", "log", "stages", "tree"}
     allowed = {
         "js": {"example"},
-        "python": {"example", "signature"},
+        "python": {"example", "signature", "testing"},
         "sh": {""},
         "text": {"transcript"} if is_exchange else picture,
     }

@@ -34,7 +34,7 @@ from falcon_pachinko import (
     to,
     worker,
 )
-from falcon_pachinko.testing import RequestError, simulate
+from falcon_pachinko.testing import Cluster, RequestError, VirtualClock, cluster, simulate
 
 
 class Say(msgspec.Struct):
@@ -280,6 +280,21 @@ async def try_it() -> None:
             print(refused.code, refused.message)
         code: int | None = ann.close_code
         print(answer, text, code, client.manager.status())
+
+
+async def try_several() -> None:
+    """The same, with several processes."""
+    nodes: Cluster
+    async with cluster(create_app, processes=3, clock=VirtualClock(seed=1)) as nodes:
+        async with nodes.partition(1, 2), nodes.backend.delay(0.4):
+            await nodes.advance(15)
+        await nodes.backend.restart(lose=True)
+        await nodes.backend.restart(lose=2.0)
+        counted: int = await nodes[0].run(nodes[0].manager.count())
+        async with nodes[1].connect("/chat/tea") as ann:
+            text: str = await ann.receive_text()
+            await nodes[1].kill()
+        print(counted, text, nodes.clock.time(), len(nodes), [node.killed for node in nodes])
 
 
 def mistakes(app: App, manager: WebSocketConnectionManager) -> None:

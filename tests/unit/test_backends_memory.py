@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import copy
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from falcon_pachinko import HistoryLimits, HistoryPosition
 from falcon_pachinko.backends import Backend, MemoryBackend, MemoryHub, memory, open_backend
@@ -298,3 +301,149 @@ async def test_a_lease_is_kept_by_its_holder_alone(backend, clock):
     assert kept == [True, False]
     assert not await backend.renew("bill", token, 5)
     await backend.release("bill", token + 1)
+
+
+# Restarts.
+
+LIMITS = HistoryLimits(count=5, seconds=100)
+
+
+@pytest.fixture
+async def old(clock):
+    """A hub that can go back in time, and a backend of it."""
+    hub = MemoryHub(clock, rewindable=True)
+    made = MemoryBackend(hub)
+    await made.start("a")
+    yield hub, made
+    await made.stop()
+
+
+def contents(hub):
+    """Say what a hub knows, its incarnation aside."""
+    histories = {
+        name: (each.epoch, each.offset, each.forgotten, each.size, tuple(each.entries))
+        for name, each in hub.histories.items()
+    }
+    return copy.deepcopy((hub.beats, hub.tables, hub.leases, histories))
+
+
+CHANGES = st.one_of(
+    st.tuples(st.just("append"), st.sampled_from("xy")),
+    st.tuples(st.just("forget"), st.sampled_from("xy")),
+    st.tuples(st.just("enter"), st.sampled_from("xy"), st.sampled_from("jk")),
+    st.tuples(st.just("leave"), st.sampled_from("xy"), st.sampled_from("jk")),
+    st.tuples(st.just("acquire"), st.sampled_from("xy")),
+    st.tuples(st.just("renew"), st.sampled_from("xy")),
+    st.tuples(st.just("release"), st.sampled_from("xy")),
+    st.tuples(st.just("beat")),
+    st.tuples(st.just("sweep")),
+    st.tuples(st.just("wipe")),
+)
+
+
+async def change(hub, backend, tokens, what, name="", key=""):
+    match what:
+        case "append":
+            await backend.append(name, b"x" * (hub.tokens + 1), LIMITS)
+        case "enter":
+            await backend.enter(name, {key: b"%d" % len(tokens)})
+        case "leave":
+            await backend.leave(name, [key])
+        case "acquire":
+            tokens[name] = await backend.acquire(name, 3) or tokens.get(name, 0)
+        case "renew":
+            await backend.renew(name, tokens.get(name, 0), 3)
+        case "release":
+            await backend.release(name, tokens.get(name, 0))
+        case "beat":
+            await backend.beat(3)
+        case "sweep":
+            hub.sweep()
+        case "wipe":
+            hub.restart(lose=True)
+        case _:
+            await backend.forget(name)
+
+
+@given(st.lists(st.tuples(st.integers(0, 40), CHANGES), max_size=40), st.integers(0, 200))
+def test_a_hub_goes_back_to_what_it_was(steps, seconds):
+    """Exactly, whatever has happened since; what happened at that very moment is kept."""
+
+    async def live():
+        clock = Clock()
+        hub = MemoryHub(clock, rewindable=True)
+        one, two = MemoryBackend(hub), MemoryBackend(hub)
+        await one.start("a")
+        await two.start("b")
+        await two.beat(5)
+        states, tokens = [(0.0, contents(hub))], {}
+        for number, (pause, step) in enumerate(steps):
+            clock.now += pause
+            await change(hub, (one, two)[number % 2], tokens, *step)
+            states.append((clock.now, contents(hub)))
+        then = clock.now - seconds
+        known = [state for when, state in states if when <= then]
+        hub.restart(lose=float(seconds))
+        return contents(hub), known[-1] if known else ({}, {}, {}, {})
+
+    found, wanted = asyncio.run(live())
+    assert found == wanted
+
+
+async def test_a_restart_begins_other_epochs(old):
+    """Though nothing is lost: offsets go on, and old positions are not valid."""
+    hub, backend = old
+    await backend.subscribe(["x"])
+    place = await backend.append("x", b"1", LIMITS)
+    hub.restart()
+    past = await backend.read("x", place, LIMITS)
+    after = await backend.append("x", b"2", LIMITS)
+    again = await backend.read("x", past.position, LIMITS)
+
+    assert ([each.data for each in past.entries], past.complete) == ([b"1"], False)
+    assert after.offset == 2
+    assert after.epoch != place.epoch
+    assert ([each.data for each in again.entries], again.complete) == ([b"2"], True)
+    events = backend.events()
+    kinds = [type(await anext(events)) for _ in range(4)]
+    assert kinds == [StateChanged, Received, Lost, Received]
+
+
+@pytest.mark.parametrize("lose", [False, True, 1.0])
+async def test_tokens_go_on_after_a_restart(old, lose):
+    """Even if the last lease is forgotten."""
+    hub, backend = old
+    first = await backend.acquire("x", 0)
+    hub.restart(lose=lose)
+
+    assert await backend.acquire("x", 5) > first
+
+
+async def test_what_was_rewound_ends_in_its_time(old, clock):
+    """The plan of what is looked at is that of the time before, too."""
+    hub, backend = old
+    await backend.append("x", b"1", LIMITS)
+    clock.now = 50.0
+    await backend.append("x", b"2", LIMITS)
+    hub.restart(lose=10.0)
+    clock.now = 100.0
+    hub.sweep()
+
+    assert not hub.histories
+
+
+@pytest.mark.parametrize("lose", [-1, float("nan"), float("inf")])
+async def test_a_hub_goes_back_by_a_number_of_seconds(old, lose):
+    """And says so."""
+    with pytest.raises(ValueError, match="number of seconds"):
+        old[0].restart(lose=lose)
+
+
+async def test_only_a_hub_that_remembers_goes_back(hub):
+    """Every other one can keep all, or nothing."""
+    with pytest.raises(ValueError, match="rewindable=True"):
+        hub.restart(lose=2.0)
+    hub.restart(lose=True)
+    hub.restart()
+
+    assert hub.incarnation == 2

@@ -315,7 +315,7 @@ async def test_the_pauses_double_up_to_the_largest(controller, monkeypatch):
 async def test_a_healthy_run_starts_the_pauses_over(controller, monkeypatch, caplog):
     """A crash after a healthy while counts as the first again."""
     monkeypatch.setattr(workers_module, "HEALTHY", 0)
-    monkeypatch.setattr(workers_module.random, "uniform", lambda *_: 1)
+    monkeypatch.setattr(workers_module, "uniform", lambda *_: 1)
     runs = []
     enough = asyncio.Event()
 
