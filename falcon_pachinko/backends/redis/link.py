@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import logging
+import ssl
 from collections import deque
 from collections.abc import Awaitable, Callable
 from typing import Any
@@ -13,6 +15,8 @@ from falcon_pachinko.backends.redis.replies import Replies
 from falcon_pachinko.errors import BackendError
 
 __all__ = ["Link"]
+
+log = logging.getLogger("falcon_pachinko.backends")
 
 READ_BYTES = 262_144
 
@@ -55,7 +59,7 @@ class Link:
         except (OSError, TimeoutError, asyncio.CancelledError):
             raise
         except Exception as error:  # whatever redis-py makes of it
-            said = str(error).split("\n")[0]
+            said = _said(error)
             known = explain(said)
             raise BackendError(self.name, said[:300] if said in known else known) from error
         self._reader = asyncio.get_running_loop().create_task(self._read())
@@ -111,12 +115,11 @@ class Link:
                     await self._room_for(len(data))
         except (OSError, ValueError) as error:
             why = str(error) or type(error).__name__
-        except asyncio.CancelledError:
-            why = "the connection was closed"
-            raise
-        finally:
-            self._fail(why)
-            self._ended(why)
+        except Exception as error:  # a mistake of ours; nobody reads this connection any more
+            log.exception("reading from %s failed", self.name)
+            why = type(error).__name__
+        self._fail(why)
+        self._ended(why)
 
     def _answer(self, reply: Any) -> None:
         if not self._waiting:
@@ -134,3 +137,14 @@ class Link:
             if not future.done():
                 future.set_exception(BackendError(self.name, why))
                 future.exception()  # whoever waited may have given up
+
+
+def _said(error: BaseException) -> str:
+    """Return what went wrong, on one line: the words of TLS, where it was that."""
+    cause: BaseException | None = error
+    while cause is not None and not isinstance(cause, ssl.SSLError):
+        cause = cause.__cause__ or cause.__context__
+    words = str(error).split("\n")[0]
+    if cause is None or cause.reason in words:
+        return words
+    return f"{words} {cause}"
