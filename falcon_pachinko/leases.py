@@ -89,21 +89,24 @@ def check_lease() -> None:
 
 
 async def take(backend: Backend, worker: str) -> Lease:
-    """Wait until this process has the lease of a worker."""
+    """Wait until this process has the lease of a worker; the log says once for what it waits."""
     seconds = backend.ttl * _LEASE
+    told = None
     while True:
-        asked = monotonic()
+        asked, why = monotonic(), "another process runs it"
         try:
             token = await backend.acquire(worker, seconds)
         except BackendError as error:
-            log.debug("worker %s waits for the backend: %s", worker, error)
-            token = None
+            token, why = None, error.why
         except Exception:
             log.exception("backend %s failed to give worker %s a lease", backend.name, worker)
-            token = None
+            token, why = None, "the backend failed"
         if token is not None:
             log.info("worker %s runs here (token %d)", worker, token)
             return Lease(worker, token, asked + seconds * _CERTAIN)
+        if why != told:
+            told = why
+            log.info("worker %s stands by: %s", worker, why)
         await asyncio.sleep(backend.ttl / _TRIES * uniform(0.8, 1.2))
 
 

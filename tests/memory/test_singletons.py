@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import logging
 
 import falcon.asgi
 import pytest
 from faulty_backend import FaultyBackend
 
-from falcon_pachinko import LeaseLostError, current_lease, install, worker
+from falcon_pachinko import BackendError, LeaseLostError, current_lease, install, worker
 from falcon_pachinko.backends import MemoryBackend, MemoryHub
 from falcon_pachinko.testing import simulate
 
@@ -184,3 +185,30 @@ async def test_until_it_has_the_lease_a_process_stands_by():
         await asyncio.wait_for(turns.began.get(), 30)
 
     assert state == "standby"
+
+
+async def test_a_worker_that_stands_by_says_why(caplog):
+    """Once for each reason: another process runs it, or the backend gives no leases."""
+    caplog.set_level(logging.INFO, "falcon_pachinko.workers")
+    hub, turns = MemoryHub(), Turns()
+    backend = FaultyBackend(hub, 0.05)
+    app = falcon.asgi.App()
+    install(app, backend=backend)
+    app.add_websocket_worker(turns, name="tick", singleton=True)
+
+    async def said(words):
+        async with asyncio.timeout(30):
+            while words not in caplog.text:  # noqa: ASYNC110  # another task does it
+                await asyncio.sleep(0.01)
+
+    async with simulate(node(hub, turns)), simulate(app):
+        await said("worker tick stands by: another process runs it")
+        backend.failing = {"acquire": BackendError("memory", "no permission")}
+        await said("worker tick stands by: no permission")
+        await asyncio.sleep(0.1)  # some more tries
+
+    told = [each.getMessage() for each in caplog.records if "stands by" in each.getMessage()]
+    assert told == [
+        "worker tick stands by: another process runs it",
+        "worker tick stands by: no permission",
+    ]
