@@ -407,3 +407,37 @@ def test_a_dying_server_costs_no_broadcast(loop):
 
     with asyncio.Runner(loop_factory=factory) as runner:
         assert runner.run(broadcast_while_it_dies()) == 59
+
+
+# Many tables.
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("how", ["died", "stopped"])
+async def test_what_a_node_left_is_taken_out_in_pieces(redis, started, how):
+    """However many tables it was in, no call takes out more than some of them."""
+    one, two = await started(redis), await started(redis)
+    await one.backend.beat(0.5 if how == "died" else 60)
+    for start in range(0, 5000, 500):
+        names = (f"t{number}" for number in range(start, start + 500))
+        await asyncio.gather(*(one.backend.enter(name, {"ann": b"1"}) for name in names))
+    assert len(await one.backend.tables()) == 5000
+    before = evaluations(redis)
+
+    if how == "stopped":
+        await one.stop()
+    else:
+        pattern = f"pachinko:*{one.name}*"
+
+        async def is_gone():
+            await two.backend.beat(60)
+            return None if redis.ask("KEYS", pattern) else True
+
+        await eventually(is_gone, 20)
+
+    assert evaluations(redis) - before >= 5
+    assert redis.ask("KEYS", "pachinko:[ent]:*") == []
+
+
+def evaluations(redis):
+    return redis.ask("INFO", "commandstats")["cmdstat_evalsha"]["calls"]
