@@ -81,6 +81,7 @@ class Node:
             backend, self.publish, self.publish_apart, self._listening.reject
         )
         """What this process asks the others, and answers them."""
+        self._listens = False  # whether what answers a greeting arrives: before, there is none
         self._started = False  # True from before the tasks run until before they end
         self._tasks: list[asyncio.Task[None]] = []  # the way in, the way out, what is told late
         self._start_missed = False  # whether the log knows, or need not, that start() is missing
@@ -134,6 +135,7 @@ class Node:
         await self.backend.start(self.name)
         self._publishing.reset(self.name)
         self._listening.reset(self._publishing.head)
+        self._listens, self._away_since = False, None
         for channel in (ALL, f"node:{self.name}"):
             self.subscriptions.add(channel)
         self.subscriptions.start()
@@ -142,8 +144,10 @@ class Node:
         jobs = (self._listening.run(), self._publishing.run(), self._listening.tell_late())
         self._tasks = [loop.create_task(job) for job in jobs]
         await self.subscriptions.all_live()
+        self._listens = True
         self.questions.begin(self.name)
         if self.backend.state == "up":
+            self._greet()
             # Whoever asks all processes from now on counts this one. What fails is tried again,
             # and logged, by what gives the further signs of life.
             with contextlib.suppress(Exception):
@@ -327,7 +331,8 @@ class Node:
 
     def _greet(self) -> None:
         """Say what the clients here speak, and ask the others."""
-        self.publish(ALL, self._hello(reply=True))
+        if self._listens:
+            self.publish(ALL, self._hello(reply=True))
 
     def _hello(self, *, reply: bool = False) -> Hello:
         return Hello(0, 0, tuple(self.own_subprotocols), reply, tuple(self.subprotocols))

@@ -261,7 +261,8 @@ class Questions:
         Or had one when that was known last, if it takes longer than so many seconds to find
         out. There are none while the backend is not ``up``.
         """
-        if not self._name or self._backend.state != "up":
+        name = self._name
+        if not name or self._backend.state != "up":
             return ()
         try:
             self.saw(await in_time(self._backend.alive(), seconds))
@@ -269,7 +270,7 @@ class Questions:
             pass  # the backend's state will tell
         except Exception:
             log.exception("backend %s failed to tell which processes are alive", self._backend.name)
-        return self._seen - {self._name}
+        return self._seen - {name}
 
     def saw(self, alive: Collection[str]) -> None:
         """Note who is alive just now."""
