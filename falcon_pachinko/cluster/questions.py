@@ -131,7 +131,9 @@ class Poll(Generic[P]):
     @property
     def is_over(self) -> bool:
         """Whether nothing more is to come."""
-        return self._missing is not None and not self._missing
+        if self._missing is None:  # of one process, it need not be known who else is there
+            return self._only in self._answered or self._only in self._unable
+        return not self._missing
 
     def answers(self) -> Answers[P]:
         """Return what has come; a process of which a part is missing has not answered.
@@ -161,7 +163,9 @@ class Asked(Generic[P]):
         """Wait for the answers, for some seconds at most; what has not come by then is left out."""
         loop = asyncio.get_running_loop()
         deadline = loop.time() + seconds
-        self.poll.expect(await self._questions.others(seconds))
+        others = await self._questions.others(seconds)
+        if others is not None:  # else anybody may be there, and all of the time is waited
+            self.poll.expect(others)
         left = deadline - loop.time()
         if not self.poll.is_over and not self.over.done() and left > 0:
             with contextlib.suppress(TimeoutError):  # what is missing then is missing
@@ -255,11 +259,12 @@ class Questions:
         publish = self._publish if kind.acts else self._publish_apart
         return publish(ALL if only is None else f"node:{only}", parcel)
 
-    async def others(self, seconds: float) -> Collection[str]:
+    async def others(self, seconds: float) -> Collection[str] | None:
         """Return which other processes have a lease now.
 
         Or had one when that was known last, if it takes longer than so many seconds to find
-        out. There are none while the backend is not ``up``.
+        out; None if it never was, as without JetStream. There are none while the backend is not
+        ``up``.
         """
         name = self._name
         if not name or self._backend.state != "up":
@@ -270,6 +275,8 @@ class Questions:
             pass  # the backend's state will tell
         except Exception:
             log.exception("backend %s failed to tell which processes are alive", self._backend.name)
+        if not self._seen and self._backend.state == "up":
+            return None
         return self._seen - {name}
 
     def saw(self, alive: Collection[str]) -> None:

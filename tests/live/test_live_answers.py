@@ -8,6 +8,7 @@ import urllib.request
 from urllib.parse import urlencode
 
 import pytest
+from nats_server import NatsServer
 from processes import Processes, running
 
 TTL = 4
@@ -170,3 +171,21 @@ async def test_without_its_backend_a_process_answers_for_itself(three, server, h
         assert each["seconds"] < LONG / 2
     server.start()
     await until_all(one, [3, 3])
+
+
+@pytest.mark.slow
+async def test_without_leases_those_count_who_answer(tmp_path):
+    """NATS without JetStream does not know who is alive: so all of the time is waited."""
+    async with Processes("asked:app") as processes:
+        with NatsServer(tmp_path, jetstream=False) as server:
+            one, two = await processes.start(*[server.url + SETTINGS] * 2)
+            here = await processes.connect(one, "/room", room="tea", user="a")
+            there = await processes.connect(two, "/room", room="tea", user="a")
+            asked = await ask(one, "count")
+            gone = await answers(one, "disconnect", user="a")
+            for each in (here, there):
+                await each.expect_close(4003)
+
+    assert asked["answer"] == [2, 2, 2]
+    assert asked["seconds"] > TIMEOUT * 0.9
+    assert gone == [2, 2, 2]

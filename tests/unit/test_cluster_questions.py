@@ -83,6 +83,17 @@ def test_an_answer_counts_once():
     assert poll.answers() == ([1], 2, 2)
 
 
+@pytest.mark.parametrize("body", [3, None])
+def test_of_one_process_it_need_not_be_known_who_else_is_there(body):
+    """Its word ends the waiting."""
+    poll = Poll(read_int, "a")
+    poll.take("b", part(1))
+    early = poll.is_over
+    poll.take("a", part(body))
+
+    assert (early, poll.is_over) == (False, True)
+
+
 def test_who_cannot_answer_is_not_waited_for():
     """And has not answered."""
     poll = Poll(read_int)
@@ -169,7 +180,7 @@ def test_whatever_arrives_the_numbers_agree(arriving, others, when, only):
         except msgspec.ValidationError:
             continue
     if when > len(arriving):
-        assert not poll.is_over
+        assert not poll.is_over or only is not None
         poll.expect(others)
     parts, answered, processes = poll.answers()
 
@@ -432,6 +443,17 @@ async def test_a_backend_that_does_not_say_who_is_alive_leaves_what_was_known(no
     here.backend.failing = {"alive": error}
 
     assert await here.ask() == ([3, 9, 3, 9], 3, 3)
+
+
+async def test_a_backend_that_never_knew_who_is_alive_costs_all_of_the_time(nodes):
+    """Anybody may be there: those count who have answered, and one alone is enough for its own."""
+    here, there, _ = nodes
+    here.questions.saw(())
+    here.backend.failing = {"alive": AWAY}
+    alone = await asyncio.wait_for(here.ask(only=there.name), LONG / 2)
+
+    assert await here.ask(seconds=LATE) == ([3, 9, 3, 9], 3, 3)
+    assert alone == ([3, 9], 2, 2)
 
 
 async def test_a_backend_that_hangs_costs_no_more_than_the_time(nodes):

@@ -40,7 +40,7 @@ class Questions:
             "answer": list(answer),
             "seconds": time.monotonic() - began,
             "here": counted,
-            "backend": manager.status()["backend"],
+            "backend": manager.status()["backend"]["state"],
             "gaps": manager.status()["gaps"],
             "unpublished": manager.status()["unpublished"],
         }
