@@ -21,6 +21,7 @@ from falcon_pachinko import (
 from falcon_pachinko.backends import MemoryBackend, MemoryHub
 from falcon_pachinko.rooms import answers
 from falcon_pachinko.testing import HandshakeDenied, simulate
+from falcon_pachinko.testing import cluster as several
 
 LATE = 0.3
 """Seconds to wait for what never comes."""
@@ -333,6 +334,47 @@ async def test_a_cancelled_disconnect_has_told_the_others(cluster):
     assert calling.cancelled()
     assert one.manager._cluster.questions._open == {}
     assert await two.manager.count() == 1
+
+
+# With faults, in a test of an application's own.
+
+
+def create_app():
+    app = falcon.asgi.App()
+    install(app, backend="redis://db.example")
+    app.add_websocket_route("/{room_name}", Chat, gone=[])
+    return app
+
+
+async def test_a_killed_process_is_missing_for_as_long_as_its_lease():
+    """The time that is waited is that of the test's clock."""
+    async with (
+        several(create_app, processes=3) as nodes,
+        nodes[0].connect("/tea"),
+        nodes[1].connect("/tea"),
+    ):
+        manager = nodes[0].manager
+        before = await manager.count(cluster=True)
+        await nodes[2].kill()
+        missing = await manager.count(cluster=True)
+        await nodes.advance(16)
+        after = await manager.count(cluster=True)
+
+    assert (before, missing, after) == ((2, 3, 3), (2, 2, 3), (2, 2, 2))
+
+
+async def test_processes_that_are_cut_off_answer_for_themselves():
+    """On the other side of a partition, they are missing."""
+    async with several(create_app, processes=3) as nodes, nodes[1].connect("/tea"):
+        async with nodes.partition(1):
+            await nodes.advance(6)
+            alone = await nodes[1].manager.count(cluster=True)
+            others = await nodes[0].manager.count(cluster=True)
+        again = await nodes[0].manager.count(cluster=True)
+
+    assert alone == (1, 1, 1)
+    assert others[:2] == (0, 2)
+    assert again == (1, 3, 3)
 
 
 # Mistakes.
