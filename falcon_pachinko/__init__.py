@@ -43,6 +43,7 @@ from falcon_pachinko.manager import WebSocketConnectionManager
 from falcon_pachinko.messages.handlers import handles_message
 from falcon_pachinko.messages.hooks import Hook, ReceivedMessage
 from falcon_pachinko.resource import WebSocketResource
+from falcon_pachinko.rooms.answers import ClusterAnswer, ClusterRooms
 from falcon_pachinko.rooms.drain import Drained
 from falcon_pachinko.rooms.sending import Delivery
 from falcon_pachinko.routing import WebSocketRouter
@@ -55,6 +56,8 @@ __all__ = [
     "App",
     "Backend",
     "BackendError",
+    "ClusterAnswer",
+    "ClusterRooms",
     "Connection",
     "ConnectionStateError",
     "Delivery",

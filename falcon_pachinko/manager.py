@@ -11,19 +11,18 @@ from falcon_pachinko.cluster.node import Gap
 from falcon_pachinko.cluster.presence_shell import GRACE, Present
 from falcon_pachinko.connection.adopting import adopt
 from falcon_pachinko.connection.connection import Connection
-from falcon_pachinko.connection.ends import check_close_code
 from falcon_pachinko.counters import Counters
 from falcon_pachinko.errors import ConnectionStateError, DuplicateConnectionError
-from falcon_pachinko.leases import check_lease
 from falcon_pachinko.limits import HistoryLimits, Limits
 from falcon_pachinko.messages.codec import DEFAULT_CODECS, Codecs
 from falcon_pachinko.messages.signatures import require_callback
+from falcon_pachinko.rooms.asking import Asking
 from falcon_pachinko.rooms.drain import Drained, drain
 from falcon_pachinko.rooms.exchange import Exchange
 from falcon_pachinko.rooms.members import Members, check_id
 from falcon_pachinko.rooms.options import OptionsByPrefix, RoomOptions
 from falcon_pachinko.rooms.sending import Delivery, Exclude, Sending
-from falcon_pachinko.targets import ConnectionId, Everyone, Room, Target, User, check_target
+from falcon_pachinko.targets import ConnectionId, Everyone, Room, Target, User
 
 if TYPE_CHECKING:
     from falcon.asgi import WebSocket
@@ -34,7 +33,7 @@ __all__ = ["WebSocketConnectionManager"]
 Hook = TypeVar("Hook", bound=Callable[[Gap], Awaitable[None]])
 
 
-class WebSocketConnectionManager:
+class WebSocketConnectionManager(Asking):
     """Knows this process's connections and their rooms, and sends to any set of them.
 
     `install` makes one per app, as ``app.ws_connection_manager``. All of it
@@ -145,21 +144,6 @@ class WebSocketConnectionManager:
         """Return a room's connections on this process, in no particular order."""
         return list(self._registry.in_room(room))
 
-    async def get_rooms_by_prefix(self, prefix: str) -> list[str]:
-        """Return the rooms of this process whose names start with a plain string, sorted.
-
-        The cost is that of the answer, however many other rooms there are. To send
-        to such rooms on all processes, use ``to.rooms(prefix)``.
-        """
-        return self._registry.rooms.names(prefix)
-
-    async def count(self, to: Target | None = None) -> int:
-        """Count the connections that a target names on this process; without one, all of them."""
-        if to is None:
-            return len(self._registry)
-        check_target(to)
-        return len(to.select(self._registry))
-
     async def connections(self, room: str | None = None) -> AsyncIterator[Connection]:
         """Go through the connections of this process, or of one room, as they are now."""
         members = self._registry.all() if room is None else self._registry.in_room(room)
@@ -262,31 +246,6 @@ class WebSocketConnectionManager:
         if not isinstance(user_id, str):
             raise TypeError(f"a user_id is a str, not {user_id!r:.200}; write str({user_id!r:.80})")
         return await self._sending.send(message, User(user_id), volatile=volatile, latest=latest)
-
-    async def disconnect(self, to: Target | str, code: int = 1000, reason: str = "") -> int:
-        """Close the connections that a target names, each after what waits for it.
-
-        Their handlers are cancelled at once. Handshakes that began before are denied,
-        as soon as it shows that they belong to the target. With a backend, connections
-        of other processes are closed too, and not counted.
-
-        Args:
-            to: A target, or the id of one connection.
-            code: The close code they get.
-            reason: A few words; what does not fit into 123 bytes is cut off.
-
-        Returns:
-            How many connections of this process were closed.
-
-        Raises:
-            ValueError: The code is not one that may be sent.
-        """
-        check_close_code(code)
-        check_lease()
-        target = ConnectionId(to) if isinstance(to, str) else to
-        check_target(target)
-        self._members.check_loop()
-        return await self._exchange.disconnect(target, code, reason)
 
     # Presence and history.
 

@@ -132,7 +132,8 @@ class Backend(ABC):
         shared: Whether other processes can be reached at all.
         ttl: Seconds after its last sign of life at which a process counts as dead, for
             presence and leases; a setting (``?ttl=5`` in a URL).
-        timeout: Seconds that one call may take; a setting (``?timeout=1`` in a URL).
+        timeout: Seconds that a call may take, and that a question to all processes waits for
+            their answers; a setting (``?timeout=1`` in a URL).
     """
 
     name: str = "backend"
@@ -222,6 +223,14 @@ class Backend(ABC):
 
         If it had ended since the last beat, this node's entries may be gone, and a `Lost` tells.
         """
+
+    async def alive(self) -> Collection[str]:
+        """Return the nodes that have a lease now.
+
+        By default it renews this node's own to find out; a backend that can look without
+        writing does that.
+        """
+        return await self.beat(self.ttl * 2 / 3)
 
     # Leases: one holder at a time.
 

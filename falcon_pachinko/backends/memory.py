@@ -133,6 +133,9 @@ class MemoryBackend(Backend):
                 self.hub.beats[node] = _CLEANED
         return self._alive()
 
+    async def alive(self) -> Collection[str]:
+        return self._alive()
+
     async def acquire(self, name: str, ttl: float) -> int | None:
         _, until = self.hub.leases.get(name, (0, 0.0))
         if until > self.hub.clock():

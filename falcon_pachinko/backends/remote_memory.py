@@ -222,6 +222,9 @@ class RemoteMemoryBackend(SupervisedBackend):
     async def beat(self, ttl: float) -> Collection[str]:
         return await self._call(self._seat.beat, ttl)
 
+    async def alive(self) -> Collection[str]:
+        return await self._call(self._seat.alive)
+
     async def acquire(self, name: str, ttl: float) -> int | None:
         return await self._call(self._seat.acquire, name, ttl)
 

@@ -155,7 +155,7 @@ class Listening:
         subscribed: Tells whether a channel is listened to.
         deliver: Awaited with a node, a parcel from it, the channel it came by and its
             position, if it was kept; those that were kept come from this process, too.
-        hello: Called with what another process says of itself.
+        hello: Called with another process, and what it says of itself.
         gap: Awaited with gaps, of each channel as often as `GapGate` allows.
         held_back: Awaited at once with the channel of a gap that is told later.
         changed: Called with each change of the backend's state.
@@ -168,7 +168,7 @@ class Listening:
         *,
         subscribed: Callable[[str], bool],
         deliver: Callable[[str, Parcel, str, HistoryPosition | None], Awaitable[None]],
-        hello: Callable[[Hello], None],
+        hello: Callable[[str, Hello], None],
         gap: Callable[[Gap], Awaitable[None]],
         held_back: Callable[[str], Awaitable[None]],
         changed: Callable[[StateChanged | Explained], None],
@@ -249,10 +249,10 @@ class Listening:
             self.reject(f"dropped an undecodable message on {channel!r:.200}")
             return
         node, parcel = opened
-        if position is None and self._subscribed(channel):
+        if position is None and parcel.seq and self._subscribed(channel):
             await self._check(channel, node, parcel)
         if isinstance(parcel, Hello):
-            self._hello(parcel)
+            self._hello(node, parcel)
         elif not isinstance(parcel, Mark):
             await self._deliver(node, parcel, channel, position)
 

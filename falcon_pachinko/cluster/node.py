@@ -3,24 +3,30 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 from collections.abc import Awaitable, Callable, Collection
 from typing import Any
 
 from falcon_pachinko.backends.base import Backend, Explained, HistoryPosition, StateChanged
+from falcon_pachinko.backends.supervision import in_time
 from falcon_pachinko.clock import token_hex
 from falcon_pachinko.cluster.listening import Gap, Listening
 from falcon_pachinko.cluster.parcels import ALL, NODE_BYTES, Hello, Parcel
 from falcon_pachinko.cluster.publishing import Publishing
+from falcon_pachinko.cluster.questions import Questions
 from falcon_pachinko.cluster.subscriptions import Subscriptions
 from falcon_pachinko.messages.codec import CODECS
 
-__all__ = ["Gap", "Node"]
+__all__ = ["LEASE", "Gap", "Node"]
 
 log = logging.getLogger("falcon_pachinko.cluster")
 
 STATE_SECONDS = 0.05
 """Seconds within which a connection that has failed a call is known to be cut."""
+
+LEASE = 2 / 3
+"""For which part of ``Backend.ttl`` a sign of life counts, so that the others notice in time."""
 
 
 class Node:
@@ -69,8 +75,13 @@ class Node:
             gap=self._missed,
             held_back=held_back or _ignore,
             changed=self._backend_changed,
-            lost=self._tell_again,
+            lost=self._forgotten,
         )
+        self.questions = Questions(
+            backend, self.publish, self.publish_apart, self._listening.reject
+        )
+        """What this process asks the others, and answers them."""
+        self._listens = False  # whether what answers a greeting arrives: before, there is none
         self._started = False  # True from before the tasks run until before they end
         self._tasks: list[asyncio.Task[None]] = []  # the way in, the way out, what is told late
         self._start_missed = False  # whether the log knows, or need not, that start() is missing
@@ -124,6 +135,7 @@ class Node:
         await self.backend.start(self.name)
         self._publishing.reset(self.name)
         self._listening.reset(self._publishing.head)
+        self._listens, self._away_since = False, None
         for channel in (ALL, f"node:{self.name}"):
             self.subscriptions.add(channel)
         self.subscriptions.start()
@@ -132,11 +144,30 @@ class Node:
         jobs = (self._listening.run(), self._publishing.run(), self._listening.tell_late())
         self._tasks = [loop.create_task(job) for job in jobs]
         await self.subscriptions.all_live()
+        self._listens = True
+        self.questions.begin(self.name)
+        if self.backend.state == "up":
+            self._greet()
+            # Whoever asks all processes from now on counts this one. What fails is tried again,
+            # and logged, by what gives the further signs of life.
+            with contextlib.suppress(Exception):
+                await in_time(self.give_sign_of_life(), self.backend.timeout)
+
+    async def give_sign_of_life(self) -> Collection[str]:
+        """Renew this process's lease; return the processes that have one, this one included.
+
+        Raises:
+            BackendError: The backend is away.
+        """
+        alive = {*await self.backend.beat(self.backend.ttl * LEASE), self.name}
+        self.questions.saw(alive)
+        return alive
 
     async def stop(self) -> None:
         """Publish what waits, and leave; once more changes nothing."""
         if not self._started:
             return
+        self.questions.end()
         await self._publishing.finish()
         self._started = False
         tasks, self._tasks = self._tasks, []
@@ -183,6 +214,10 @@ class Node:
         """
         return self._started and self._publishing.publish(channel, parcel)
 
+    def publish_apart(self, channel: str, parcel: Parcel) -> bool:
+        """Send a parcel whose loss is no gap; see `Publishing.publish_apart`."""
+        return self._started and self._publishing.publish_apart(channel, parcel)
+
     def number_alone(self, parcel: Parcel) -> bytes:
         """Number and write a parcel that a history keeps, which has an order of its own."""
         return self._publishing.number_alone(parcel)
@@ -207,8 +242,8 @@ class Node:
         self._listening.forget_dead(alive)
 
     async def _missed(self, gap: Gap) -> None:
-        if gap.channel == ALL:
-            self._greet(reply=True)  # it may have been a greeting
+        if gap.channel in {ALL, f"node:{self.name}"}:
+            self._greet()  # it may have been a greeting, or the answer to one
         await self._gap(gap)
 
     def _backend_changed(self, event: StateChanged | Explained) -> None:
@@ -233,6 +268,12 @@ class Node:
             if self._away_since is None:
                 self._away_since = asyncio.get_running_loop().time()
             self.subscriptions.backend_away()
+            self.questions.give_up()
+
+    def _forgotten(self) -> None:
+        """Tell the backend again, unless it is about to report that it is back, and why."""
+        if self._away_since is None:
+            self._tell_again()
 
     async def comes_back(self, outages: int) -> bool:
         """Wait, after a call has failed, for the next connection; False if that is no use.
@@ -265,7 +306,7 @@ class Node:
 
     def _tell_again(self) -> None:
         """Tell the backend and the others what they may have missed, or forgotten."""
-        self._greet(reply=True)
+        self._greet()
         self._publishing.wake()
         self._back()
 
@@ -279,16 +320,22 @@ class Node:
         """Note that a client of this process speaks a codec besides JSON; tell the others once."""
         if subprotocol not in self.own_subprotocols:
             self.own_subprotocols.add(subprotocol)
-            self._greet(reply=False)
+            self.publish(ALL, self._hello())
 
-    def _greeted(self, hello: Hello) -> None:
+    def _greeted(self, node: str, hello: Hello) -> None:
         self.subprotocols.update(each for each in hello.subprotocols if each in CODECS)
-        if hello.reply:
-            self._greet(reply=False)
+        # To who asks alone: were the answers for all, P processes that come back at once would
+        # send P * P messages to P processes. And only what is news there.
+        if hello.reply and not self.own_subprotocols.issubset(hello.known):
+            self.publish(f"node:{node}", self._hello())
 
-    def _greet(self, *, reply: bool) -> None:
-        if self.own_subprotocols or reply:
-            self.publish(ALL, Hello(0, 0, tuple(self.own_subprotocols), reply))
+    def _greet(self) -> None:
+        """Say what the clients here speak, and ask the others."""
+        if self._listens:
+            self.publish(ALL, self._hello(reply=True))
+
+    def _hello(self, *, reply: bool = False) -> Hello:
+        return Hello(0, 0, tuple(self.own_subprotocols), reply, tuple(self.subprotocols))
 
 
 async def _ignore(_channel: str) -> None:

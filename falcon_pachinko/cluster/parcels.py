@@ -39,13 +39,14 @@ from falcon_pachinko.targets import (
 __all__ = [
     "ALL",
     "NODE_BYTES",
+    "Answer",
     "Broadcast",
-    "Disconnect",
     "Hello",
     "Mark",
     "Parcel",
     "ParcelPackets",
     "PresenceDiff",
+    "Question",
     "channel_of",
     "decode",
     "encode",
@@ -75,7 +76,8 @@ _NARROWER = ("node", "user", "room", "tag", ALL)
 class _Chained(msgspec.Struct, array_like=True, gc=False, tag_field="parcel"):
     """What every parcel has: its number, and that of the parcel before it on its channel.
 
-    A receiver that heard another one last has missed something. 0 is "unknown".
+    A receiver that heard another one last has missed something. A ``prev`` of 0 is "unknown";
+    a parcel whose ``seq`` is 0 is outside of the chain: nobody can tell that it is missing.
     """
 
     seq: int
@@ -99,14 +101,6 @@ class Broadcast(_Chained, tag="b", array_like=True, gc=False):
     """Rooms whose members do not get it from this parcel: a history has it for them."""
 
 
-class Disconnect(_Chained, tag="d", array_like=True, gc=False):
-    """A close for whom a target names."""
-
-    code: int
-    reason: str
-    target: AnyTarget
-
-
 class PresenceDiff(_Chained, tag="p", array_like=True, gc=False):
     """What one node's connections changed in a room's presence: bytes by connection id."""
 
@@ -123,10 +117,35 @@ class Hello(_Chained, tag="h", array_like=True, gc=False):
 
     subprotocols: tuple[str, ...]
     reply: bool = False
-    """Whether the others are to say theirs."""
+    """Whether the others are to say theirs, to this process."""
+    known: tuple[str, ...] = ()
+    """What it knows that others speak: who has nothing to add need not reply."""
 
 
-Parcel: TypeAlias = Broadcast | Disconnect | PresenceDiff | Mark | Hello
+class Question(_Chained, tag="q", array_like=True, gc=False):
+    """Something that a process asks the others; see `questions`."""
+
+    number: int
+    """The asker's own number for it, which the answers have."""
+    kind: str
+    """What is asked. A process that does not know the kind answers that it cannot tell."""
+    body: bytes
+    """The rest of the question, as its kind has it, in MessagePack."""
+
+
+class Answer(_Chained, tag="a", array_like=True, gc=False):
+    """A part of what one process answers, on the channel of the one that asked."""
+
+    number: int
+    """The asker's number for the question."""
+    place: int
+    """Which part this is, from 0."""
+    is_last: bool
+    body: bytes | None
+    """The part, as the question's kind has it; None where the process cannot answer."""
+
+
+Parcel: TypeAlias = Broadcast | PresenceDiff | Mark | Hello | Question | Answer
 
 _encoder = msgspec.msgpack.Encoder()
 _decoder = msgspec.msgpack.Decoder(Parcel)

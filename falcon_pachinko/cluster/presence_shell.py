@@ -18,7 +18,7 @@ import msgspec
 
 from falcon_pachinko.clock import uniform
 from falcon_pachinko.cluster.member import M
-from falcon_pachinko.cluster.node import Node
+from falcon_pachinko.cluster.node import LEASE, Node
 from falcon_pachinko.cluster.outage import Outage
 from falcon_pachinko.cluster.parcels import PresenceDiff
 from falcon_pachinko.cluster.presence import Roster, Write
@@ -35,9 +35,6 @@ GRACE = 3.0
 
 BEATS_PER_TTL = 6
 """How often a process gives a sign of life within ``Backend.ttl``."""
-
-LEASE = 2 / 3
-"""For which part of ``Backend.ttl`` a sign of life counts, so that the others notice in time."""
 
 WRITE_AGAIN_AFTER = (0.5, 1.5)
 """Seconds until what could not be written is tried again; at random, apart from each other."""
@@ -388,7 +385,7 @@ class Presence(Generic[M]):
         while True:
             known = self._roster.nodes()
             try:
-                alive = {*await backend.beat(lease), self._node.name}
+                alive = {*await self._node.give_sign_of_life()}
             except BackendError:
                 pass  # its state says it
             except Exception:

@@ -49,7 +49,7 @@ RETRY_AFTER = 0.2
 class _Queued(NamedTuple):
     channel: str
     data: bytes
-    seq: int
+    seq: int  # 0: outside of the channel's chain
     is_mark: bool = False
 
 
@@ -106,6 +106,20 @@ class Publishing:
         if channel in self._holes:
             self._queue_mark(channel, self._holes.pop(channel))
         self._put(_Queued(channel, data, parcel.seq))
+        return True
+
+    def publish_apart(self, channel: str, parcel: Parcel) -> bool:
+        """Queue a parcel outside of its channel's chain, numbered 0; never waits.
+
+        Its loss is not counted and no gap: for what only its sender misses, and can tell.
+
+        Returns:
+            False if it is not on its way.
+        """
+        data = encode(self.head, parcel)
+        if self._backend.state != "up" or self._queue_bytes + len(data) > QUEUE_BYTES:
+            return False
+        self._put(_Queued(channel, data, 0))
         return True
 
     def number_alone(self, parcel: Parcel) -> bytes:
@@ -214,6 +228,7 @@ class Publishing:
         """Count what may not have been published; return the last of it on each channel."""
         lost = {}
         for each in queued:
-            self.unpublished += not each.is_mark
-            lost[each.channel] = each.seq
+            if each.seq:
+                self.unpublished += not each.is_mark
+                lost[each.channel] = each.seq
         return lost

@@ -12,20 +12,21 @@ from falcon_pachinko.cluster.history_shell import History
 from falcon_pachinko.cluster.node import Gap, Node
 from falcon_pachinko.cluster.parcels import (
     ALL,
+    Answer,
     Broadcast,
-    Disconnect,
     Parcel,
     ParcelPackets,
     PresenceDiff,
+    Question,
     channel_of,
     implied_by,
 )
 from falcon_pachinko.cluster.presence_shell import Presence
 from falcon_pachinko.connection.connection import Connection
-from falcon_pachinko.connection.ends import check_close_code
 from falcon_pachinko.counters import Counters, type_of
 from falcon_pachinko.errors import EncodeError
 from falcon_pachinko.messages.codec import Codecs, contains_raw
+from falcon_pachinko.rooms.answers import ClusterAnswers
 from falcon_pachinko.rooms.fanout import MEMBERS_PER_TURN, Fanout, Packets, packets_of
 from falcon_pachinko.rooms.options import OptionsByPrefix
 from falcon_pachinko.rooms.registry import Registry
@@ -51,6 +52,7 @@ class Exchange:
         self.cluster = Node(backend, self._arrived, self._missed, self._is_back, self._catch_up)
         self.registry = Registry(self)
         self.revocations = Revocations(self.registry)
+        self.answers = ClusterAnswers(self.cluster, self.registry, self.revocations)
         self.fanout = Fanout(self.registry, self.spawn)
         self.presence: Presence[Connection] = Presence(
             self.cluster,
@@ -206,27 +208,6 @@ class Exchange:
         members = set[Connection]().union(*map(self.registry.in_room, rooms))
         return [each for each in chosen if each not in members]
 
-    async def disconnect(self, target: Target, code: int, reason: str) -> int:
-        """Close the connections that a target names on all processes; return how many here."""
-        if self.cluster.reaches_others() and not self.is_here(target):
-            # A handshake elsewhere may belong to the target, and not know it yet: so all hear it.
-            channel = channel_of(target) if isinstance(target, ConnectionId) else ALL
-            self.cluster.publish(channel, Disconnect(0, 0, code, reason, target))
-        return await self._disconnect_here(target, code, reason)
-
-    async def _disconnect_here(self, target: Target, code: int, reason: str) -> int:
-        self.revocations.note(target, code, reason)
-        closing = [
-            each
-            for each in self.registry.select(target)
-            if not (each.closed or self.revocations.defers(each, target))
-        ]
-        for count, connection in enumerate(closing, 1):
-            connection._outbox.close(code, reason)
-            if not count % MEMBERS_PER_TURN:
-                await asyncio.sleep(0)
-        return len(closing)
-
     async def send_to(self, connections: Collection[Connection], message: Any) -> None:
         """Send a message of the library's own to connections of this process."""
         sent, _ = await self.fanout.deliver(list(connections), packets_of(message))
@@ -249,13 +230,10 @@ class Exchange:
                 target = parcel.target or implied_by(channel) or Everyone()
                 chosen = self._without(self.registry.select(target, parcel.exclude), parcel.kept_in)
                 await self._deliver_parcel(chosen, ParcelPackets(parcel), target)
-            case Disconnect(code=code, reason=reason, target=target):
-                try:
-                    check_close_code(code)
-                except ValueError as error:
-                    self.cluster.reject(str(error))
-                else:
-                    await self._disconnect_here(target, code, reason)
+            case Question():
+                await self.cluster.questions.answer(node, parcel)
+            case Answer():
+                self.cluster.questions.take(node, parcel)
 
     async def _deliver_parcel(
         self, chosen: list[Connection], packets: ParcelPackets, target: Target | None = None

@@ -56,11 +56,12 @@ class Members:
         """Refuse to be called from another event loop than the one that the connections live in.
 
         Raises:
-            RuntimeError: Another loop runs them, in another thread.
+            RuntimeError: Another loop runs them, or what connects other processes, in another
+                thread.
         """
         loop = asyncio.get_running_loop()
         elsewhere = self.loop is not None and self.loop is not loop and self.loop.is_running()
-        if elsewhere and len(self._registry):
+        if elsewhere and (len(self._registry) or not self._exchange.cluster.alone):
             raise RuntimeError(
                 "this manager belongs to the event loop of its app, which runs in another thread; "
                 "call it there: asyncio.run_coroutine_threadsafe(manager.broadcast(...), loop)"

@@ -546,6 +546,24 @@ class BackendConformance(_Conformance):
 
         assert set(await two.backend.beat(LONG)) == {one.name, two.name}
 
+    async def test_who_is_alive_can_be_asked(self, start: Start) -> None:
+        """Those with a lease are, however often and by whom it is asked; it costs nobody's own."""
+        one, two, three = [await start() for _ in range(3)]
+        for node in (one, two):
+            await node.backend.beat(LONG)
+            await node.backend.enter("t", {"ann": b"1"})
+        found = await asyncio.gather(
+            *(node.backend.alive() for node in (one, two) * 3), one.backend.beat(LONG)
+        )
+        of_three = set(await three.backend.alive())
+
+        await two.stop()
+
+        assert [set(each) for each in found] == [{one.name, two.name}] * 7
+        assert {one.name, two.name} <= of_three <= {one.name, two.name, three.name}
+        assert set(await one.backend.alive()) - {three.name} == {one.name}
+        assert list(await one.backend.entries("t")) == [one.name]
+
     async def test_a_node_that_stops_is_gone_at_once(self, start: Start) -> None:
         """A stop takes back the entries and the lease; nobody waits for their end."""
         one, two = await start(), await start()
@@ -921,6 +939,7 @@ class OutageConformance(_Conformance):
             lambda: one.backend.leave("t", ["ann"]),
             lambda: one.backend.entries("t"),
             lambda: one.backend.beat(LONG),
+            one.backend.alive,
             lambda: one.backend.acquire("l", LONG),
             lambda: one.backend.renew("l", 1, LONG),
             lambda: one.backend.release("l", 1),

@@ -1,5 +1,6 @@
 """Several processes: what the pages promise, with real ones and a real Redis."""
 
+import asyncio
 import contextlib
 import inspect
 import json
@@ -9,6 +10,7 @@ import socket
 import subprocess
 import sys
 import time
+import urllib.request
 
 import pytest
 from redis_server import RedisServer, free_port
@@ -62,6 +64,34 @@ async def test_a_room_spans_the_workers_of_uvicorn(workers):
         heard = [json.loads(await client.recv()) for client in clients]
 
     assert heard == [{"type": "said", "payload": {"text": "hi"}}] * len(clients)
+
+
+@pytest.mark.slow
+async def test_any_worker_answers_for_all(workers):
+    """The page's resource counts the members of both, and sends them all away."""
+    redis, url = workers
+
+    async def request(method):
+        address = url.replace("ws:", "http:") + "/rooms/tea"
+        asked = urllib.request.Request(address, method=method)
+        with await asyncio.to_thread(urllib.request.urlopen, asked, timeout=DEADLINE) as answer:
+            return json.load(answer)
+
+    async with contextlib.AsyncExitStack() as stack:
+        clients = []
+        while redis.ask("PUBSUB", "NUMSUB", "pachinko:c:room:chat:tea")[1] < 2:
+            assert len(clients) < 200, "all came to one worker"
+            clients.append(await stack.enter_async_context(connect(f"{url}/chat/tea")))
+        counted = await request("GET")
+        closed = await request("DELETE")
+        left = await request("GET")
+        for each in clients:
+            await each.wait_closed()
+
+    assert counted == {"members": len(clients), "of_all": True}
+    assert closed == {"closed": len(clients), "of_all": True}
+    assert left == {"members": 0, "of_all": True}
+    assert {each.close_code for each in clients} == {4003}
 
 
 def test_the_settings_are_those_of_every_backend(pages):

@@ -19,7 +19,7 @@ from falcon_pachinko import (
 )
 from falcon_pachinko.backends import MemoryBackend, MemoryHub
 from falcon_pachinko.cluster import listening
-from falcon_pachinko.cluster.parcels import Disconnect, Mark, encode, header
+from falcon_pachinko.cluster.parcels import ALL, Mark, Question, encode, header
 from falcon_pachinko.testing import Disconnected, simulate
 
 
@@ -157,7 +157,7 @@ async def test_a_disconnect_crosses(nodes):
 
         with pytest.raises(Disconnected):
             await bob.receive_json()
-        assert (here, bob.close_code, bob.close_reason) == (0, 4001, "moved")
+        assert (here, bob.close_code, bob.close_reason) == ((1, 2, 2), 4001, "moved")
 
 
 async def test_each_codec_gets_its_own_form(nodes):
@@ -291,7 +291,8 @@ async def test_a_close_code_that_may_not_be_sent_is_counted_and_dropped(nodes, c
     cluster = app.ws_connection_manager._cluster
     async with there.connect("/tea") as bob:
         for code in (0, -1, 1005, 1006, 2**60):
-            cluster.publish("room:tea", Disconnect(0, 0, code, "", to.room("tea")))
+            body = msgspec.msgpack.encode([to.room("tea"), code, ""])
+            cluster.publish(ALL, Question(0, 0, 7, "disconnect", body))
         await app.ws_connection_manager.broadcast_to_room("tea", {"type": "still"})
 
         assert await bob.receive_json() == {"type": "still"}

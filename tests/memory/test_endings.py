@@ -96,7 +96,7 @@ async def test_the_servers_own_code_is_the_goodbyes(app, seen, closing):
 async def test_disconnect_ends_whom_it_names(app, seen, closing):
     """From anywhere in the app."""
     async with simulate(app) as client, client.connect("/") as ann, client.connect("/") as bob:
-        count = await client.manager.disconnect(to.everyone, 4003, "all out")
+        count = (await client.manager.disconnect(to.everyone, 4003, "all out")).total
         codes = [await closing(each) for each in (ann, bob)]
 
     assert (count, codes) == (2, [4003, 4003])

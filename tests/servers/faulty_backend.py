@@ -7,7 +7,7 @@ from falcon_pachinko.backends import MemoryBackend
 
 CALLS = (
     "start", "stop", "publish", "subscribe", "unsubscribe", "enter", "leave", "entries", "beat",
-    "acquire", "renew", "release", "append", "read", "forget",
+    "alive", "acquire", "renew", "release", "append", "read", "forget",
 )  # fmt: skip
 
 

@@ -15,6 +15,8 @@ import msgspec
 
 from falcon_pachinko import (
     App,
+    ClusterAnswer,
+    ClusterRooms,
     Connection,
     Delivery,
     Gap,
@@ -232,8 +234,24 @@ async def announce(manager: WebSocketConnectionManager, pause: float = 30.0) -> 
     for name in await manager.get_rooms_by_prefix("chat:"):
         await manager.broadcast_to_room(name, {"type": "notice"})
     await manager.broadcast({"type": "sale"}, to=to.room("lobby") & to.tag("pro") - to.user("bob"))
-    closed: int = await manager.disconnect(to.everyone, 4000, "good night")
-    await asyncio.sleep(pause * closed)
+    gone: ClusterAnswer = await manager.disconnect(to.everyone, 4000, "good night")
+    await asyncio.sleep(pause * gone.total)
+
+
+async def look_around(manager: WebSocketConnectionManager, *, everywhere: bool) -> int:
+    """Ask this process, all of them, or whichever is wanted."""
+    here: int = await manager.count()
+    here = await manager.count(to.user("ann"), cluster=False)
+    counted: ClusterAnswer = await manager.count(to.user("ann"), cluster=True, timeout=1)
+    either: int | ClusterAnswer = await manager.count(cluster=everywhere, timeout=0.5)
+    names: list[str] = await manager.get_rooms_by_prefix("chat:")
+    found: ClusterRooms = await manager.get_rooms_by_prefix("chat:", cluster=True)
+    names += found.rooms
+    some: list[str] | ClusterRooms = await manager.get_rooms_by_prefix("", cluster=everywhere)
+    local: ClusterAnswer = await manager.disconnect("~1", local=True, timeout=None)
+    total, answered, processes = local
+    is_whole: bool = counted.answered == counted.processes
+    return here + total + answered + processes + len(names) + bool(either or some or is_whole)
 
 
 def create_app() -> falcon.asgi.App[Any, Any]:

@@ -842,3 +842,132 @@ async def test_a_backend_that_ends_its_events_ends_the_listening(nodes):
     await asyncio.wait_for(listening, DEADLINE)
 
     assert here.gaps == 0
+
+
+# Greetings: how many there are.
+
+
+class Spread:
+    """Counts what travels between processes."""
+
+    def __init__(self, nodes):
+        self.published = self.delivered = 0
+        for each in nodes:
+            each.backend.publish = self._counted(each.backend.publish)
+            each.backend._put = self._arriving(each.backend._put)
+
+    def _counted(self, publish):
+        async def counted(parcels):
+            self.published += len(parcels)
+            await publish(parcels)
+
+        return counted
+
+    def _arriving(self, put):
+        def counted(event):
+            self.delivered += not isinstance(event, (Lost, StateChanged))
+            put(event)
+
+        return counted
+
+
+async def quiet(nodes):
+    """Wait until nothing is underway any more."""
+    calm = 0
+    while calm < 20:
+        await asyncio.sleep(0)
+        busy = any(
+            each.backend._events or each._publishing._queue or not each._publishing._idle.is_set()
+            for each in nodes
+        )
+        calm = 0 if busy else calm + 1
+
+
+@pytest.mark.parametrize("count", [5, 10, 50])
+async def test_greetings_after_an_outage_grow_with_the_processes_only(count):
+    """All come back at once: each says one thing to the others, since all is known already."""
+    async with running(count) as nodes:
+        for each in nodes:
+            each.speaks("pachinko.msgpack")
+        await quiet(nodes)
+        spread = Spread(nodes)
+        for each in nodes:
+            await each.become("degraded")
+        await quiet(nodes)
+        for each in nodes:
+            each.backend.state = "up"
+            each.backend._put(Lost("cut"))
+            await each.become("up")
+        await quiet(nodes)
+
+        assert [each.ups for each in nodes] == [2] * count
+        assert spread.published == count
+        assert spread.delivered == count * count
+
+
+@pytest.mark.parametrize("count", [5, 10, 50])
+async def test_who_comes_new_gets_the_answers_alone(count):
+    """One of each process, and nobody else hears them."""
+    async with running(count) as nodes:
+        for each in nodes:
+            each.speaks("pachinko.msgpack")
+        late = Node(nodes[0].backend.hub)
+        await quiet(nodes)
+        spread = Spread([*nodes, late])
+        async with started([late]):
+            await quiet([*nodes, late])
+
+            assert late.subprotocols == {"pachinko.msgpack"}
+            assert spread.published == 1 + count
+            assert spread.delivered == (count + 1) + count
+
+
+async def test_processes_that_start_at_once_hear_each_others_greetings():
+    """None asks before it can hear the answer."""
+    hub = MemoryHub()
+    nodes = [Node(hub) for _ in range(5)]
+    for each in nodes[:2]:
+        each.own_subprotocols.add("pachinko.msgpack")
+    await asyncio.gather(*(each.start() for each in nodes))
+    await quiet(nodes)
+    spoken = [each.subprotocols for each in nodes]
+    for each in nodes:
+        await each.stop()
+
+    assert spoken == [{"pachinko.msgpack"}] * 5
+
+
+async def test_a_lost_answer_to_a_greeting_is_asked_for_again(nodes):
+    """A gap on a process's own channel may have been one."""
+    here, there = nodes
+    await quiet(nodes)
+    there.own_subprotocols.add("pachinko.msgpack")
+    lost = encode(header(there.name), Mark(10**6, 0))
+    await there.backend.publish([(f"node:{here.name}", lost)])
+    await until(lambda: here.subprotocols)
+
+    assert here.subprotocols == {"pachinko.msgpack"}
+
+
+@pytest.mark.parametrize("error", [AWAY, OSError("not ours")])
+async def test_a_process_starts_without_a_sign_of_life(error):
+    """It gives the first one before others can ask for it; if that fails, it is not held up."""
+    node = Node(MemoryHub())
+    node.backend.failing = {"beat": error}
+    async with started([node]):
+        assert not node.alone
+        assert node.backend.hub.beats == {}
+
+
+async def test_a_sign_of_life_that_hangs_holds_up_no_start():
+    """A call is bounded, by the backend's own time at the latest."""
+    node = Node(MemoryHub())
+    node.backend.timeout = 0.01
+    node.backend.stall("beat")
+    async with started([node]):
+        assert not node.alone
+
+
+async def test_a_process_has_its_lease_when_it_has_started(nodes):
+    """So that whoever asks for all processes from then on knows of it."""
+    assert {*await nodes[0].backend.alive()} == {each.name for each in nodes}

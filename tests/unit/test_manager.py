@@ -473,7 +473,7 @@ async def test_disconnect_closes_whom_a_target_names(members, manager):
         await manager.disconnect("nobody"),
     ]
 
-    assert closed == [2, 1, 0, 0]
+    assert closed == [(2, 1, 1), (1, 1, 1), (0, 1, 1), (0, 1, 1)]
     assert [(own.events[0]["code"], own.events[0]["reason"]) for own in wires.values()] == [
         (4003, "banned"), (4003, "banned"), (1000, ""),
     ]  # fmt: skip

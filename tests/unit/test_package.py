@@ -16,6 +16,8 @@ PUBLIC = [
     "App",
     "Backend",
     "BackendError",
+    "ClusterAnswer",
+    "ClusterRooms",
     "Connection",
     "ConnectionStateError",
     "Delivery",

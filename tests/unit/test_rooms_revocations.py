@@ -133,7 +133,7 @@ async def test_a_disconnect_reaches_a_handshake_that_is_underway(
     ann = connect(wire, is_open=False)
     revocations.begin(ann)
 
-    closed = await manager.disconnect(to.user("ann"), 4403)
+    closed = (await manager.disconnect(to.user("ann"), 4403)).total
     ann.user_id = "ann"
     revocations.apply(ann)
 

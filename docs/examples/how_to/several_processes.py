@@ -4,7 +4,7 @@ import os
 import falcon.asgi
 import msgspec
 
-from falcon_pachinko import WebSocketResource, handles_message, install
+from falcon_pachinko import WebSocketResource, handles_message, install, to
 
 log = logging.getLogger(__name__)
 
@@ -39,3 +39,22 @@ async def report(gap):
 app.ws_connection_manager.on_gap(report)
 app.ws_connection_manager.configure_rooms("chat:", resync=True)
 # endregion
+
+
+# region: ask
+class Rooms:
+    async def on_get(self, req, resp, room_name):
+        manager = app.ws_connection_manager
+        found = await manager.count(to.room(f"chat:{room_name}"), cluster=True, timeout=1)
+        resp.media = {"members": found.total, "of_all": found.answered == found.processes}
+
+    async def on_delete(self, req, resp, room_name):
+        manager = app.ws_connection_manager
+        gone = await manager.disconnect(to.room(f"chat:{room_name}"), 4003, "Closed.")
+        resp.media = {"closed": gone.total, "of_all": gone.answered == gone.processes}
+
+
+# endregion
+
+
+app.add_route("/rooms/{room_name}", Rooms())

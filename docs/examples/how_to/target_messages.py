@@ -42,8 +42,8 @@ class Notices:
 
 class Users:
     async def on_delete(self, req, resp, name):
-        closed = await app.ws_connection_manager.disconnect(to.user(name), 4003, "Goodbye.")
-        resp.media = {"closed": closed}
+        gone = await app.ws_connection_manager.disconnect(to.user(name), 4003, "Goodbye.")
+        resp.media = {"closed": gone.total}
 
 
 # endregion

@@ -189,6 +189,9 @@ class NatsBackend(SupervisedBackend):
     async def beat(self, ttl: float) -> Collection[str]:
         return await self._state.beat(ttl)
 
+    async def alive(self) -> Collection[str]:
+        return await self._state.alive()
+
     def _lease_ended(self) -> None:
         self.queue.put(Lost("this process gave no sign of life for longer than its lease"))
 

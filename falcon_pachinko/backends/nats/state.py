@@ -168,6 +168,10 @@ class SharedState:
             await self._streams.delete(self.stream, where)
         return alive
 
+    async def alive(self) -> list[str]:
+        """Return the nodes that have a lease."""
+        return (await self._alive())[0]
+
     async def _alive(self) -> tuple[list[str], dict[str, int]]:
         """Return the nodes that have a lease, and those whose lease has ended, with its place."""
         alive, dead = [], {}

@@ -205,6 +205,7 @@ class RedisBackend(SupervisedBackend):
                 test.enter("t", {"key": b""}, self.ttl),
                 test.entries("t"),
                 test.beat(self.ttl, again=False),
+                test.alive(),
                 test.leave("t", ("key",)),
                 test.tables(),
                 test.take_back(),
@@ -378,6 +379,9 @@ class RedisBackend(SupervisedBackend):
                 self.queue.put(Lost("this process gave no sign of life for longer than its lease"))
             if not more:
                 return [node.decode() for node in alive]
+
+    async def alive(self) -> Collection[str]:
+        return [node.decode() for node in await self._run(self._calls.alive())]
 
     async def acquire(self, name: str, ttl: float) -> int | None:
         token = await self._run(self._calls.acquire(name, ttl))

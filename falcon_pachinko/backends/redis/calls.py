@@ -99,6 +99,10 @@ class Calls:
         flag = "1" if again else "0"
         return Call(scripts.BEAT, (self.nodes,), (self.space, self.node, milliseconds(ttl), flag))
 
+    def alive(self) -> Call:
+        """Return the nodes that have a lease."""
+        return Call(scripts.ALIVE, (self.nodes,), ())
+
     def take_back(self) -> Call:
         """Take out some of what this node has; the answer is whether there is more."""
         return Call(scripts.TAKE_BACK, (self.nodes,), (self.space, self.node))

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 __all__ = [
     "ACQUIRE",
+    "ALIVE",
     "APPEND",
     "BEAT",
     "ENTER",
@@ -235,6 +236,9 @@ return alive
 """
 )
 
+# KEYS: nodes.
+ALIVE = _NOW + "return redis.call('ZRANGEBYSCORE', KEYS[1], '(' .. digits(now), '+inf')\n"
+
 # KEYS: nodes.  ARGV: namespace, node.
 TAKE_BACK = _SWEEP + "sweep(ARGV[2])\nreturn more() and 1 or 0\n"
 
@@ -268,6 +272,6 @@ return redis.call('DEL', KEYS[1])
 TEST = "return redis.call('SET', KEYS[1], '1', 'PX', 1)\n"
 
 SCRIPTS = (
-    APPEND, READ, FORGET, ENTER, LEAVE, ENTRIES, TABLES, BEAT, TAKE_BACK, ACQUIRE, RENEW, RELEASE,
-    TEST,
+    APPEND, READ, FORGET, ENTER, LEAVE, ENTRIES, TABLES, BEAT, ALIVE, TAKE_BACK, ACQUIRE, RENEW,
+    RELEASE, TEST,
 )  # fmt: skip

@@ -83,7 +83,8 @@ class Out:
 
     async def on_get(self, req, resp):
         """Disconnect all."""
-        resp.media = await app.ws_connection_manager.disconnect(to.everyone, 4003, "out")
+        gone = await app.ws_connection_manager.disconnect(to.everyone, 4003, "out")
+        resp.media = gone.total
 
 
 class Status:
