@@ -290,8 +290,9 @@ class Node:
             if self.outages == outages and backend.state == "up":
                 return False
         while backend.state != "up":
-            since = loop.time() if self._away_since is None else self._away_since
-            left = since + backend.timeout - loop.time()
+            if self._away_since is None:  # what reports it comes later
+                self._away_since = loop.time()
+            left = self._away_since + backend.timeout - loop.time()
             if left <= 0 or backend.state == "down" or not await self._wait_for_change(left):
                 return False
         return True
