@@ -2,6 +2,7 @@
 
 import contextlib
 import datetime as dt
+import gc
 import random
 import time
 from typing import Annotated, Any
@@ -173,14 +174,29 @@ class Desk(WebSocketResource):
 
 
 def seconds(frame, codec):
-    """The CPU time that a frame takes to be opened or refused, at best."""
-    best = 10.0
-    for _ in range(3):
-        began = time.process_time()
-        with contextlib.suppress(Refusal):
-            Desk.__pachinko_table__.open(frame, codec)
-        best = min(best, time.process_time() - began)
-    return best
+    """The CPU time that a frame takes to be opened or refused."""
+    began = time.process_time()
+    with contextlib.suppress(Refusal):
+        Desk.__pachinko_table__.open(frame, codec)
+    return time.process_time() - began
+
+
+def costs_about_as_much(frame, ordinary, codec):
+    """Whether the one takes not much longer than the other, at their best.
+
+    They are taken again while that is not so: what else the machine does is no matter.
+    """
+    of_frame = of_ordinary = 10.0
+    gc.disable()  # nor is what other tests have left
+    try:
+        for _ in range(10):
+            of_frame = min(of_frame, seconds(frame, codec))
+            of_ordinary = min(of_ordinary, seconds(ordinary, codec))
+            if of_frame < 8 * of_ordinary + 0.005:
+                return True
+    finally:
+        gc.enable()
+    return False
 
 
 def packed(message_type, **fields):
@@ -244,7 +260,7 @@ BINARY = {
 @pytest.mark.parametrize("kind", BINARY)
 def test_hostile_messagepack_costs_about_as_much_as_any(kind):
     """Nothing is hashed before its keys are known to be text or numbers."""
-    assert seconds(BINARY[kind], MSGPACK) < 8 * seconds(ORDINARY, MSGPACK) + 0.005
+    assert costs_about_as_much(BINARY[kind], ORDINARY, MSGPACK)
 
 
 def late(begin, end, depth=400):
@@ -288,19 +304,22 @@ def test_hostile_json_costs_about_as_much_as_any(kind):
     """Whole numbers that are hashed have 64 bits."""
     ordinary = f'{{"type":"numbers","payload":{[*range(10_000, 10_000 + SIZE // 7)]}}}'
 
-    assert seconds(TEXT[kind], JSON) < 8 * seconds(ordinary, JSON) + 0.005
+    assert costs_about_as_much(TEXT[kind], ordinary, JSON)
 
 
 @pytest.mark.parametrize("read", [read_header, read_ping])
 def test_a_look_at_the_header_is_cheap_too(read):
     """It is taken for frames that are refused, and for frames that wait."""
-    began = time.process_time()
-    try:
-        read(BINARY["a ref"], MSGPACK)
-    except Refusal as refusal:
-        assert refusal.code == "invalid_message"  # noqa: PT017  # read_ping just returns None
+    spent = []
+    for _ in range(10):
+        began = time.process_time()
+        try:
+            read(BINARY["a ref"], MSGPACK)
+        except Refusal as refusal:
+            assert refusal.code == "invalid_message"  # noqa: PT017  # read_ping just returns None
+        spent.append(time.process_time() - began)
 
-    assert time.process_time() - began < 0.02
+    assert min(spent) < seconds(ORDINARY, MSGPACK) * 8 + 0.005
 
 
 @pytest.mark.parametrize(
