@@ -5,6 +5,7 @@ import contextlib
 import inspect
 import json
 import os
+import re
 import signal
 import socket
 import subprocess
@@ -17,6 +18,7 @@ from redis_server import RedisServer, free_port
 from websockets.asyncio.client import connect
 
 from falcon_pachinko import Backend
+from falcon_pachinko.backends import open_backend
 from falcon_pachinko.backends.settings import Settings
 
 DEADLINE = 40
@@ -129,3 +131,13 @@ def test_the_suite_runs_as_the_page_shows_it(root):
 
     assert ran.returncode == 0, ran.stdout
     assert " passed" in ran.stdout
+
+
+def test_every_url_that_is_shown_names_a_backend(pages):
+    """As it is written."""
+    rows = pages["docs/how-to/run-several-processes.md"].table("urls")
+    urls = [url for row in rows for url in re.findall(r"`([a-z+]+://[^`]*\w[^`]*)`", row[0])]
+
+    assert len(urls) == len(rows) + 1
+    for url in urls:
+        assert open_backend(url).shared
