@@ -264,8 +264,10 @@ class BackendError(PachinkoError, ConnectionError):
     cluster, a position in a history, a required backend at the start.
     """
 
-    def __init__(self, backend: str, why: str) -> None:
+    def __init__(self, backend: str, why: str, *, passing: bool = False) -> None:
         self.backend, self.why = backend, why
+        self.passing = passing
+        """Whether the server may do it in a moment: it is full, or busy."""
         super().__init__(f"{backend}: {why}")
 
 

@@ -248,10 +248,10 @@ class SupervisedBackend(Backend):
         if self.state != "up":
             raise self.failed(f"not connected now ({self.why or self.state})")
 
-    def failed(self, why: str) -> BackendError:
+    def failed(self, why: str, *, passing: bool = False) -> BackendError:
         """Count a call that failed, and return its error."""
         self.failed_calls += 1
-        return BackendError(self.name, why)
+        return BackendError(self.name, why, passing=passing)
 
     def _note(self, state: State, why: str | None) -> None:
         if (self.state, self.why) != (state, why):

@@ -217,9 +217,9 @@ class History(Generic[M]):
             try:
                 await self._end_if_broken(name)
                 position = await append(f"room:{name}", data, limits, *more)
-            except BackendError:
+            except BackendError as error:
                 more = (f"{self._node.name}:{seq}",)  # it may have been kept
-                if not await self._node.comes_back(outages):
+                if not await self._node.comes_back(outages, passing=error.passing):
                     raise
             else:
                 self._outage.over()

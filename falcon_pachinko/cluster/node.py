@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import datetime as dt
 import logging
 from collections.abc import Awaitable, Callable, Collection
 from typing import Any
@@ -275,20 +276,22 @@ class Node:
         if self._away_since is None:
             self._tell_again()
 
-    async def comes_back(self, outages: int) -> bool:
-        """Wait, after a call has failed, for the next connection; False if that is no use.
+    async def comes_back(self, outages: int, *, passing: bool = False) -> bool:
+        """Wait, after a call has failed, until it may be tried again; False if that is no use.
 
         That is where the connection was never cut, so that the server has refused the call,
-        and where the backend is away for longer than its ``timeout``.
+        and not just for a moment; and where the backend is away for longer than its
+        ``timeout``.
 
         Args:
             outages: How many there had been when the call began.
+            passing: Whether what failed may work in a moment.
         """
         loop, backend = asyncio.get_running_loop(), self.backend
         if self.outages == outages and backend.state == "up":
             await self._wait_for_change(STATE_SECONDS)
             if self.outages == outages and backend.state == "up":
-                return False
+                return passing and not self._is_limited_for_long()
         while backend.state != "up":
             if self._away_since is None:  # what reports it comes later
                 self._away_since = loop.time()
@@ -296,6 +299,14 @@ class Node:
             if left <= 0 or backend.state == "down" or not await self._wait_for_change(left):
                 return False
         return True
+
+    def _is_limited_for_long(self) -> bool:
+        """Whether something does not work for longer than its ``timeout``, though it is up."""
+        backend = self.backend
+        if backend.why is None or backend.since is None:
+            return False
+        seconds = (dt.datetime.now(dt.UTC) - backend.since).total_seconds()
+        return seconds > backend.timeout
 
     async def _wait_for_change(self, seconds: float) -> bool:
         try:

@@ -325,6 +325,25 @@ async def test_a_full_memory_is_told_until_it_is_not(redis, started):
     assert (await one.backend.append("a", b"1", LIMITS)).offset == 1
 
 
+async def test_a_memory_that_is_full_for_a_moment_costs_no_history(redis):
+    """A sender waits for it; what was kept before stays."""
+    manager = WebSocketConnectionManager(backend=f"redis://127.0.0.1:{redis.port}?probe=30")
+    manager.configure_rooms("kept:", history=LIMITS)
+    await manager.start()
+    await manager.broadcast_to_room("kept:a", {"type": "n", "payload": 1})
+    redis.ask("CONFIG", "SET", "maxmemory", "1mb")
+    saying = asyncio.ensure_future(manager.broadcast_to_room("kept:a", {"type": "n", "payload": 2}))
+    await asyncio.sleep(0.02)
+    early = saying.done()
+    redis.ask("CONFIG", "SET", "maxmemory", "0")
+    delivery = await saying
+
+    assert not early
+    assert delivery.published
+    assert [each["payload"] for each in await manager.history("kept:a")] == [1, 2]
+    await manager.stop()
+
+
 async def test_too_few_replicas_are_told(redis, started):
     """The server refuses what it cannot keep safe."""
     node = await started(redis)

@@ -20,7 +20,7 @@ from falcon_pachinko.backends.redis.address import parse
 from falcon_pachinko.backends.redis.calls import Call, Calls
 from falcon_pachinko.backends.redis.link import Link
 from falcon_pachinko.backends.redis.primary import Host, Primary, look
-from falcon_pachinko.backends.redis.refusals import NOT_HERE, explain, refused_command
+from falcon_pachinko.backends.redis.refusals import NOT_HERE, PASSING, explain, refused_command
 from falcon_pachinko.backends.redis.replies import Refused, command
 from falcon_pachinko.backends.redis.scripts import FORGET, SCRIPTS, TEST
 from falcon_pachinko.backends.supervision import SupervisedBackend, in_time
@@ -319,7 +319,7 @@ class RedisBackend(SupervisedBackend):
                     self.cut(why)
                 else:
                     self.doubt()
-                raise self.failed(why)
+                raise self.failed(why, passing=reply.code in PASSING)
 
     def _request(self, call: Call, *, by_digest: bool) -> bytes:
         """Write a call: the script's digest, which the server knows, or all of the script."""

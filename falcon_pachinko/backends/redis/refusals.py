@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import re
 
-__all__ = ["NOT_HERE", "explain", "refused_command"]
+__all__ = ["NOT_HERE", "PASSING", "explain", "refused_command"]
 
 NOT_HERE = frozenset({"READONLY", "MASTERDOWN", "MOVED", "ASK", "CLUSTERDOWN", "LOADING"})
 """Codes that mean: whatever this server is, it is not the one to talk to now."""
+
+PASSING = frozenset({"OOM", "MISCONF", "NOREPLICAS", "BUSY", "TRYAGAIN"})
+"""Codes that mean: not now; the same may be done in a moment."""
 
 _COMMAND = re.compile(r"permissions? to run the '([^']+)' (?:sub)?command", re.IGNORECASE)
 _UNKNOWN = re.compile(r"unknown command[ :,]+['\"`](\w+)", re.IGNORECASE)
