@@ -56,8 +56,7 @@ def pytest_collection_modifyitems(config, items):
     for item in items:
         if item.path.parent in SLOW_RINGS and not item.get_closest_marker("quick"):
             item.add_marker("slow")
-        # Not asked by its mark, which hypothesis sets later.
-        if exhaustive and getattr(item.obj, "is_hypothesis_test", False):
+        if exhaustive and not item.get_closest_marker("timeout"):
             item.add_marker(pytest.mark.timeout(3600))  # forty times the examples
 
 

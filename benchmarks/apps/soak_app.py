@@ -137,7 +137,7 @@ class Facts:
             "rooms": status["rooms"],
             "users": status["users"],
             "outbox_bytes": status["outbox_bytes"],
-            "backend": status["backend"],
+            "backend": status["backend"] and status["backend"]["state"],
             "tasks": len(asyncio.all_tasks()),
             "threads": threading.active_count(),
             "descriptors": descriptors(),

@@ -47,6 +47,8 @@ class Held:
         # than the answer's are over; of those behind them, that is not known.
         self.again = False
         # Whether something was missed since the room was asked for last.
+        self.missed = False  # whether anything was, or only the epoch is another one
+        self.unkept = False  # whether that is not in what is kept either
         self._size = 0
 
     def ask(self) -> None:

@@ -119,6 +119,8 @@ class RoomHistory(Generic[M]):
         self.last: HistoryPosition | None = None
         # What was delivered here last, to all who are neither returning nor above it by their
         # floor; None while nothing was. It is of this epoch, and only grows within it.
+        self.uncertain = ""
+        # The epoch in which members were last told that they may lack something; empty if none.
         self.ended: dict[str, None] = {}
         # The epochs that were on once, or that what was read told to be over; MOST_ENDED of
         # them at most, and never the one that is on.
@@ -188,18 +190,19 @@ class RoomHistory(Generic[M]):
         """Whether a member is still here, and comes back by this very `come_back`."""
         return self.returning.get(member) is returning
 
-    def replay(self, member: M, past: Past | None) -> Replay:
+    def replay(self, member: M, past: Past | None, *, certain: bool = False) -> Replay:
         """Return what a member of the room gets first, and note that it has it.
 
         Args:
             member: The member; one that has left must not be given.
             past: What the backend has for it; None if the backend is away.
+            certain: Whether it has had all that came before this past.
         """
         state: dict[str, Any] = {"room": self.name, "recovered": False}
         if past is None:
             return Replay(state, (), None)
         entries = place_all(self.name, past)
-        floor, recovered = self.floors.get(member), past.complete
+        floor, recovered = self.floors.get(member), past.complete or certain
         oldest = past.entries[0].offset if past.entries else past.position.offset
         if (
             floor is not None
@@ -233,12 +236,21 @@ class RoomHistory(Generic[M]):
             if each.position.epoch == since.epoch and is_after(each.position, since)
         ]
 
-    def begin_anew(self, past: Past) -> None:
+    def begin_anew(self, past: Past, *, certain: bool = False, unkept: bool = False) -> None:
         """Go on from what is kept, since nobody can tell what members missed before it.
 
         All members need a `replay` of it; of those that are getting their past, it is
         read again.
+
+        Args:
+            past: All that is kept.
+            certain: Whether members miss nothing that is not in it.
+            unkept: Whether they miss something that is not in it, whatever they have of it.
         """
+        if unkept:
+            self.floors.clear()
+        if not certain:
+            self.uncertain = past.position.epoch
         before, self.epoch, self.last = self.epoch, past.position.epoch, past.position
         self.ended.pop(self.epoch, None)
         if before is not None:

@@ -60,6 +60,10 @@ MOST_GIVEN_UP = 10_000
 MOST_BROKEN = 100_000
 """How many rooms are remembered whose history is to end; more are only told to the others."""
 
+SILENCE = 0.9
+"""After which part of its time without a message a history has ended by that: not all of it,
+since what tells the time there is another clock."""
+
 ENDED_AT_ONCE = 64
 """How many of them are ended at once, when the backend is back."""
 
@@ -87,6 +91,7 @@ class _Room(Generic[M]):
         self.core: RoomHistory[M] = RoomHistory(name)
         self.order = asyncio.Lock()
         # Held while one message goes to all of the room, or what was read does.
+        self.delivered_at = asyncio.get_running_loop().time()  # when the last message was
         self.held: Held | None = None
         # What arrived since the room has to be read; None while it is live. Only `_catch_up`
         # ends that, and only while it has the order.
@@ -237,7 +242,7 @@ class History(Generic[M]):
         if name in self._broken or len(self._broken) < MOST_BROKEN:
             self._broken[name] = None
         else:
-            self._node.note_hole(ALL)
+            self._node.note_hole(ALL, unkept=True)
         self._given_up[seq] = None
         if len(self._given_up) > MOST_GIVEN_UP:
             del self._given_up[next(iter(self._given_up))]
@@ -263,7 +268,7 @@ class History(Generic[M]):
                     room.core.lose_track()  # there is nothing here that could be read
                 if await self._deliver_here(room, node, name, parcel, position):
                     return
-                self.catch_up(name)
+                self._hold(name)
 
     async def _deliver_here(
         self, room: _Room[M], node: str, name: str, parcel: Broadcast, position: HistoryPosition
@@ -278,6 +283,7 @@ class History(Generic[M]):
             given_up = own and parcel.seq in self._given_up
             if verdict is Verdict.NEWS:
                 room.core.accept(position)
+                room.delivered_at = asyncio.get_running_loop().time()
             if verdict is Verdict.NEWS and not given_up:
                 if echo is not None:
                     echo.arrived = True
@@ -381,12 +387,12 @@ class History(Generic[M]):
         return past
 
     async def _replay(
-        self, core: RoomHistory[M], member: M, past: Past | None
+        self, core: RoomHistory[M], member: M, past: Past | None, *, certain: bool = False
     ) -> HistoryPosition | None:
         """Tell a member where it stands, and send it what the backend has for it."""
-        replay = core.replay(member, past)
+        replay = core.replay(member, past, certain=certain)
         if past is not None and core.epoch != past.position.epoch:
-            self.catch_up(core.name)  # those who were here before know another epoch
+            self._hold(core.name)  # those who were here before know another epoch
         await member.send_media({"type": "history.state", "payload": replay.state})
         for count, placed in enumerate(replay.entries, 1):
             if core.name not in member._rooms:
@@ -419,18 +425,30 @@ class History(Generic[M]):
 
     # Gaps.
 
-    def catch_up(self, name: str) -> None:
+    def catch_up(self, name: str, *, unkept: bool = False) -> None:
         """Have a room read, since something may have been missed; what arrives is held meanwhile.
 
         Never waits. A room without members here, or without a history, has nothing to read.
+
+        Args:
+            name: The room.
+            unkept: Whether what was missed is not in what is kept either.
         """
+        held = self._hold(name)
+        if held is not None:
+            held.missed = True
+            held.unkept = held.unkept or unkept
+
+    def _hold(self, name: str) -> Held | None:
+        """Hold what arrives for a room, until it is read."""
         room = self._room(name)
         if room is None or self._limits(name) is None:
-            return
+            return None
         if room.held is None:
             room.held = Held()
         room.held.again = True
         self._catching_up.want(name)
+        return room.held
 
     async def _catch_up(self, name: str) -> None:
         """Deliver what was missed, then what was held; the room is live again after that.
@@ -438,29 +456,45 @@ class History(Generic[M]):
         While the backend is away it stays as it is: whoever is back has missed something, and
         reads all rooms.
         """
-        room = self._rooms.get(name)
+        room, loop = self._rooms.get(name), asyncio.get_running_loop()
         while room is not None and room.held is not None:
             limits, held = self._limits(name), room.held
             if limits is None:
                 room.held = None  # it remembers nothing any more
                 return
+            missed, unkept = held.missed, held.unkept
             held.ask()
             known = room.core.known_by_all(self._members(name))
+            if unkept and room.core.uncertain != room.core.epoch:
+                known = HistoryPosition()  # what they miss is not in what came after
             past = await self._read(name, known, limits)
             if past is None and self._node.backend.state != "up":
                 return
             async with room.order:
                 if self._rooms.get(name) is not room:
                     return  # all have left meanwhile
-                await self._take_over(room, name, past)
+                silence = loop.time() - room.delivered_at
+                certain = not missed and silence > limits.seconds * SILENCE
+                await self._take_over(room, name, past, certain=certain, unkept=unkept)
                 if past is not None:
                     room.core.end(each.position.epoch for each in held.messages[: held.before])
                 if await self._release(room, held):
                     room.held = None
                     return
 
-    async def _take_over(self, room: _Room[M], name: str, past: Past | None) -> None:
-        """Have the members know what was read; None if it cannot be."""
+    async def _take_over(
+        self, room: _Room[M], name: str, past: Past | None, *, certain: bool, unkept: bool
+    ) -> None:
+        """Have the members know what was read; None if it cannot be.
+
+        Args:
+            room: The room.
+            name: Its name.
+            past: What was read.
+            certain: Whether members have had all that came before it: its history has ended
+                by its time, in silence, and nothing was missed.
+            unkept: Whether they miss something that is in no history.
+        """
         core = room.core
         if past is None:
             core.lose_track()
@@ -470,7 +504,7 @@ class History(Generic[M]):
             for node, parcel, position in opened(past):
                 await self._deliver_here(room, node, name, parcel, position)
         else:
-            await self._begin_anew(room, name, past)
+            await self._begin_anew(room, name, past, certain=certain, unkept=unkept)
 
     async def _release(self, room: _Room[M], held: Held) -> bool:
         """Deliver what was held, in its order; False if the room has to be read once more."""
@@ -483,14 +517,17 @@ class History(Generic[M]):
                     return False
         return not held.again
 
-    async def _begin_anew(self, room: _Room[M], name: str, past: Past) -> None:
-        """Give what is kept to all members: nobody can tell what they missed."""
+    async def _begin_anew(
+        self, room: _Room[M], name: str, past: Past, *, certain: bool, unkept: bool
+    ) -> None:
+        """Give what is kept to all members: nobody can tell what they missed, or nothing is."""
         members = [each for each in self._members(name) if each not in room.core.returning]
-        room.core.begin_anew(past)
+        room.core.begin_anew(past, certain=certain, unkept=unkept)
+        room.delivered_at = asyncio.get_running_loop().time()
         for member in members:
             # Sending waits now and then; who has left meanwhile is to leave nothing here.
             if name in member._rooms and self._rooms.get(name) is room:
-                await self._replay(room.core, member, past)
+                await self._replay(room.core, member, past, certain=certain)
         for node, parcel, _ in opened(past):
             echo = room.echoes.get(parcel.seq)
             if echo is not None and node == self._node.name:
@@ -519,7 +556,7 @@ class History(Generic[M]):
             except BaseException:
                 self._broken[name] = None
                 raise
-            self._node.note_hole(f"room:{name}")
+            self._node.note_hole(f"room:{name}", unkept=True)
 
     async def mend(self) -> None:
         """End all histories that have a hole: the backend is there again."""

@@ -52,6 +52,8 @@ class Gap(NamedTuple):
     """The process whose messages are missing; None if that is not known: any."""
     why: str
     """A sentence for the log."""
+    unkept: bool = False
+    """Whether a message is missing that the room's history does not have either."""
 
 
 class GapLog:
@@ -124,6 +126,8 @@ class GapGate:
             return True
         if held.gap is not None and held.gap.node != gap.node:
             gap = gap._replace(node=None)
+        if held.gap is not None and held.gap.unkept:
+            gap = gap._replace(unkept=True)
         held.gap = gap
         return False
 
@@ -157,7 +161,7 @@ class Listening:
             position, if it was kept; those that were kept come from this process, too.
         hello: Called with another process, and what it says of itself.
         gap: Awaited with gaps, of each channel as often as `GapGate` allows.
-        held_back: Awaited at once with the channel of a gap that is told later.
+        held_back: Awaited at once with a gap that is told later.
         changed: Called with each change of the backend's state.
         lost: Called when the backend may have forgotten what this process told it.
     """
@@ -170,7 +174,7 @@ class Listening:
         deliver: Callable[[str, Parcel, str, HistoryPosition | None], Awaitable[None]],
         hello: Callable[[str, Hello], None],
         gap: Callable[[Gap], Awaitable[None]],
-        held_back: Callable[[str], Awaitable[None]],
+        held_back: Callable[[Gap], Awaitable[None]],
         changed: Callable[[StateChanged | Explained], None],
         lost: Callable[[], None],
     ) -> None:
@@ -277,9 +281,8 @@ class Listening:
             missed = last is not None and parcel.prev not in {0, last}
         heard[node] = parcel.seq
         if missed:
-            await self._report(
-                Gap(channel, node, "another process lost its connection, or could not publish")
-            )
+            why = "another process lost its connection, or could not publish"
+            await self._report(Gap(channel, node, why, isinstance(parcel, Mark) and parcel.unkept))
 
     async def _report(self, gap: Gap) -> None:
         self.gaps += 1
@@ -292,7 +295,7 @@ class Listening:
         if admitted:
             await self._gap(gap)
         else:
-            await self._held_back(gap.channel)
+            await self._held_back(gap)
 
     def forget(self, channel: str) -> None:
         """Forget the numbers of a channel that is not listened to any more."""

@@ -40,7 +40,7 @@ class Node:
         gap: Awaited with gaps; of each channel now and then, however many there are.
         back: Called when the backend is up, for the first time or again, and when it may
             have forgotten what this process told it.
-        held_back: Awaited at once with the channel of a gap that ``gap`` gets a while later.
+        held_back: Awaited at once with a gap that ``gap`` gets a while later.
     """
 
     def __init__(
@@ -49,7 +49,7 @@ class Node:
         deliver: Callable[[str, Parcel, str, HistoryPosition | None], Awaitable[None]],
         gap: Callable[[Gap], Awaitable[None]],
         back: Callable[[], None] = lambda: None,
-        held_back: Callable[[str], Awaitable[None]] | None = None,
+        held_back: Callable[[Gap], Awaitable[None]] | None = None,
     ) -> None:
         self.backend = backend
         self.name = ""
@@ -223,10 +223,15 @@ class Node:
         """Number and write a parcel that a history keeps, which has an order of its own."""
         return self._publishing.number_alone(parcel)
 
-    def note_hole(self, channel: str) -> None:
-        """Note that others may miss something on a channel: a mark tells them, when it can."""
+    def note_hole(self, channel: str, *, unkept: bool = False) -> None:
+        """Note that others may miss something on a channel: a mark tells them, when it can.
+
+        Args:
+            channel: The channel.
+            unkept: Whether it is not in a history, either.
+        """
         if self._started:
-            self._publishing.note_hole(channel)
+            self._publishing.note_hole(channel, unkept=unkept)
 
     def count_unpublished(self) -> None:
         """Count a message that other processes do not get, sent by another way than `publish`."""
@@ -350,5 +355,5 @@ class Node:
         return Hello(0, 0, tuple(self.own_subprotocols), reply, tuple(self.subprotocols))
 
 
-async def _ignore(_channel: str) -> None:
+async def _ignore(_gap: Gap) -> None:
     """Do nothing about a gap before it is told."""

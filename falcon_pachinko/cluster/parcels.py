@@ -111,6 +111,9 @@ class PresenceDiff(_Chained, tag="p", array_like=True, gc=False):
 class Mark(_Chained, tag="m", array_like=True, gc=False):
     """Stands for parcels that were lost; it has the number of the last of them."""
 
+    unkept: bool = False
+    """Whether one of them is not in the room's history either, so that reading it is no help."""
+
 
 class Hello(_Chained, tag="h", array_like=True, gc=False):
     """A process says which codecs its clients speak, by their subprotocols."""

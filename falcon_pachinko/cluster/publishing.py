@@ -51,6 +51,16 @@ class _Queued(NamedTuple):
     data: bytes
     seq: int  # 0: outside of the channel's chain
     is_mark: bool = False
+    unkept: bool = False
+
+
+class _Hole(NamedTuple):
+    """Parcels that did not get out."""
+
+    seq: int
+    """The number of the last of them."""
+    unkept: bool = False
+    """Whether one of them is in no history, either."""
 
 
 class Publishing:
@@ -79,7 +89,7 @@ class Publishing:
         # The same for channels without, those used last at the end: CHANNELS_REMEMBERED at most.
         self._queue: deque[_Queued] = deque()
         self._queue_bytes = 0  # of what is in the queue
-        self._holes: dict[str, int] = {}
+        self._holes: dict[str, _Hole] = {}
         # By channel, the last number that did not get out: a mark is due. MOST_HOLES at most.
         self._work = asyncio.Event()  # there is something to publish, or a mark may be due
         self._idle = asyncio.Event()  # the queue is empty, and the backend has all of it
@@ -101,7 +111,7 @@ class Publishing:
         data = encode(self.head, parcel)
         if self._backend.state != "up" or self._queue_bytes + len(data) > QUEUE_BYTES:
             self.unpublished += 1
-            self._keep_hole(channel, parcel.seq)
+            self._keep_hole(channel, _Hole(parcel.seq))
             return False
         if channel in self._holes:
             self._queue_mark(channel, self._holes.pop(channel))
@@ -130,10 +140,10 @@ class Publishing:
         self._seq = parcel.seq = self._seq + 1
         return encode(self.head, parcel)
 
-    def note_hole(self, channel: str) -> None:
+    def note_hole(self, channel: str, *, unkept: bool = False) -> None:
         """Note that others may miss something on a channel: a mark tells them, when it can."""
         _, seq = self._number(channel)
-        self._keep_hole(channel, seq)
+        self._keep_hole(channel, _Hole(seq, unkept))
         self._work.set()
 
     def wake(self) -> None:
@@ -162,11 +172,13 @@ class Publishing:
         if len(self._last_elsewhere) > CHANNELS_REMEMBERED:
             del self._last_elsewhere[next(iter(self._last_elsewhere))]  # used longest ago
 
-    def _keep_hole(self, channel: str, seq: int) -> None:
+    def _keep_hole(self, channel: str, hole: _Hole) -> None:
         if channel not in self._holes and len(self._holes) >= MOST_HOLES:
             channel = ALL  # whoever listens to anything listens to this
-            _, seq = self._number(ALL)
-        self._holes[channel] = max(seq, self._holes.get(channel, 0))  # the last one counts
+            hole = _Hole(self._number(ALL)[1], hole.unkept)
+        before = self._holes.get(channel, hole)
+        # The last one counts.
+        self._holes[channel] = _Hole(max(before.seq, hole.seq), before.unkept or hole.unkept)
 
     def _put(self, queued: _Queued) -> None:
         self._queue.append(queued)
@@ -174,8 +186,9 @@ class Publishing:
         self._idle.clear()
         self._work.set()
 
-    def _queue_mark(self, channel: str, seq: int) -> None:
-        self._put(_Queued(channel, encode(self.head, Mark(seq, 0)), seq, is_mark=True))
+    def _queue_mark(self, channel: str, hole: _Hole) -> None:
+        data = encode(self.head, Mark(hole.seq, 0, hole.unkept))
+        self._put(_Queued(channel, data, hole.seq, is_mark=True, unkept=hole.unkept))
 
     # The task that empties the queue.
 
@@ -205,12 +218,12 @@ class Publishing:
     async def _flush(self) -> None:
         if self._backend.state != "up":
             waiting, self._queue, self._queue_bytes = self._queue, deque(), 0
-            for channel, seq in self._lost(waiting).items():
-                self._keep_hole(channel, seq)
+            for channel, hole in self._lost(waiting).items():
+                self._keep_hole(channel, hole)
             return
         holes, self._holes = self._holes, {}
-        for channel, seq in holes.items():
-            self._queue_mark(channel, seq)
+        for channel, hole in holes.items():
+            self._queue_mark(channel, hole)
         while self._queue:
             count = min(PARCELS_PER_CALL, len(self._queue))
             batch = [self._queue.popleft() for _ in range(count)]
@@ -219,16 +232,17 @@ class Publishing:
                 await self._backend.publish([(each.channel, each.data) for each in batch])
             except BaseException:
                 waiting, self._queue = self._queue, deque()
-                for channel, seq in self._lost(batch).items():
-                    self._queue_mark(channel, seq)  # before what comes later on these channels
+                for channel, hole in self._lost(batch).items():
+                    self._queue_mark(channel, hole)  # before what comes later on these channels
                 self._queue += waiting
                 raise
 
-    def _lost(self, queued: Iterable[_Queued]) -> dict[str, int]:
+    def _lost(self, queued: Iterable[_Queued]) -> dict[str, _Hole]:
         """Count what may not have been published; return the last of it on each channel."""
-        lost = {}
+        lost: dict[str, _Hole] = {}
         for each in queued:
             if each.seq:
                 self.unpublished += not each.is_mark
-                lost[each.channel] = each.seq
+                unkept = each.unkept or (each.channel in lost and lost[each.channel].unkept)
+                lost[each.channel] = _Hole(each.seq, unkept)
         return lost

@@ -270,21 +270,21 @@ class Exchange:
             self.presence.be_patient()
         self.presence.refresh(rooms)
         for count, room in enumerate(rooms if self.options else (), 1):
-            self.history.catch_up(room)
+            self.history.catch_up(room, unkept=gap.unkept)
             if self.options.of(room).resync:
                 resync = {"type": "resync", "payload": {"room": room}}
                 await self.send_to(self.registry.in_room(room), resync)
             if not count % MEMBERS_PER_TURN:
                 await asyncio.sleep(0)
 
-    async def _catch_up(self, channel: str) -> None:
+    async def _catch_up(self, gap: Gap) -> None:
         """Make up at once for what a history may have lost, where the hooks are told later.
 
         A history whose epoch has ended must be read before the messages that follow.
         """
-        kind, _, name = channel.partition(":")
+        kind, _, name = (gap.channel or "").partition(":")
         if kind == "room" and self.options:
-            self.history.catch_up(name)
+            self.history.catch_up(name, unkept=gap.unkept)
 
     async def _tell(self, hook: Callable[[Gap], Awaitable[None]], gap: Gap) -> None:
         try:

@@ -99,6 +99,7 @@ async def all_are(state, processes, seconds=60):
     """Wait until the backend of all is in a state."""
 
     async def so():
-        return {(await facts(each))["backend"] for each in processes} == {state}
+        states = {(await facts(each))["backend"]["state"] for each in processes}
+        return states == {state}
 
     return await until(so, seconds)

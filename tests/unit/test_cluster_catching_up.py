@@ -198,6 +198,51 @@ async def test_no_member_sees_another_epoch_untold(nodes):
         assert each.texts == ["two"]
 
 
+async def test_a_silence_costs_nobody_anything(nodes):
+    """A history that has ended by its time is no loss to those who were here."""
+    here, there = nodes
+    ann = here.client()
+    await ann.join()
+    await keep(there, "one")
+    await until(lambda: ann.texts)
+    here.traces["tea"].delivered_at -= LIMITS.seconds  # so long nobody has said anything
+    await there.backend.forget("room:tea")
+    place = await keep(there, "two")
+    await until(lambda: "two" in ann.texts)
+
+    assert ann.texts == ["one", "two"]
+    assert ann.states[-1] == {
+        "room": "tea",
+        "recovered": True,
+        "epoch": place.epoch,
+        "offset": 1,
+        "messages": 1,
+    }
+
+
+async def test_a_hole_is_told_even_after_a_silence(nodes):
+    """Once: what another process could not keep is in no history, whatever was read since."""
+    here, there = nodes
+    ann = here.client()
+    await ann.join()
+    await keep(there, "one")
+    await until(lambda: ann.texts)
+    here.traces["tea"].delivered_at -= LIMITS.seconds
+    await there.backend.forget("room:tea")
+    await keep(there, "two")
+    await until(lambda: "two" in ann.texts)
+    for _ in range(2):  # the second is told of already
+        there.cluster.note_hole("room:tea", unkept=True)
+        await until(lambda: here.traces["tea"].held is not None)
+        await until(lambda: here.traces["tea"].held is None)
+        here.cluster._listening._gate.forget("room:tea")
+    await keep(there, "three")
+    await until(lambda: "three" in ann.texts)
+
+    assert [each["recovered"] for each in ann.states] == [False, True, False]
+    assert ann.texts == ["two", "three"]
+
+
 async def test_a_straggler_of_an_ended_epoch_is_nobody_s(nodes):
     """It does not come twice, and takes nobody back to the epoch that was."""
     here, there = nodes
