@@ -134,6 +134,8 @@ class Backend(ABC):
             presence and leases; a setting (``?ttl=5`` in a URL).
         timeout: Seconds that a call may take, and that a question to all processes waits for
             their answers; a setting (``?timeout=1`` in a URL).
+        loses_silently: Whether bytes may be lost, now, without a `Lost`: each channel then
+            gets a mark when nothing more comes on it, by which the others see what they lack.
     """
 
     name: str = "backend"
@@ -144,6 +146,10 @@ class Backend(ABC):
     shared: bool = True
     ttl: float = 15.0
     timeout: float = 3.0
+
+    @property
+    def loses_silently(self) -> bool:
+        return False
 
     @abstractmethod
     async def start(self, node: str) -> None:
@@ -177,6 +183,16 @@ class Backend(ABC):
 
         Raises:
             BackendError: Some of them, or all, may not have been sent.
+        """
+
+    def check_size(self, size: int) -> None:  # noqa: B027  # most take any size
+        """Refuse a message that could never be published or kept.
+
+        Args:
+            size: How many bytes it has.
+
+        Raises:
+            EncodeError: It is too large; the text says what to set.
         """
 
     @abstractmethod

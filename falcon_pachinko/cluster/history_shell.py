@@ -161,7 +161,8 @@ class History(Generic[M]):
 
         Raises:
             EncodeError: The message is not an object, so that it has no room for its place,
-                or has more bytes than the history keeps altogether. It was not sent.
+                has more bytes than the history keeps altogether, or is too large for the
+                backend. It was not sent.
             NoHistoryError: The room has no history.
         """
         limits = self._limits(name)
@@ -179,6 +180,7 @@ class History(Generic[M]):
                 f"it has {len(data)} bytes, and the history of {name!r:.200} keeps at most "
                 f"{limits.bytes} (HistoryLimits.bytes); raise that limit, or pass store=False"
             )
+        self._node.backend.check_size(len(data))
         self._node.reaches_others()  # which warns where nobody can be reached
         room, echo = self._room(name), _Echo()
         if room is not None:

@@ -276,7 +276,9 @@ class Listening:
         if isinstance(parcel, Mark):
             if last is not None and last >= parcel.seq:
                 return  # what may have been lost has arrived
-            missed = True
+            # One with a number before it only tells what was the last: who has heard nothing
+            # before may have come since.
+            missed = last is not None or not parcel.prev
         else:
             missed = last is not None and parcel.prev not in {0, last}
         heard[node] = parcel.seq

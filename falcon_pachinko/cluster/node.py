@@ -142,7 +142,12 @@ class Node:
         self.subscriptions.start()
         self._started = True
         loop = asyncio.get_running_loop()
-        jobs = (self._listening.run(), self._publishing.run(), self._listening.tell_late())
+        jobs = (
+            self._listening.run(),
+            self._publishing.run(),
+            self._listening.tell_late(),
+            self._publishing.mark_quiet(),
+        )
         self._tasks = [loop.create_task(job) for job in jobs]
         await self.subscriptions.all_live()
         self._listens = True

@@ -17,7 +17,16 @@ from typing import NamedTuple
 
 from falcon_pachinko.backends.base import Backend
 from falcon_pachinko.cluster.outage import Outage
-from falcon_pachinko.cluster.parcels import ALL, NODE_BYTES, Mark, Parcel, encode, header
+from falcon_pachinko.cluster.parcels import (
+    ALL,
+    NODE_BYTES,
+    Broadcast,
+    Mark,
+    Parcel,
+    encode,
+    header,
+)
+from falcon_pachinko.errors import EncodeError
 
 __all__ = ["Publishing"]
 
@@ -44,6 +53,13 @@ STOP_TIMEOUT = 5.0
 
 RETRY_AFTER = 0.2
 """Seconds between a call that failed and the next try."""
+
+QUIET_AFTER = 10.0
+"""After this many seconds without a message, a channel gets a mark, if the backend may lose
+messages silently. Long enough for what has lost them to be over, in most cases."""
+
+MOST_ACTIVE = 100_000
+"""How many channels may wait for that; of more, those that were used longest ago get it at once."""
 
 
 class _Queued(NamedTuple):
@@ -95,6 +111,10 @@ class Publishing:
         self._idle = asyncio.Event()  # the queue is empty, and the backend has all of it
         self._idle.set()
         self._outage = Outage()
+        self._active: dict[str, float] = {}
+        # Since when a channel has been quiet, the longest first; it gets a mark in the end, once.
+        # Only while the backend may lose messages silently. MOST_ACTIVE at most.
+        self._some_active = asyncio.Event()  # set while there is something in there
 
     def publish(self, channel: str, parcel: Parcel) -> bool:
         """Queue a parcel for a channel; never waits.
@@ -102,6 +122,9 @@ class Publishing:
         Returns:
             False if it is not on its way: the backend is away, or too much waits already.
             That is counted, and the others are told of the loss.
+
+        Raises:
+            EncodeError: It is a broadcast that is too large for the backend, now and later.
         """
         try:
             channel.encode()
@@ -109,6 +132,12 @@ class Publishing:
             return False  # a name without a UTF-8 form: no process can listen to it
         parcel.prev, parcel.seq = self._number(channel)
         data = encode(self.head, parcel)
+        if isinstance(parcel, Broadcast):
+            try:
+                self._backend.check_size(len(data))
+            except EncodeError:
+                self._take_number_back(channel, parcel.prev)
+                raise
         if self._backend.state != "up" or self._queue_bytes + len(data) > QUEUE_BYTES:
             self.unpublished += 1
             self._keep_hole(channel, _Hole(parcel.seq))
@@ -116,6 +145,8 @@ class Publishing:
         if channel in self._holes:
             self._queue_mark(channel, self._holes.pop(channel))
         self._put(_Queued(channel, data, parcel.seq))
+        if self._backend.loses_silently:
+            self._note_active(channel)
         return True
 
     def publish_apart(self, channel: str, parcel: Parcel) -> bool:
@@ -167,6 +198,14 @@ class Publishing:
             self._remember_elsewhere(channel, self._seq)
         return before, self._seq
 
+    def _take_number_back(self, channel: str, before: int) -> None:
+        """Have the next one on a channel name ``before``: nothing was published with the last."""
+        for last in (self._last, self._last_elsewhere):
+            if channel in last and before:
+                last[channel] = before
+            else:
+                last.pop(channel, None)
+
     def _remember_elsewhere(self, channel: str, seq: int) -> None:
         self._last_elsewhere[channel] = seq
         if len(self._last_elsewhere) > CHANNELS_REMEMBERED:
@@ -189,6 +228,36 @@ class Publishing:
     def _queue_mark(self, channel: str, hole: _Hole) -> None:
         data = encode(self.head, Mark(hole.seq, 0, hole.unkept))
         self._put(_Queued(channel, data, hole.seq, is_mark=True, unkept=hole.unkept))
+
+    # Marks where nothing more comes: by them others find out that they lack the last message.
+
+    def _note_active(self, channel: str) -> None:
+        self._active.pop(channel, None)
+        self._active[channel] = asyncio.get_running_loop().time()
+        self._some_active.set()
+        if len(self._active) > MOST_ACTIVE:
+            self._mark_quiet(next(iter(self._active)))
+
+    def _mark_quiet(self, channel: str) -> None:
+        del self._active[channel]
+        last = self._last.get(channel) or self._last_elsewhere.get(channel)
+        if last is not None and channel not in self._holes:  # else a mark is due anyway
+            mark = Mark(last, last)
+            self._put(_Queued(channel, encode(self.head, mark), last, is_mark=True))
+
+    async def mark_quiet(self) -> None:
+        """Put a mark on each channel that has become quiet, until it is cancelled."""
+        clock = asyncio.get_running_loop().time
+        while True:
+            await self._some_active.wait()
+            while self._active:
+                channel, since = next(iter(self._active.items()))
+                left = since + QUIET_AFTER - clock()
+                if left > 0:
+                    await asyncio.sleep(left)
+                else:
+                    self._mark_quiet(channel)
+            self._some_active.clear()
 
     # The task that empties the queue.
 

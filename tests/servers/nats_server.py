@@ -1,5 +1,6 @@
-"""A NATS server of a test's own: on a free port, with its files in a folder of the test."""
+"""NATS servers of a test's own: on free ports, with their files in a folder of the test."""
 
+import asyncio
 import contextlib
 import json
 import os
@@ -37,22 +38,33 @@ class NatsServer:
 
     Args:
         folder: Where its files go.
-        jetstream: Whether it has JetStream.
+        jetstream: Whether it has JetStream; or more of JetStream's settings.
         settings: More lines of its configuration.
+        max_payload: How many bytes it takes at once.
     """
 
-    def __init__(self, folder, *, jetstream=True, settings=""):
+    def __init__(self, folder, *, jetstream=True, settings="", max_payload="8MB"):
         self.port, self._monitor = free_ports(2)
         self.url = f"nats://127.0.0.1:{self.port}"
         self._store, self._log = folder / "store", folder / "nats.log"
         self._process = None
-        lines = [f"listen: 127.0.0.1:{self.port}", f"http: 127.0.0.1:{self._monitor}", settings]
+        lines = [f"listen: 127.0.0.1:{self.port}", f"http: 127.0.0.1:{self._monitor}"]
         # A mebibyte and its headers are more than the server takes by default.
-        lines.append("max_payload: 8MB")
+        lines.append(f"max_payload: {max_payload}")
         if jetstream:
-            lines.append(f'jetstream {{ store_dir: "{self._store}" }}')
+            more = f", {jetstream}" if isinstance(jetstream, str) else ""
+            lines.append(f'jetstream {{ store_dir: "{self._store}"{more} }}')
+        self._lines = lines
         self._configuration = folder / "nats.conf"
-        self._configuration.write_text("\n".join(lines))
+        self.configure(settings)
+
+    def configure(self, settings):
+        """Have more lines in its configuration; a running one takes them with `reload`."""
+        self._configuration.write_text("\n".join([*self._lines, settings]))
+
+    def reload(self):
+        """Have it read its configuration again."""
+        self._process.send_signal(signal.SIGHUP)
 
     def __enter__(self):
         self.start()
@@ -97,10 +109,102 @@ class NatsServer:
         """Throw away what JetStream has kept; it must not run."""
         shutil.rmtree(self._store)
 
+    def save(self):
+        """Take a copy of what JetStream has kept, for `roll_back`; it must not run."""
+        shutil.copytree(self._store, self._store.with_name("saved"), dirs_exist_ok=True)
+
+    def roll_back(self):
+        """Have what was saved in place of what JetStream has kept since; it must not run."""
+        self.wipe()
+        shutil.copytree(self._store.with_name("saved"), self._store)
+
     def subjects(self):
         """Return what anybody is subscribed to, besides answers to questions."""
-        address = f"http://127.0.0.1:{self._monitor}/connz?subs=1"
-        with urllib.request.urlopen(address, timeout=30) as answer:
-            connections = json.load(answer)["connections"]
+        connections = self.monitor("connz?subs=1")["connections"]
         each = [subject for one in connections for subject in one.get("subscriptions_list", ())]
         return sorted(subject for subject in each if not subject.startswith("_INBOX."))
+
+    def monitor(self, page):
+        """Return what the server says of itself on a page."""
+        with urllib.request.urlopen(f"http://127.0.0.1:{self._monitor}/{page}", timeout=30) as told:
+            return json.load(told)
+
+
+class NatsCluster:
+    """Three servers that are one cluster, for as long as a ``with`` lasts.
+
+    Args:
+        folder: Where their files go.
+        jetstream: Whether they have JetStream.
+        settings: More lines of their configuration.
+    """
+
+    def __init__(self, folder, *, jetstream=True, settings=""):
+        places = free_ports(3)
+        routes = ", ".join(f"nats://127.0.0.1:{port}" for port in places)
+        self.servers = []
+        for number, port in enumerate(places):
+            own = folder / f"n{number}"
+            own.mkdir(parents=True)
+            lines = (
+                f"server_name: n{number}\ncluster {{ name: c, listen: 127.0.0.1:{port}, "
+                f"routes: [{routes}] }}\n{settings}"
+            )
+            self.servers.append(NatsServer(own, jetstream=jetstream, settings=lines))
+        self._jetstream = jetstream
+
+    def __enter__(self):
+        for each in self.servers:
+            each.start()
+        self.settle()
+        return self
+
+    def __exit__(self, *exc):
+        for each in self.servers:
+            each.kill()
+
+    @property
+    def url(self):
+        return "nats://" + ",".join(f"127.0.0.1:{each.port}" for each in self.servers)
+
+    def settle(self):
+        """Wait until the servers see each other, and JetStream has a leader."""
+        deadline = time.monotonic() + 60
+        for each in self.servers:
+            while True:
+                assert time.monotonic() < deadline, each._log.read_text()
+                time.sleep(0.05)
+                if each.monitor("varz").get("routes", 0) == 0:
+                    continue
+                meta = each.monitor("jsz").get("meta_cluster") or {} if self._jetstream else None
+                if meta is None or (meta.get("leader") and meta.get("cluster_size") == 3):
+                    break
+
+    def wait_for_interest(self, number, subject):
+        """Wait until the other servers know that somebody on one of them listens to a subject."""
+        for other in self.servers:
+            if other is self.servers[number]:
+                continue
+            routes = other.monitor("routez")["routes"]
+            here = {each["rid"] for each in routes if each.get("remote_name") == f"n{number}"}
+            deadline = time.monotonic() + 60
+            while True:
+                known = other.monitor(f"subsz?subs=1&test={subject}").get("subscriptions_list", ())
+                if here.intersection(int(each["cid"]) for each in known):
+                    break
+                assert time.monotonic() < deadline, known
+
+
+def ask(server, subject, question, *, timeout=10):
+    """Ask one thing of a server, as an operator does."""
+    import nats  # noqa: PLC0415  # tests that need no server import this module too
+
+    async def once():
+        client = await nats.connect(server.url)
+        try:
+            answer = await client.request(subject, json.dumps(question).encode(), timeout=timeout)
+            return json.loads(answer.data)
+        finally:
+            await client.close()
+
+    return asyncio.run(once())

@@ -6,9 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from falcon_pachinko.backends import open_backend
-from falcon_pachinko.backends.nats.names import MAX_TOKEN, parse_url, token
-from falcon_pachinko.errors import SetupError
+from falcon_pachinko.backends.nats.names import MAX_TOKEN, name_of, token
 
 ANY = st.one_of(st.text(), st.text("=2Ea.*> \n", max_size=6), st.text(min_size=200))
 
@@ -44,54 +42,14 @@ def test_odd_names_are_names(name):
     assert token(name) != name
 
 
-def test_a_url_names_servers_and_settings():
-    """Several servers, credentials with special characters, and all settings."""
-    where = parse_url("nats://pach:p%40%3Ass@a,[::1]:4223/?namespace=shop&ttl=5")
-
-    assert where.servers == ("nats://a:4222", "nats://[::1]:4223")
-    assert (where.user, where.password, where.secret) == ("pach", "p@:ss", None)
-    assert (where.settings.namespace, where.settings.ttl) == ("shop", 5.0)
-    assert where.name == "nats://a:4222,[::1]:4223"
+@given(st.text())
+def test_a_token_tells_its_name(name):
+    """Whatever was written can be read again, unless it was too long."""
+    assert name_of(token(name)) in (name, None)
+    assert name_of(token(name[:50])) == name[:50]
 
 
-def test_a_single_credential_is_a_token():
-    """``nats://token@host``, as NATS itself has it."""
-    where = parse_url("tls://s%40me@broker.example")
-
-    assert (where.user, where.password, where.secret) == (None, None, "s@me")
-    assert where.servers == ("tls://broker.example:4222",)
-
-
-@pytest.mark.parametrize(
-    ("url", "told"),
-    [
-        ("nats://", "name a host"),
-        ("nats://a,,b", "name a host"),
-        ("nats://pach:sesame@a:http", "Port"),
-        ("nats://pach:ses@me@a", "%40"),
-        ("nats://pach:sesame/x@a", "% and two digits"),
-        ("nats://pach:sesame@a,pach:sesame@b", "before the first host"),
-        ("nats://a/db", "no path"),
-        ("nats://pach:sesame@[::1", "not in brackets"),
-        ("nats://pach:sesame@a,[::1:4222", "not in brackets"),
-        ("nats://pach:sesame@a,::1]:4222/?ttl=5", "not in brackets"),
-        ("nats://pach:sesame@a?namspace=shop", "did you mean namespace"),
-        ("nats://a?replicas=2", "no setting"),
-        ("nats://a?timeout=soon", "timeout"),
-        ("nats://a?required=perhaps", "neither true nor false"),
-    ],
-)
-def test_a_wrong_url_is_told(url, told):
-    """Each mistake by its name, and the password by none."""
-    with pytest.raises(SetupError) as refused:
-        parse_url(url)
-
-    assert told in str(refused.value)
-    assert "sesame" not in str(refused.value)
-
-
-def test_a_missing_package_is_told(monkeypatch):
-    """The exact line to type."""
-    monkeypatch.setattr("importlib.util.find_spec", {}.get)
-    with pytest.raises(SetupError, match=r"pip install 'falcon-pachinko\[nats\]'"):
-        open_backend("nats://localhost")
+@pytest.mark.parametrize("written", ["=zz", "=2", "a b", "=2e", "=41", "===", "=FF", "x" * 701])
+def test_what_is_no_token_is_no_name(written):
+    """Another form of a name, or none at all."""
+    assert name_of(written) is None

@@ -8,17 +8,19 @@ out, so that nothing stays of a node that died.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import zlib
 from collections.abc import Callable, Collection, Iterable, Mapping
 from typing import TypeVar
 
 import msgspec
 
-from falcon_pachinko.backends.nats.names import token
+from falcon_pachinko.backends.nats.names import name_of, token
 from falcon_pachinko.backends.nats.streams import (
     EXPECTED,
     Stored,
     Stream,
+    StreamGone,
     Streams,
     WrongSequence,
 )
@@ -31,7 +33,8 @@ PARTS = 16
 """Into how many messages a node's entries in one table are parted, by key: so many are
 read at most, and an entry more writes a 16th of them."""
 
-_TOKEN_BITS = 22  # a millisecond's worth of writes, which is more than there can be
+_TRIES, _PAUSE = 5, 0.02  # to write to a stream that was just made; seconds, the more the later
+_MICROSECONDS = 1_000_000
 
 
 class _Beat(msgspec.Struct, array_like=True):
@@ -46,8 +49,8 @@ class _Part(msgspec.Struct, array_like=True):
 
 
 class _Lease(msgspec.Struct, array_like=True):
-    ttl: float
-    token: int = 0  # of a lease that was renewed; else its own place tells
+    ttl: float  # 0 once it was given back: what is left of it is its token
+    token: int
 
 
 class SharedState:
@@ -62,8 +65,11 @@ class SharedState:
     def __init__(self, streams: Streams, namespace: str, ended: Callable[[], None]) -> None:
         self._streams, self._ended = streams, ended
         self._subject = f"{namespace}.state"
+        self._of_lease = f"{namespace}.lease"
         self.stream = Stream(
-            f"{namespace.replace('/', '=2F')}-state", (f"{self._subject}.>",), kept=1
+            f"{namespace.replace('/', '=2F')}-state",
+            (f"{self._subject}.>", f"{self._of_lease}.>"),
+            kept=1,
         )
         self.node = ""
         self._tables: dict[str, dict[int, dict[str, bytes]]] = {}  # by part, this node's own
@@ -99,10 +105,19 @@ class SharedState:
 
     async def tables(self) -> list[str]:
         """Return the tables in which this node has entries."""
-        subject = f"{self._subject}.entries.*.{token(self.node)}.*"
-        stored = await self._streams.all(self.stream, subject)
-        parts = (_read(each, _Part) for each in stored)
-        return list(dict.fromkeys(part.table for part in parts if part is not None))
+        of = f"{self._subject}.entries.*.{token(self.node)}.*"
+        await self._streams.ensure(self.stream)
+        found: dict[str, None] = {}
+        for subject in await self._streams.subjects(self.stream, of):
+            written = subject.removeprefix(f"{self._subject}.entries.").partition(".")[0]
+            name = name_of(written)
+            if name is None:  # too long for a subject
+                last = await self._streams.last(self.stream, subject)
+                part = _read(last, _Part) if last is not None else None
+                name = part.table if part is not None else None
+            if name is not None:
+                found[name] = None
+        return list(found)
 
     async def leave(self, table: str, keys: Collection[str]) -> None:
         """Take entries out of a table."""
@@ -121,7 +136,7 @@ class SharedState:
         entries = self._tables.get(table, {}).get(part, {})
         subject = f"{self._subject}.entries.{token(table)}.{token(self.node)}.{part}"
         data = msgspec.msgpack.encode(_Part(self.node, entries, table))
-        sequence = await self._streams.put(self.stream, subject, data)
+        sequence = await self._put(subject, data)
         if not entries:
             # By its place, and not by its subject: somebody may have entered meanwhile.
             await self._streams.delete(self.stream, sequence)
@@ -154,11 +169,11 @@ class SharedState:
             if ended:
                 raise WrongSequence
             place = await self._streams.put(self.stream, subject, data, {EXPECTED: str(sequence)})
-        except WrongSequence:
+        except (WrongSequence, StreamGone):
             ended = True
             self._tables.clear()
             await self._take_out(self.node)
-            place = await self._streams.put(self.stream, subject, data)
+            place = await self._put(subject, data)
         self._beat = place, began + ttl
         if ended:
             self._ended()
@@ -185,6 +200,28 @@ class SharedState:
                 dead[beat.node] = each.sequence
         return alive, dead
 
+    async def _put(self, subject: str, data: bytes) -> int:
+        for attempt in range(_TRIES):
+            # One that was just made is not known to all servers of a cluster yet.
+            await asyncio.sleep(attempt * _PAUSE)
+            with contextlib.suppress(StreamGone):
+                return await self._streams.put(self.stream, subject, data)
+        raise StreamGone
+
+    async def try_out(self) -> None:
+        """Do what presence and leases do, once, and leave nothing."""
+        subject = f"{self._subject}.test.{token(self.node)}"
+        # Of the size that there was no room for: smaller ones may fit still.
+        size = self._streams.no_room_for
+        sequence = await self._put(subject, bytes(size))
+        self._streams.no_room_for -= size
+        await self._streams.last(self.stream, subject)
+        await self._streams.of_leader(self.stream, {"last_by_subj": subject})
+        await self._streams.all(self.stream, f"{self._subject}.test.*")
+        await self._streams.subjects(self.stream, subject)
+        await self._streams.delete(self.stream, sequence)
+        await self._streams.purge(self.stream.name, subject)
+
     async def _take_out(self, node: str) -> None:
         subject = f"{self._subject}.entries.*.{token(node)}.*"
         await self._streams.purge(self.stream.name, subject)
@@ -193,58 +230,50 @@ class SharedState:
 
     async def acquire(self, name: str, ttl: float) -> int | None:
         """Take a lease that is free."""
-        subject = self._lease(name)
-        last = await self._streams.last(self.stream, subject)
-        if last is not None and await self._holds(last):
+        last = await self._streams.last(self.stream, self._lease(name))
+        lease, now = self._read_lease(last), await self._streams.now(self.stream)
+        if last is not None and lease is not None and lease.ttl and last.at + lease.ttl > now:
             return None
-        condition = {EXPECTED: str(last.sequence if last is not None else 0)}
-        data = msgspec.msgpack.encode(_Lease(ttl))
-        try:
-            sequence = await self._streams.put(self.stream, subject, data, condition)
-        except WrongSequence:
+        # The time, so that it is larger than what a server has forgotten; and one more than the
+        # last, so that it is larger where another clock was ahead.
+        taken = max(int(now * _MICROSECONDS), lease.token + 1 if lease is not None else 0)
+        if not await self._write_lease(name, _Lease(ttl, taken), last):
             return None
-        token_ = self._leases[name] = await self._token(sequence)
-        return token_
+        self._leases[name] = taken
+        return taken
 
     async def renew(self, name: str, token_: int, ttl: float) -> bool:
         """Keep a lease that is still held."""
-        subject = self._lease(name)
-        last = await self._streams.last(self.stream, subject)
-        if last is None or await self._token_of(last) != token_ or not await self._holds(last):
+        last = await self._streams.last(self.stream, self._lease(name))
+        lease, now = self._read_lease(last), await self._streams.now(self.stream)
+        if last is None or lease is None or lease.token != token_ or last.at + lease.ttl <= now:
             return False
-        data = msgspec.msgpack.encode(_Lease(ttl, token_))
-        try:
-            await self._streams.put(self.stream, subject, data, {EXPECTED: str(last.sequence)})
-        except WrongSequence:
-            return False
-        return True
+        return await self._write_lease(name, _Lease(ttl, token_), last)
 
     async def release(self, name: str, token_: int) -> None:
         """Free a lease, if it is this one still."""
         if self._leases.get(name) == token_:
             del self._leases[name]
         last = await self._streams.last(self.stream, self._lease(name))
-        if last is not None and await self._token_of(last) == token_:
-            await self._streams.delete(self.stream, last.sequence)
+        lease = self._read_lease(last)
+        if lease is not None and lease.token == token_:
+            await self._write_lease(name, _Lease(0, token_), last)
 
     def _lease(self, name: str) -> str:
-        return f"{self._subject}.lease.{token(name)}"
+        return f"{self._of_lease}.{token(name)}"
 
-    async def _holds(self, stored: Stored) -> bool:
-        lease = _read(stored, _Lease)
-        return lease is not None and stored.at + lease.ttl > await self._streams.now(self.stream)
+    def _read_lease(self, stored: Stored | None) -> _Lease | None:
+        return _read(stored, _Lease) if stored is not None else None
 
-    async def _token_of(self, stored: Stored) -> int | None:
-        lease = _read(stored, _Lease)
-        if lease is None:
-            return None
-        return lease.token or await self._token(stored.sequence)
-
-    async def _token(self, sequence: int) -> int:
-        # Places count from 1 again when the server has lost its disk: so the time of that counts
-        # for more. It stays below 2**63 for longer than a century.
-        created = int(await self._streams.created(self.stream) * 1000) - 1_700_000_000_000
-        return (created << _TOKEN_BITS) + sequence
+    async def _write_lease(self, name: str, lease: _Lease, last: Stored | None) -> bool:
+        """Write a lease behind the last one; False if another one was faster."""
+        condition = {EXPECTED: str(last.sequence if last is not None else 0)}
+        data = msgspec.msgpack.encode(lease)
+        try:
+            await self._streams.put(self.stream, self._lease(name), data, condition)
+        except (WrongSequence, StreamGone):
+            return False
+        return True
 
     # The end.
 
