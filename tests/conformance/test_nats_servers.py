@@ -702,3 +702,21 @@ async def test_a_server_that_is_full_of_nothing_is_left(started):
         node = await started(f"nats://127.0.0.1:{silent.getsockname()[1]}?timeout=0.5")
 
         await is_explained(node, "degraded", "did not answer in time")
+
+
+async def test_a_message_with_a_key_is_kept_once(tmp_path, started):
+    """Also if the first call, which seemed to fail, had none; its place is that of the first."""
+    with NatsServer(tmp_path) as server:
+        one, two = await started(server), await started(server)
+        await two.backend.subscribe(["a"])
+        first = await one.backend.append("a", b"same bytes", LIMITS)
+        again = await two.backend.append("a", b"same bytes", LIMITS, "key")
+        keyed = await one.backend.append("a", b"1", LIMITS, "other")
+        twice = await two.backend.append("a", b"2", LIMITS, "other")
+        await one.backend.append("a", b"end", LIMITS)
+
+        assert again == first
+        assert twice == keyed
+        heard = [each.data for each in await two.hears(3)]
+        assert heard == [b"same bytes", b"1", b"end"]
+        assert one.states == two.states == ["up"]

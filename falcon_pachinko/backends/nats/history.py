@@ -24,12 +24,11 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, NamedTuple
 
 from falcon_pachinko.backends.base import HistoryPosition, Kept, Past, Received
+from falcon_pachinko.backends.nats.jetstream import SEQUENCE, Stored
 from falcon_pachinko.backends.nats.names import token
 from falcon_pachinko.backends.nats.streams import (
     EXPECTED,
     MOST_SEQUENCE,
-    SEQUENCE,
-    Stored,
     Stream,
     StreamGone,
     Streams,

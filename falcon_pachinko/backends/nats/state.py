@@ -15,10 +15,10 @@ from typing import TypeVar
 
 import msgspec
 
+from falcon_pachinko.backends.nats.jetstream import Stored
 from falcon_pachinko.backends.nats.names import name_of, token
 from falcon_pachinko.backends.nats.streams import (
     EXPECTED,
-    Stored,
     Stream,
     StreamGone,
     Streams,

@@ -1,37 +1,39 @@
-"""What a NATS server remembers: JetStream's streams, by questions of its public API.
+"""What a NATS server remembers: JetStream's streams.
 
-Asked directly, because one question then gets all that is kept of a subject, and
-because its answers tell what nats-py leaves out: the server's time. Of a stream that
-several servers have, only the leader's word counts: any of them answers DIRECT.GET, and
-one that lags behind does not know of the latest. So there the leader is asked what is
-the latest, and what comes from elsewhere has to reach up to that.
+Of a stream that several servers have, only the leader's word counts: any of them
+answers DIRECT.GET, and one that lags behind does not know of the latest. So there the
+leader is asked what is the latest, and what comes from elsewhere has to reach up to that.
 """
 
 from __future__ import annotations
 
 import asyncio
-import base64
 import contextlib
-import datetime as dt
 import secrets
 from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import msgspec
 
+from falcon_pachinko.backends.nats.jetstream import (
+    JetStream,
+    Stored,
+    stored,
+    stored_at_leader,
+    timestamp,
+)
 from falcon_pachinko.backends.nats.link import Link, NoResponders
-from falcon_pachinko.backends.nats.refusals import NO_ROOM, PASSING, explain_jetstream
+from falcon_pachinko.backends.nats.refusals import NO_ROOM
 from falcon_pachinko.errors import BackendError
 
 if TYPE_CHECKING:
     from falcon_pachinko.backends.nats.client import NatsMessage
 
-__all__ = ["Known", "Stored", "Stream", "StreamGone", "Streams", "WrongSequence", "timestamp"]
+__all__ = ["Known", "Stream", "StreamGone", "Streams", "WrongSequence"]
 
 NEEDED = (2, 11)
 """The first version that returns many messages at once, and can make one depend on another."""
 
-SEQUENCE, STAMP = "Nats-Sequence", "Nats-Time-Stamp"
 EXPECTED = "Nats-Expected-Last-Subject-Sequence"
 """The condition of a write: the last message of its subject."""
 
@@ -43,7 +45,6 @@ _ASKED_AT_ONCE = 64  # questions to a leader that are on their way at the same t
 _CLOCK = 30.0  # seconds after which the server's clock is read again
 _FRESH = 0.25  # seconds for which it is known, among several servers, who has a stream
 _TRACE_AFTER = 2  # a part of the timeout: for how long the servers may look for one
-_ONCE_MORE = 0.3  # seconds until a question is asked once more; then twice as long, and so on
 _LAGS = (0.02, 0.05, 0.1, 0.2)  # seconds to wait for a server that lags behind; then the leader
 _WRONG_SEQUENCE = (10071, 10164)  # of what is stored, and of what is on its way
 _NAME_IN_USE, _NOT_FOUND = 10058, (10037, 10043, 10059)
@@ -69,17 +70,6 @@ class Stream(NamedTuple):
     republish: tuple[str, str] | None = None
 
 
-class Stored(NamedTuple):
-    """A message of a stream."""
-
-    sequence: int
-    at: float
-    """When the server got it, by the server's clock."""
-    data: bytes
-    headers: dict[str, str]
-    subject: str
-
-
 class Known(NamedTuple):
     """What is known of a stream."""
 
@@ -93,7 +83,7 @@ class Known(NamedTuple):
     """When that was, by this machine's monotonic clock."""
 
 
-class Streams:
+class Streams(JetStream):
     """The streams behind one backend.
 
     Args:
@@ -102,7 +92,7 @@ class Streams:
     """
 
     def __init__(self, name: str, link: Callable[[], Link]) -> None:
-        self.name, self._link = name, link
+        super().__init__(name, link)
         self._known: dict[str, Known] = {}
         self._making = asyncio.Lock()
         self._last: dict[str, tuple[str, int]] = {}
@@ -323,7 +313,7 @@ class Streams:
         question = msgspec.json.encode({"last_by_subj": subject})
         with self._is_it_there(stream):
             message = await self._link().ask(self._direct(stream), question)
-        return None if message.status else _stored(message)
+        return None if message.status else stored(message)
 
     async def all(self, stream: Stream, subject: str) -> list[Stored]:
         """Return the last message of each subject that fits one with wildcards."""
@@ -387,7 +377,7 @@ class Streams:
                 )
                 if end.status == "503":
                     raise NoResponders(self.name, f"nobody has {stream.name}")
-            found += map(_stored, messages)
+            found += map(stored, messages)
             if end.status not in ("204", "404"):
                 raise BackendError(self.name, f"{stream.name} could not be read: {end.status}")
             if not messages or int(end.headers.get("Nats-Num-Pending", 0)) == 0:
@@ -398,7 +388,7 @@ class Streams:
         answer = await self._ask(f"STREAM.MSG.GET.{stream.name}", question)
         self._check(answer, *_NOT_FOUND)
         message = answer.get("message")
-        return None if message is None else _read(message)
+        return None if message is None else stored_at_leader(message)
 
     async def subjects(self, stream: Stream, subject: str) -> list[str]:
         """Return the subjects of a stream that fit one with wildcards."""
@@ -420,68 +410,3 @@ class Streams:
 
     def _direct(self, stream: Stream) -> str:
         return f"{self._link().where.api}.DIRECT.GET.{stream.name}"
-
-    async def _ask(self, what: str, question: dict[str, Any]) -> dict[str, Any]:
-        link, wait = self._link(), _ONCE_MORE
-        subject, data = f"{link.where.api}.{what}", msgspec.json.encode(question)
-        while True:
-            # Of a cluster, only a leader answers, and for a moment there may be none. All that is
-            # asked here may be asked twice.
-            with contextlib.suppress(TimeoutError):
-                async with asyncio.timeout(wait):
-                    message = await self._answered(link, subject, data)
-                    return msgspec.json.decode(message.data, type=dict[str, Any])
-            wait *= 2
-
-    async def _answered(self, link: Link, subject: str, data: bytes) -> NatsMessage:
-        try:
-            return await link.ask(subject, data)
-        except NoResponders:
-            if link.where.domain is not None:
-                why = f"there is no JetStream of the domain {link.where.domain}, or it is away"
-            else:
-                why = (
-                    "JetStream is not enabled there, and presence, singleton workers and history "
-                    "need it; start the server as: nats-server -js -sd /var/lib/nats"
-                )
-            raise BackendError(self.name, why) from None
-
-    def _check(self, answer: dict[str, Any], *allowed: int) -> None:
-        error = answer.get("error")
-        if error and error.get("err_code") not in allowed:
-            passing = error.get("err_code") in PASSING
-            raise BackendError(self.name, explain_jetstream(error), passing=passing)
-
-
-def timestamp(text: str) -> float:
-    """Read a time as NATS writes it, in nanoseconds.
-
-    >>> timestamp("1970-01-01T00:00:01.250000001Z")
-    1.25
-    """
-    return dt.datetime.fromisoformat(text).timestamp()
-
-
-def _stored(message: NatsMessage) -> Stored:
-    headers = message.headers
-    return Stored(
-        int(headers[SEQUENCE]),
-        timestamp(headers[STAMP]),
-        message.data,
-        headers,
-        headers["Nats-Subject"],
-    )
-
-
-def _read(message: dict[str, Any]) -> Stored:
-    """Read a message as the leader writes it."""
-    from falcon_pachinko.backends.nats.client import read_headers  # noqa: PLC0415  # needs nats-py
-
-    headers = base64.b64decode(message.get("hdrs", ""))
-    return Stored(
-        int(message["seq"]),
-        timestamp(message["time"]),
-        base64.b64decode(message.get("data", "")),
-        read_headers(headers)[1] if headers else {},
-        message["subject"],
-    )
