@@ -185,14 +185,13 @@ class NatsCluster:
         for other in self.servers:
             if other is self.servers[number]:
                 continue
-            routes = other.monitor("routez")["routes"]
-            here = {each["rid"] for each in routes if each.get("remote_name") == f"n{number}"}
             deadline = time.monotonic() + 60
             while True:
-                known = other.monitor(f"subsz?subs=1&test={subject}").get("subscriptions_list", ())
-                if here.intersection(int(each["cid"]) for each in known):
+                routes = other.monitor("routez?subs=1")["routes"]
+                told = (each for each in routes if each.get("remote_name") == f"n{number}")
+                if any(subject in each.get("subscriptions_list", ()) for each in told):
                     break
-                assert time.monotonic() < deadline, known
+                assert time.monotonic() < deadline, routes
 
 
 def ask(server, subject, question, *, timeout=10):

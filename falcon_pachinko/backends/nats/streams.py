@@ -200,8 +200,10 @@ class Streams(JetStream):
     async def _server(self, stream: Stream, leader: str) -> str:
         """Return which server has a stream that only one has: another name at each start of it."""
         link = self._link()
-        if not leader or leader == link.info.get("server_name"):
+        if leader == link.info.get("server_name") or link.is_alone:
             return str(link.info.get("server_id", ""))
+        if not leader:
+            raise BackendError(self.name, f"no server has {stream.name} just now", passing=True)
         # Its name may be the same again. Only itself tells that, when it gets a message.
         subject = stream.subjects[0].replace(">", "=trace")
         dest = f"{subject.partition('.')[0]}.trace.{secrets.token_hex(8)}"
