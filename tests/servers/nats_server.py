@@ -78,11 +78,12 @@ class NatsServer:
         if self._process is not None:
             self._process.send_signal(signal.SIGCONT)
             return
-        with self._log.open("ab") as log:
-            command = [executable(), "-c", str(self._configuration)]
-            self._process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stderr=log)
         deadline = time.monotonic() + 20
+        self._run()
         while True:
+            if self._process.poll() and b"address already in use" in self._log.read_bytes():
+                time.sleep(0.1)
+                self._run()  # while it was away, somebody else had its port for a moment
             with (
                 contextlib.suppress(OSError),
                 socket.create_connection(("127.0.0.1", self.port), 1) as client,
@@ -92,6 +93,11 @@ class NatsServer:
             assert self._process.poll() is None, self._log.read_text()
             assert time.monotonic() < deadline, self._log.read_text()
             time.sleep(0.01)
+
+    def _run(self):
+        with self._log.open("wb") as log:
+            command = [executable(), "-c", str(self._configuration)]
+            self._process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stderr=log)
 
     def kill(self):
         """End it as SIGKILL does."""
