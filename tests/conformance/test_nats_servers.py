@@ -20,7 +20,7 @@ from falcon_pachinko.testing.conformance import Node, eventually
 LIMITS = HistoryLimits(count=100, bytes=1_000_000, seconds=60)
 QUICK = "timeout=2&probe=0.2"
 PAGE = Path(__file__).parents[2] / "docs/how-to/nats.md"
-NEEDED = re.search(r"<!-- permissions -->\n```\n(.*?)```", PAGE.read_text("utf-8"), re.DOTALL)[1]
+NEEDED = re.search(r"```text\n(publish: .*?)```", PAGE.read_text("utf-8"), re.DOTALL)[1]
 """What the page says that a user needs."""
 
 SUBJECTS = re.findall(r'"[^"]+"', NEEDED)
