@@ -217,7 +217,7 @@ def decode(data: bytes) -> tuple[str, Parcel] | None:
 
     >>> head = header("0123456789ab")
     >>> decode(encode(head, Mark(seq=2, prev=1)))
-    ('0123456789ab', Mark(seq=2, prev=1))
+    ('0123456789ab', Mark(seq=2, prev=1, unkept=False))
     >>> decode(b"PING") is None
     True
     """
