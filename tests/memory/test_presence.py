@@ -182,7 +182,7 @@ async def test_a_process_that_dies_takes_its_people_along():
         async with there.connect("/?user=bob"):
             await ann.receive_json()
             manager = dying.ws_connection_manager
-            for task in (*manager._exchange.presence._tasks, *manager._cluster._tasks):
+            for task in (manager._exchange.presence._beating, *manager._cluster._tasks):
                 task.cancel()  # as kill -9 would: no goodbye
             assert await ann.receive_json() == diff(leaves={"bob": HOME})
             await ann.expect_nothing()
@@ -239,7 +239,7 @@ async def test_who_does_not_come_back_after_an_outage_has_left():
         await ann.expect("presence.state")
         await ann.expect("presence.diff")
         manager = dying.ws_connection_manager
-        for task in (*manager._exchange.presence._tasks, *manager._cluster._tasks):
+        for task in (manager._exchange.presence._beating, *manager._cluster._tasks):
             task.cancel()
         backend = first.ws_connection_manager._cluster.backend
         backend.hub.tables.clear()

@@ -11,9 +11,9 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
 
-from falcon_pachinko.cluster import history, presence, room_roster
+from falcon_pachinko.cluster import history, presence, presence_ledger, room_roster
 from falcon_pachinko.cluster.presence import DIFF_SECONDS, Roster
-from falcon_pachinko.cluster.room_roster import Entry
+from falcon_pachinko.cluster.room_roster import Change, Entry
 from falcon_pachinko.names import stranger_key
 
 ROOM, GRACE = "tea", 5.0
@@ -171,7 +171,7 @@ class RosterMachine(RuleBasedStateMachine):
     def begin_writing(self, which):
         process = self.processes[which]
         if process.writing is None:
-            process.writing = process.roster.next_write()
+            process.writing = process.roster.ledger.next()
 
     @rule(which=which, fate=st.sampled_from(["done", "done", "lost on the way", "answer lost"]))
     def end_writing(self, which, fate):
@@ -181,21 +181,24 @@ class RosterMachine(RuleBasedStateMachine):
             return
         if fate != "lost on the way":
             entries = self.table.setdefault(process.name, {})
+            if write.whole:
+                entries.clear()
             entries.update(write.joins)
             for each in write.leaves:
                 entries.pop(each, None)
         if fate == "done":
-            process.roster.wrote(write)
+            process.roster.ledger.wrote(write)
             self.processes[1 - which].inbox.append((process.name, write))
         else:
-            process.roster.not_written(write)
+            process.roster.ledger.failed(write)
 
     @rule(which=which)
     def deliver(self, which):
         process = self.processes[which]
         if process.inbox:
             node, write = process.inbox.pop(0)
-            process.roster.apply(node, write.room, write.joins, write.leaves)
+            change = Change(node, write.joins, write.leaves, write.whole)
+            process.roster.apply(write.room, change)
 
     @rule(which=which)
     def lose(self, which):
@@ -211,7 +214,7 @@ class RosterMachine(RuleBasedStateMachine):
         """The backend comes back, and may have forgotten all of it."""
         self.table.clear()
         for process in self.processes:
-            process.roster.write_again()
+            process.roster.ledger.write_anew(process.roster.own_rooms)
             process.stale = True
 
     @rule(which=which)
@@ -248,11 +251,15 @@ class RosterMachine(RuleBasedStateMachine):
                 assert all(known.places.values())
                 assert all(ROOM in each._rooms for each in known.members)
                 assert known.newcomers.keys() <= known.members
-            for kept in (roster._own, roster._rooms_of, roster._leaving, roster._stored):
+            ledger = roster.ledger
+            for kept in (roster._own, roster._rooms_of, roster._leaving, ledger.stored):
                 assert all(kept.values())
-            assert roster._urgent.keys() <= roster._unwritten.keys()
-            for room, ids in roster._unwritten.items():
-                own, stored = roster._own.get(room, {}), roster._stored.get(room, set())
+            due = ledger._unwritten.keys() | ledger._anew
+            assert ledger._urgent.keys() <= due
+            assert ledger._resting <= due
+            assert ledger._queue.keys() == due - ledger._underway - ledger._resting
+            for room, ids in ledger._unwritten.items():
+                own, stored = roster._own.get(room, {}), ledger.stored.get(room, set())
                 assert ids
                 assert all(each in own or each in stored for each in ids)
 
@@ -348,7 +355,7 @@ def test_one_that_goes_before_it_was_announced_was_never_there(roster, user_id, 
 
     assert not roster.tracks(member, ROOM, tracked)
     assert roster.is_empty
-    assert roster.next_write() is None
+    assert roster.ledger.next() is None
 
 
 def test_a_meta_that_is_withdrawn_leaves_the_one_before(roster):
@@ -369,13 +376,14 @@ def test_what_was_never_written_is_not_taken_out(roster, attempts):
         member = Member(f"c{number}")
         come(roster, member, room=f"room{number}")
         if attempts and number == 0:
-            roster.not_written(roster.next_write())
+            roster.ledger.failed(roster.ledger.next())
         roster.gone(member, 0.0, lambda _: GRACE)
         member._rooms.clear()
+    roster.ledger.retry()
     left = []
-    while (write := roster.next_write()) is not None:
+    while (write := roster.ledger.next()) is not None:
         left.append(write)
-        roster.wrote(write)
+        roster.ledger.wrote(write)
 
     assert [(each.joins, each.leaves) for each in left] == [({}, ("c0",))] * attempts
     assert roster.is_empty
@@ -385,14 +393,14 @@ def test_a_newcomer_is_written_before_what_is_written_again(roster):
     """After an outage, with thousands of entries to tell, nobody waits for all of them."""
     for number in range(50):
         come(roster, Member(f"c{number}"), room=f"room{number}")
-    while (write := roster.next_write()) is not None:
-        roster.wrote(write)
-    roster.write_again()
+    while (write := roster.ledger.next()) is not None:
+        roster.ledger.wrote(write)
+    roster.ledger.write_anew(roster.own_rooms)
     come(roster, Member("new"), room="lobby")
 
-    assert roster.next_write().room == "lobby"
-    assert len({roster.next_write().room for _ in range(50)}) == 50
-    assert roster.next_write() is None
+    assert roster.ledger.next().room == "lobby"
+    assert len({roster.ledger.next().room for _ in range(50)}) == 50
+    assert roster.ledger.next() is None
 
 
 def test_a_name_is_taken_over_at_a_start(roster):
@@ -403,7 +411,7 @@ def test_a_name_is_taken_over_at_a_start(roster):
     early.begin("n1")
 
     assert early.nodes() == {"n1"}
-    assert set(early.next_write().joins) == {"c1"}
+    assert set(early.ledger.next().joins) == {"c1"}
 
 
 def test_nothing_is_written_without_others():
@@ -411,7 +419,7 @@ def test_nothing_is_written_without_others():
     alone = Roster()
     come(alone, Member("c1", "ann"))
 
-    assert not alone.writes_due
+    assert not alone.ledger.ready()
     assert alone.rooms[ROOM].metas() == {"ann": [1]}
 
 
@@ -421,13 +429,14 @@ def test_members_are_told_at_most_so_often(roster):
     come(roster, member)
     first = roster.due(ROOM)
     roster.news_of(ROOM, 10.0)
-    roster.apply("n2", ROOM, {"c2": msgspec.msgpack.encode(entry(Member("c2"), 1))}, ())
+    joins = {"c2": msgspec.msgpack.encode(entry(Member("c2"), 1))}
+    roster.apply(ROOM, Change("n2", joins, ()))
 
     assert first <= 0.0
     assert roster.due(ROOM) == 10.0 + DIFF_SECONDS
 
 
-@pytest.mark.parametrize("module", [presence, room_roster, history])
+@pytest.mark.parametrize("module", [presence, presence_ledger, room_roster, history])
 def test_what_decides_does_nothing_else(module):
     """No loop, no log, no clock: what it is asked is what it answers."""
     imported = {
