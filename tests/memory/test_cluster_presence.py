@@ -316,31 +316,31 @@ async def test_who_does_not_come_back_after_an_orderly_stop_leaves_when_the_grac
     async with (
         processes(3, presence_grace=GRACE) as nodes,
         nodes[1].connect("/tea?user=bob") as bob,
+        nodes[2].connect("/tea?user=cid") as cid,
     ):
-        async with nodes[2].connect("/tea?user=cid") as cid:
-            await nodes[0].connect("/tea?user=ann").__aenter__()
-            await nodes.advance(1)
-            await heard(bob)
-            await nodes[0].stop()
-            await nodes.advance(1)
-            if event == "gap":
-                nodes[1].manager._exchange.presence.refresh(["tea"])
-            elif event == "restart":
-                await nodes.backend.restart()
-            elif event == "kill":
-                await nodes[2].kill()
-            await nodes.advance(GRACE - 1 - 0.3 - (event == "restart"))
-            early = told(await heard(bob))
-            await nodes.advance(1.5)
-            late = told(await heard(bob))
-            await nodes.advance(RIGHT_WITHIN)
+        await nodes[0].connect("/tea?user=ann").__aenter__()
+        await nodes.advance(1)
+        await heard(bob)
+        await nodes[0].stop()
+        await nodes.advance(1)
+        if event == "gap":
+            nodes[1].manager._exchange.presence.refresh(["tea"])
+        elif event == "restart":
+            await nodes.backend.restart()
+        elif event == "kill":
+            await nodes[2].kill()
+        await nodes.advance(GRACE - 1 - 0.3 - (event == "restart"))
+        early = told(await heard(bob))
+        await nodes.advance(1.5)
+        late = told(await heard(bob))
+        await nodes.advance(RIGHT_WITHIN)
 
-            assert early[1:] == ([], [])
-            assert late[1:] == ([], ["ann"])
-            assert "ann" not in await present(nodes[1])
-            assert all(not each.staying for each in _rooms(nodes[1]))
-            with contextlib.suppress(Exception):  # its process may be dead
-                await cid.close()
+        assert early[1:] == ([], [])
+        assert late[1:] == ([], ["ann"])
+        assert "ann" not in await present(nodes[1])
+        assert all(not each.staying for each in _rooms(nodes[1]))
+        with contextlib.suppress(Exception):  # its process may be dead
+            await cid.close()
 
 
 def _rooms(node):
