@@ -104,7 +104,7 @@ class Presence(Generic[M]):
         The others keep users present that may come back on one of them within their grace.
         """
         roster, tables, beating = self._roster, self._tables, self._beating
-        if beating is not None:
+        if beating is not None and self._node.backend.state == "up":
             now = asyncio.get_running_loop().time()
             for room, leaves, stays in roster.last_words(now, self._grace):
                 diff = PresenceDiff(0, 0, {}, leaves, stays=stays)

@@ -585,6 +585,7 @@ async def test_a_process_that_dies_is_forgotten_at_each_step():
         for node in (dying, gone):
             for task in (node._presence._beating, *node.cluster._tasks):
                 task.cancel()
+            node._presence._beating = None  # else its end would tell the others
         await here._exchange._missed(Gap(None, None, "a test"))
         await until(lambda: ann.present == {"ann": [MET]})
         await tracking
@@ -774,3 +775,142 @@ async def test_members_that_leave_while_others_are_told_are_told_nothing_more(no
     own._send = send
 
     assert seen[:2] == [("presence.diff", [ann.connection.id]), ("presence.state", [])]
+
+
+# Many rooms at once.
+
+
+@pytest.mark.parametrize("call", ["enter", "replace", "entries"])
+async def test_many_rooms_are_written_and_read_at_once_but_not_all(nodes, call):
+    """A reconnect costs no round trip for each room in turn; a newcomer is served at once."""
+    here, _ = nodes
+    clients = [here.client(f"user{number}") for number in range(150)]
+    await asyncio.gather(*(each.track(room=each.connection.user_id) for each in clients))
+    gate, before = here.backend.stall(call), here.backend.calls.count(call)
+    if call == "enter":
+        again = [
+            asyncio.create_task(each.track("new", each.connection.user_id)) for each in clients
+        ]
+        await until(lambda: len(here._presence._tables._waiting) == 150)
+    elif call == "replace":
+        here._presence.back()
+    else:
+        here._presence.refresh(each.connection.user_id for each in clients)
+    await until(lambda: here.backend.calls.count(call) >= before + 64)
+    for _ in range(20):
+        await asyncio.sleep(0)
+    at_once = here.backend.calls.count(call) - before
+    gate.set()
+    await until(lambda: here.backend.calls.count(call) >= before + 150)
+    if call == "enter":
+        await asyncio.gather(*again)
+
+    assert at_once == 64
+    assert here.backend.calls.count(call) == before + 150
+    for each in clients:
+        each.go()
+
+
+@pytest.mark.parametrize("rooms", [1, 300])
+async def test_a_return_costs_each_room_one_write_and_one_read(nodes, rooms):
+    """And one question for those that are over."""
+    here, _ = nodes
+    clients = [here.client(f"user{number}") for number in range(rooms)]
+    await asyncio.gather(*(each.track(room=each.connection.user_id) for each in clients))
+    before = len(here.backend.calls)
+    here._exchange._is_back()
+    await here._exchange._missed(Gap(None, None, "a test"))
+    await until(lambda: here.backend.calls.count("replace") >= rooms)
+    await until(lambda: not here._presence._passing)
+    calls = here.backend.calls[before:]
+
+    assert calls.count("replace") == calls.count("entries") == rooms
+    assert calls.count("tables") == 1
+    assert calls.count("enter") == rooms  # as the backend in memory replaces
+    for each in clients:
+        each.go()
+
+
+async def test_while_writes_fail_whoever_is_new_is_tried_and_not_kept_waiting(nodes):
+    """The pause before the next try of all is nobody's pause."""
+    here, there = nodes
+    here.fail("enter")
+    loop = asyncio.get_running_loop()
+    began = loop.time()
+    clients = [here.client(f"user{number}") for number in range(20)]
+    for each in clients:
+        await each.track()
+    waited = loop.time() - began
+    here.fail()
+    last = here.client("last")
+    await last.track()
+
+    assert waited < 0.4  # less than one pause, on a busy machine too
+    assert len(await there.presence("tea")) == 21
+
+
+async def test_who_waits_for_a_write_is_let_go_when_the_backend_is_away(nodes):
+    """It is written when the backend is back."""
+    here, there = nodes
+    first = here.client("first")
+    await first.track()
+    gate = here.backend.stall("enter")
+    ann = here.client("ann")
+    tracking = asyncio.create_task(ann.track())
+    await until(lambda: here.backend.calls.count("enter") == 2)
+    here.backend.state = "degraded"
+    here.fail("enter")
+    gate.set()
+    await tracking
+    here.backend.state = "up"
+    here.fail()
+    here._exchange._is_back()
+    await until(lambda: not here._presence._passing)
+
+    assert set(await there.presence("tea")) == {"first", "ann"}
+
+
+@pytest.mark.parametrize("error", [AWAY, ValueError("a mistake")])
+async def test_what_is_over_is_looked_for_until_the_backend_answers(error, caplog):
+    """With each sign of life."""
+    async with running(ttl=0.3) as (here, there):
+        ann = here.client("ann")
+        await ann.track()
+        data = msgspec.msgpack.encode(Entry("ghost", msgspec.Raw(b"\x01")))
+        await here.backend.enter("old", {"c": data})
+        here.backend.failing = {"tables": error}
+        here._exchange._is_back()
+        await until(lambda: here.backend.calls.count("tables") > 1)
+        still = await there.presence("old")
+        here.fail()
+        await until(lambda: "old" not in here.backend.hub.tables)
+
+        assert still == {"ghost": [1]}
+        assert ("could not look for presence that is over" in caplog.text) is (error is not AWAY)
+
+
+async def test_a_process_that_has_never_written_asks_for_nothing(nodes):
+    """An app without presence needs no right to it."""
+    here, _ = nodes
+    here._exchange._is_back()
+    here._exchange._is_back()
+    for _ in range(10):
+        await asyncio.sleep(0)
+
+    assert "tables" not in here.backend.calls
+
+
+async def test_the_end_of_a_reading_that_was_cancelled_is_an_end(nodes):
+    """Whoever waited for it goes on."""
+    here, _ = nodes
+    here.backend.stall("entries")
+    ann = here.client("ann")
+    tracking = asyncio.create_task(ann.track())
+    await until(lambda: here._presence._reads)
+    asking = asyncio.create_task(here.presence("tea"))
+    await asyncio.sleep(0)
+    await here._presence.stop()
+    async with asyncio.timeout(DEADLINE):
+        await asyncio.gather(tracking, asking)
+
+    assert here.traces == []
