@@ -24,8 +24,8 @@ __all__ = ["WRITES_AT_ONCE", "Tables"]
 
 log = logging.getLogger("falcon_pachinko.presence")
 
-WRITES_AT_ONCE = 64
-"""How many rooms are written at once."""
+WRITES_AT_ONCE = 32
+"""How many rooms are written at once: more would only have a newcomer's own write wait longer."""
 
 WRITE_AGAIN_AFTER = (0.5, 1.5)
 """Seconds until what could not be written is tried again; at random, apart from each other."""
