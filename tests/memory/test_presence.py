@@ -11,6 +11,7 @@ from faulty_backend import FaultyBackend
 from falcon_pachinko import WebSocketResource, handles_message, install, to
 from falcon_pachinko.backends import MemoryBackend, MemoryHub
 from falcon_pachinko.backends.base import Lost, StateChanged
+from falcon_pachinko.cluster.node import Gap
 from falcon_pachinko.testing import Disconnected, simulate
 
 
@@ -203,9 +204,7 @@ async def test_a_diff_that_was_missed_is_made_up_for():
             await cid.receive_json()
             await ann.expect_nothing()
             backend._channels.add("room:lobby")
-            await first.ws_connection_manager._exchange._missed(
-                type("Gap", (), {"channel": None, "node": None, "why": "a test"})()
-            )
+            await first.ws_connection_manager._exchange._missed(Gap(None, None, "a test"))
 
             assert await ann.receive_json() == diff({"cid": HOME})
 

@@ -577,6 +577,28 @@ def test_after_an_outage_all_that_is_here_replaces_all_that_is_there(roster, fai
     assert written == {ROOM: (True, {"c0"}, ()), "milk": (True, set(), ("c1",))}
 
 
+@pytest.mark.parametrize("leaves", [False, True])
+def test_a_replacement_that_failed_is_one_at_the_next_try(roster, leaves):
+    """Whatever has changed by then."""
+    member = Member("c1", "ann")
+    come(roster, member)
+    roster.ledger.wrote(roster.ledger.next())
+    roster.ledger.write_anew(roster.own_rooms)
+    first = roster.ledger.next()
+    if leaves:
+        roster.untrack(member, ROOM)
+    roster.ledger.failed(first)
+    waits = roster.ledger.next()
+    roster.ledger.retry()
+    again = roster.ledger.next()
+    roster.ledger.wrote(again)
+
+    assert waits is None
+    assert (again.whole, set(again.joins)) == (True, set() if leaves else {"c1"})
+    assert roster.ledger.next() is None
+    assert roster.ledger.is_empty is leaves
+
+
 def test_what_is_found_on_the_server_and_not_here_is_taken_out(roster):
     """Not what is here, which is written anyway."""
     come(roster, Member("c1", "ann"))

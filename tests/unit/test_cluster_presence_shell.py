@@ -919,3 +919,21 @@ async def test_the_end_of_a_reading_that_was_cancelled_is_an_end(nodes):
         await asyncio.gather(tracking, asking)
 
     assert here.traces == []
+
+
+async def test_a_room_that_is_to_be_read_while_the_backend_is_away_is_read_when_it_is_back(nodes):
+    """And not before: it would fail, in each room."""
+    here, _ = nodes
+    ann = here.client("ann")
+    await ann.track()
+    before = here.backend.calls.count("entries")
+    here.backend.state = "degraded"
+    here._presence.refresh(["tea"])
+    for _ in range(10):
+        await asyncio.sleep(0)
+    away = here.backend.calls.count("entries")
+    here.backend.state = "up"
+    here._exchange._is_back()
+    await until(lambda: here.backend.calls.count("entries") > before)
+
+    assert away == before
