@@ -300,6 +300,7 @@ class WebSocketConnectionManager(Asking):
         *,
         history: HistoryLimits | None = None,
         presence_grace: float = GRACE,
+        presence_limit: int = 1000,
         resync: bool = False,
     ) -> None:
         """Say what rooms do whose names begin with a plain string; the longest prefix counts.
@@ -312,6 +313,8 @@ class WebSocketConnectionManager(Asking):
                 message then has the field ``history`` with its room, epoch and offset.
             presence_grace: Seconds that a user who went stays present, so that a reload of
                 the page is no leave and a join.
+            presence_limit: With more users (and connections without one) than this, clients
+                are told only how many there are: ``presence.count``.
             resync: Send ``{"type": "resync", "payload": {"room": ...}}`` to a room's members
                 when messages of other processes may be missing there.
 
@@ -319,7 +322,10 @@ class WebSocketConnectionManager(Asking):
 
             manager.configure_rooms("chat:", history=HistoryLimits(count=50), resync=True)
         """
-        options = RoomOptions(resync=resync, history=history, presence_grace=presence_grace)
+        grace, limit = presence_grace, presence_limit
+        options = RoomOptions(
+            resync=resync, history=history, presence_grace=grace, presence_limit=limit
+        )
         self._options.put(prefix, options)
 
     def on_gap(self, hook: Hook) -> Hook:
@@ -388,6 +394,7 @@ class WebSocketConnectionManager(Asking):
         await self._members.all_over(self._limits.shutdown_timeout)
         await self._exchange.presence.stop()
         await self._cluster.stop()
+        self._exchange.resyncs.stop()
 
     async def drain(self, seconds: float) -> Drained:
         """Send everybody away, without haste: for a server that is about to stop.

@@ -106,6 +106,11 @@ class PresenceDiff(_Chained, tag="p", array_like=True, gc=False):
 
     joins: dict[str, bytes]
     leaves: tuple[str, ...]
+    whole: bool = False
+    """Whether the joins are all that the node has in the room."""
+    stays: dict[str, float] = {}
+    """Of those that leave with the node itself, for how many seconds their users are still
+    present: they may come back on another node."""
 
 
 class Mark(_Chained, tag="m", array_like=True, gc=False):

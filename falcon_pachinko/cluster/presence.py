@@ -14,26 +14,21 @@ import heapq
 from collections.abc import Callable, Collection, Mapping
 from typing import Any, Generic, NamedTuple
 
-import msgspec
-
 from falcon_pachinko.cluster.member import M
-from falcon_pachinko.cluster.room_roster import Entry, RoomRoster, Table
+from falcon_pachinko.cluster.presence_ledger import Ledger
+from falcon_pachinko.cluster.room_roster import Change, Entry, RoomRoster, Table
 from falcon_pachinko.names import stranger_key
 
-__all__ = ["DIFF_SECONDS", "Roster", "Write"]
+__all__ = ["COUNT_SECONDS", "DIFF_SECONDS", "NO_LIMIT", "Roster"]
 
 DIFF_SECONDS = 0.05
 """Seconds within which changes of a room become one diff."""
 
-_encode = msgspec.msgpack.Encoder().encode
+COUNT_SECONDS = 1.0
+"""Seconds between two counts, in a room that has too many for names."""
 
-
-class Write(NamedTuple):
-    """What is to be written of a room: entries by connection id, and ids to take out."""
-
-    room: str
-    joins: dict[str, bytes]
-    leaves: tuple[str, ...]
+NO_LIMIT = 2**63
+"""A number of keys that no room has."""
 
 
 class _Own(NamedTuple):
@@ -50,6 +45,7 @@ class Roster(Generic[M]):
 
     Args:
         node: This process's name; it is another one at each start.
+        limit: Returns for a room above how many keys members are told only their number.
 
     Example::
 
@@ -61,8 +57,8 @@ class Roster(Generic[M]):
             send(recipients, message)
     """
 
-    def __init__(self, node: str = "") -> None:
-        self.node = node
+    def __init__(self, node: str = "", limit: Callable[[str], int] = lambda _: NO_LIMIT) -> None:
+        self.node, self._limit = node, limit
         self.rooms: dict[str, RoomRoster[M]] = {}
         # Only rooms in which somebody here tracks: it goes with the last of them.
         self.news: set[str] = set()  # rooms whose members here may have to be told something
@@ -71,29 +67,41 @@ class Roster(Generic[M]):
         self._leaving: dict[tuple[str, str], dict[str, float]] = {}
         # By room and key, the connections that have gone and stay present until a moment;
         # all of them are in _own.
-        self._deadlines: list[tuple[float, str, str]] = []
-        # A heap of those moments, with room and connection id; what is not in _leaving with
-        # the same moment any more is void.
-        self._stored: dict[str, set[str]] = {}
-        # By room, the connections whose entries the backend may have; none is empty.
-        self._unwritten: dict[str, set[str]] = {}
-        # By room, the connections whose entries the backend has to be told of; none is
-        # empty, and each is in _own or in _stored: of others there is nothing to tell.
-        self._urgent: dict[str, None] = {}  # rooms that are written first; all in _unwritten
-        self.keeps_tables = False
-        """Whether there is a backend to write to."""
+        self._deadlines: list[tuple[float, str, str, str]] = []
+        # A heap of those moments, with room, "" and connection id; and of those at which what
+        # other processes left behind goes, with their names. What is not in _leaving, or
+        # `RoomRoster.staying`, with the same moment any more is void.
+        self.dropped: set[str] = set()
+        # Rooms in which nobody here tracks any more, until `take_dropped`.
+        self.ledger = Ledger(self._announced)
+        """What the backend's tables have to be told."""
 
     def begin(self, node: str) -> None:
         """Be a process of that name, with a backend to write to."""
-        before, self.node, self.keeps_tables = self.node, node, True
+        before, self.node = self.node, node
+        self.ledger.begin()
         for room, own in self._own.items():
             known = self.rooms[room]
             known.forget(before)
             for connection_id, tracked in own.items():
                 known.put((node, connection_id), tracked.entry)
-        self.write_again()
+                self._to_be_written(room, connection_id)
+
+    def _announced(self, room: str) -> Mapping[str, Entry]:
+        """Return what connections of this process are present with in a room, by their ids."""
+        known = self.rooms.get(room)
+        return known.entries.get(self.node, {}) if known is not None else {}
+
+    def _to_be_written(self, room: str, connection_id: str) -> None:
+        present = connection_id in self._announced(room)
+        self.ledger.changed(room, connection_id, present=present)
 
     # What connections of this process do.
+
+    @property
+    def own_rooms(self) -> Collection[str]:
+        """The rooms in which this process has entries."""
+        return [room for room in self._own if self._announced(room)]
 
     def is_tracking(self, connection_id: str) -> bool:
         """Whether a connection tracks anywhere, or its user is kept present for it."""
@@ -128,8 +136,7 @@ class Roster(Generic[M]):
             known.newcomers[member] = None
         self.news.add(room)
         self._to_be_written(room, member.id)
-        if room in self._unwritten:
-            self._urgent[room] = None
+        self.ledger.hurry(room)
 
     def withdraw(self, member: M, room: str, entry: Entry) -> None:
         """Undo a `track` that was not announced; what it is present with by now stays."""
@@ -167,7 +174,7 @@ class Roster(Generic[M]):
             leaving = self._leaving.setdefault((room, entry.key), {})
             if member.id not in leaving:
                 leaving[member.id] = now + seconds
-                heapq.heappush(self._deadlines, (now + seconds, room, member.id))
+                heapq.heappush(self._deadlines, (now + seconds, room, "", member.id))
 
     def next_deadline(self) -> float | None:
         """Return when `expire` has something to do at the earliest."""
@@ -176,7 +183,13 @@ class Roster(Generic[M]):
     def expire(self, now: float) -> None:
         """Make those absent whose time to come back is over."""
         while self._deadlines and self._deadlines[0][0] <= now:
-            deadline, room, connection_id = heapq.heappop(self._deadlines)
+            deadline, room, node, connection_id = heapq.heappop(self._deadlines)
+            if node:
+                known, place = self.rooms.get(room), (node, connection_id)
+                if known is not None and known.staying.get(place) == deadline:
+                    known.put(place, None)
+                    self.news.add(room)
+                continue
             leaving = self._leaving_of(room, connection_id)
             if leaving is not None and leaving[1].get(connection_id) == deadline:
                 self._remove(room, connection_id)
@@ -220,22 +233,55 @@ class Roster(Generic[M]):
             del self._own[room]
             self.rooms.pop(room, None)
             self.news.discard(room)
+            self.dropped.add(room)
         self._to_be_written(room, connection_id)
+
+    def take_dropped(self) -> list[str]:
+        """Return the rooms in which the last one here has stopped tracking since the last call."""
+        dropped, self.dropped = self.dropped, set()
+        return sorted(dropped - self.rooms.keys()) if dropped else []
+
+    def last_words(
+        self, now: float, grace: Callable[[str], float]
+    ) -> list[tuple[str, tuple[str, ...], dict[str, float]]]:
+        """Return what the others are to be told when this process ends in good order.
+
+        By room, the connections that leave with it; and of those whose users may come back
+        on another process, for how many seconds the others keep them present.
+        """
+        words = []
+        for room, stored in self.ledger.stored.items():
+            stays: dict[str, float] = {}
+            for connection_id, entry in self._announced(room).items():
+                leaving = self._leaving.get((room, entry.key), {})
+                if connection_id in leaving:
+                    seconds = leaving[connection_id] - now
+                else:  # it goes only now
+                    seconds = grace(room) if entry.key != stranger_key(connection_id) else 0.0
+                if seconds > 0:
+                    stays[connection_id] = seconds
+            words.append((room, tuple(sorted(stored)), stays))
+        return words
 
     # What other processes have.
 
-    def apply(
-        self, node: str, room: str, joins: Mapping[str, bytes], leaves: Collection[str]
-    ) -> None:
+    def apply(self, room: str, change: Change) -> None:
         """Apply what another process changed; after the reading, while a room is read."""
         known = self.rooms.get(room)
         if known is None:
             return
         if known.waiting is not None:
-            known.waiting.append((node, joins, leaves))
+            known.waiting.append(change)
             return
-        known.apply(node, joins, leaves)
+        self._apply(room, known, change)
         self.news.add(room)
+
+    def _apply(self, room: str, known: RoomRoster[M], change: Change) -> None:
+        known.apply(change)
+        for connection_id in change.until:
+            deadline = known.staying.get((change.node, connection_id))
+            if deadline is not None:
+                heapq.heappush(self._deadlines, (deadline, room, change.node, connection_id))
 
     def begin_reading(self, known: RoomRoster[M]) -> None:
         """Have diffs wait, and members be told nothing, while a room's table is read."""
@@ -248,9 +294,9 @@ class Roster(Generic[M]):
         waiting, known.waiting, known.was_read = known.waiting, None, True
         if table is not None:
             known.take_over(table, self.node, patient=patient)
-        for node, joins, leaves in waiting or ():
-            known.apply(node, joins, leaves)
-        if self.rooms.get(room) is known:
+        for change in waiting or ():
+            self._apply(room, known, change)
+        if self.rooms.get(room) is known and (known.changed or known.newcomers):
             self.news.add(room)
 
     def nodes(self) -> set[str]:
@@ -272,22 +318,27 @@ class Roster(Generic[M]):
         known = self.rooms.get(room)
         if known is None or known.waiting is not None or room not in self.news:
             return None
-        return known.told_at + DIFF_SECONDS
+        if known.counting and known.newcomers:
+            return known.greeted_at + DIFF_SECONDS
+        return known.told_at + (COUNT_SECONDS if known.counting else DIFF_SECONDS)
 
     def news_of(self, room: str, now: float) -> list[tuple[list[M], dict[str, Any]]]:
         """Return what members are to be told of a room, and note that they know.
 
-        Each message with those that get it: members what has changed, newcomers all of it.
-        Nothing while the room is read.
+        Each message with those that get it: members what has changed, newcomers all of it;
+        or how many are present, where that is above the limit. Nothing while the room is read.
         """
         known = self.rooms.get(room)
         if known is None or known.waiting is not None:
             return []  # the end of the reading is news again
         self.news.discard(room)
-        change = known.change()
+        known.choose_form(self._limit(room))
         newcomers, known.newcomers = known.newcomers, {}
-        news: list[tuple[list[M], dict[str, Any]]] = []
         others = [each for each in known.members if each not in newcomers]
+        if known.counting:
+            return self._counts(room, known, now, list(newcomers), others)
+        change = known.change()
+        news: list[tuple[list[M], dict[str, Any]]] = []
         if others and any(change.values()):
             diff = {"type": "presence.diff", "payload": {"room": room, **change}}
             news.append((others, diff))
@@ -298,70 +349,24 @@ class Roster(Generic[M]):
             known.told_at = now
         return news
 
-    # What the backend is told.
-
-    def _to_be_written(self, room: str, connection_id: str) -> None:
-        """Note that an entry changed; one that comes and goes between two writes is nothing."""
-        if not self.keeps_tables:
-            return
-        own = self._own.get(room, {}).get(connection_id)
-        announced = own is not None and own.entry is not None
-        if announced or connection_id in self._stored.get(room, ()):
-            self._unwritten.setdefault(room, set()).add(connection_id)
-            return
-        unwritten = self._unwritten.get(room, set())
-        unwritten.discard(connection_id)
-        if not unwritten:
-            self._unwritten.pop(room, None)
-            self._urgent.pop(room, None)
-
-    def write_again(self) -> None:
-        """Have all entries of this process written: the backend may have forgotten them."""
-        for room, own in self._own.items():
-            for connection_id in own:
-                self._to_be_written(room, connection_id)
-
-    @property
-    def writes_due(self) -> bool:
-        """Whether the backend has to be told of anything."""
-        return bool(self._unwritten)
-
-    def next_write(self) -> Write | None:
-        """Return what to write next, rooms with somebody new first; None if all is written.
-
-        Until `wrote` or `not_written` the backend may have it, or not.
-        """
-        room = next(iter(self._urgent or self._unwritten), None)
-        if room is None:
-            return None
-        self._urgent.pop(room, None)
-        own = self._own.get(room, {})
-        joins, leaves = {}, []
-        for connection_id in sorted(self._unwritten.pop(room)):
-            tracked = own.get(connection_id)
-            if tracked is not None and tracked.entry is not None:
-                joins[connection_id] = _encode(tracked.entry)
-            else:
-                leaves.append(connection_id)
-        if joins:
-            self._stored.setdefault(room, set()).update(joins)
-        return Write(room, joins, tuple(leaves))
-
-    def wrote(self, write: Write) -> None:
-        """Note that the backend has it."""
-        stored = self._stored.get(write.room)
-        if stored is not None:
-            stored.difference_update(write.leaves)
-            if not stored:
-                del self._stored[write.room]
-
-    def not_written(self, write: Write) -> None:
-        """Note that the backend may not have it: it is to be written again."""
-        for connection_id in (*write.joins, *write.leaves):
-            self._to_be_written(write.room, connection_id)
+    def _counts(
+        self, room: str, known: RoomRoster[M], now: float, newcomers: list[M], others: list[M]
+    ) -> list[tuple[list[M], dict[str, Any]]]:
+        """Return the count for newcomers at once, and for others if it is their time."""
+        known.changed.clear()
+        count, recipients = len(known.places), newcomers
+        if newcomers:
+            known.greeted_at = now
+        if not others or (count != known.told_count and now >= known.told_at + COUNT_SECONDS):
+            known.told_count, known.told_at = count, now
+            recipients = newcomers + others
+        elif count != known.told_count:
+            self.news.add(room)  # their time comes
+        message = {"type": "presence.count", "payload": {"room": room, "count": count}}
+        return [(recipients, message)] if recipients else []
 
     @property
     def is_empty(self) -> bool:
         """Whether nothing is left of any room or connection."""
-        kept = (self.rooms, self.news, self._own, self._rooms_of, self._leaving, self._stored)
-        return not any(kept) and not self._unwritten and not self._urgent
+        kept = (self.rooms, self.news, self._own, self._rooms_of, self._leaving)
+        return not any(kept) and self.ledger.is_empty

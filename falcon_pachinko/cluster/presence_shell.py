@@ -1,14 +1,15 @@
 """Who is here: per room, over all processes, told to members as it changes.
 
 What is known and what members are told is decided in `presence`; here the backend's
-tables are read and written, other processes are told, and messages are sent. A room
-is read anew when something may have been missed, and the entries of a process that
-died are forgotten.
+tables are read, and messages are sent. A room is read anew when something may have been
+missed, many of them at a time, and the entries of a process that died are forgotten.
+`presence_tables` writes, and tells other processes.
 """
 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 from collections.abc import Awaitable, Callable, Collection, Coroutine, Iterable
 from contextvars import Context
@@ -16,13 +17,14 @@ from typing import Any, Generic
 
 import msgspec
 
-from falcon_pachinko.clock import uniform
+from falcon_pachinko.cluster.catching_up import CatchingUp
 from falcon_pachinko.cluster.member import M
 from falcon_pachinko.cluster.node import LEASE, Node
 from falcon_pachinko.cluster.outage import Outage
 from falcon_pachinko.cluster.parcels import PresenceDiff
-from falcon_pachinko.cluster.presence import Roster, Write
-from falcon_pachinko.cluster.room_roster import Entry, Present, RoomRoster, Table
+from falcon_pachinko.cluster.presence import DIFF_SECONDS, NO_LIMIT, Roster
+from falcon_pachinko.cluster.presence_tables import Tables
+from falcon_pachinko.cluster.room_roster import Change, Entry, Present, RoomRoster, Table
 from falcon_pachinko.errors import BackendError, EncodeError
 from falcon_pachinko.names import check_text, stranger_key
 
@@ -36,8 +38,8 @@ GRACE = 3.0
 BEATS_PER_TTL = 6
 """How often a process gives a sign of life within ``Backend.ttl``."""
 
-WRITE_AGAIN_AFTER = (0.5, 1.5)
-"""Seconds until what could not be written is tried again; at random, apart from each other."""
+MOST_STAY = 86_400.0
+"""Seconds that an entry stays at most after its process has ended, whatever that says."""
 
 
 class Presence(Generic[M]):
@@ -48,6 +50,9 @@ class Presence(Generic[M]):
         send: Sends a message to some connections of this process.
         grace: Returns for a room how many seconds its users stay after they went.
         encode: Writes a meta as MessagePack.
+        limit: Returns for a room above how many keys its members are told only their number.
+        dropped: Called with each room in which the last one here has stopped tracking, also
+            if that is the end of its grace.
     """
 
     def __init__(
@@ -56,53 +61,71 @@ class Presence(Generic[M]):
         send: Callable[[Collection[M], Any], Awaitable[Any]],
         grace: Callable[[str], float],
         encode: Callable[[Any], bytes] = msgspec.msgpack.encode,
+        *,
+        limit: Callable[[str], int] = lambda _: NO_LIMIT,
+        dropped: Callable[[str], None] = lambda _: None,
     ) -> None:
         self._node, self._send, self._grace, self._encode = node, send, grace, encode
-        self._roster: Roster[M] = Roster()
-        self._tasks: list[asyncio.Task[None]] = []  # the three jobs, while others can be told
-        self._passing: set[asyncio.Task[None]] = set()  # that tell members, or read a room first
-        self._reads: dict[RoomRoster[M], asyncio.Task[None]] = {}  # those that read it first
+        self._limit, self._dropped = limit, dropped
+        self._beating: asyncio.Task[None] | None = None  # while others can be told
+        self._beat_now = asyncio.Event()  # set to have the next sign of life at once
+        self._passing: set[asyncio.Task[None]] = set()  # that read, write, or tell members
+        self._reads: dict[RoomRoster[M], asyncio.Future[None]] = {}  # those that are being read
         self._telling: set[str] = set()  # rooms whose members a task is telling
-        self._stale: dict[str, None] = {}  # rooms that are to be read anew
-        self._waiting: dict[tuple[str, str], asyncio.Future[None]] = {}
-        # By room and connection, who waits for its entry to be written; resolved when it is,
-        # when it has gone, or when the backend fails.
+        self._unread: dict[str, None] = {}  # rooms that could not be read anew
         self._patient_until = float("-inf")  # until then, who is silent is not taken for dead
         # For the next one whose grace is over; and when that is.  Not asked from the handle: uvloop
         # gives one that does not tell, for what is due at once.
         self._expiry: asyncio.Handle | None = None
         self._expiry_at = 0.0
-        self._write_work = asyncio.Event()
-        self._read_work = asyncio.Event()
-        self._read_outage, self._write_outage = Outage(), Outage()
+        self._read_outage = Outage()
+        self._renew()
+
+    def _renew(self) -> None:
+        """Know nothing of anybody, and do nothing."""
+        self._roster: Roster[M] = Roster(limit=self._limit)
+        self._tables = Tables(self._node, self._roster.ledger, self._spawn)
+        self._catching_up = CatchingUp(self._read_anew, self._spawn)
+        self._unread.clear()
 
     def start(self) -> None:
         """Begin to tell other processes, and to notice which of them die."""
-        if self._tasks or self._node.alone:
+        if self._beating is not None or self._node.alone:
             return
-        self._write_work, self._read_work = asyncio.Event(), asyncio.Event()
+        self._beat_now = asyncio.Event()
         self._roster.begin(self._node.name)
-        self._write_work.set()
-        jobs = (self._write_changes(), self._read_stale(), self._beat())
-        # The first of them may run before the last one is made: none looks at _tasks.
-        self._tasks = [asyncio.get_running_loop().create_task(job) for job in jobs]
+        self._tables.start()
+        self._tables.wake()
+        self._beating = asyncio.get_running_loop().create_task(self._beat())
 
     async def stop(self) -> None:
-        """Stop telling; the backend takes this process's entries back."""
-        tasks, self._tasks = {*self._tasks, *self._passing}, []
+        """Stop telling; the backend takes this process's entries back.
+
+        The others keep users present that may come back on one of them within their grace.
+        """
+        roster, tables, beating = self._roster, self._tables, self._beating
+        if beating is not None and self._node.backend.state == "up":
+            now = asyncio.get_running_loop().time()
+            for room, leaves, stays in roster.last_words(now, self._grace):
+                diff = PresenceDiff(0, 0, {}, leaves, stays=stays)
+                self._node.publish(f"room:{room}", diff)
         # Before anything is awaited: what still arrives is to find no room, and to begin nothing.
-        self._roster = Roster()
-        self._stale.clear()
+        self._renew()
+        self._beating = None
         if self._expiry is not None:
             self._expiry.cancel()
             self._expiry = None
+        tables.stop()
+        for room in roster.rooms:
+            self._dropped(room)
+        tasks = {*self._passing, *([beating] if beating is not None else [])}
         for task in tasks:
             task.cancel()
-        self._release_all()
+        for known in tuple(self._reads):
+            self._end_read(known)
         if tasks:
             await asyncio.wait(tasks)
         self._telling.clear()  # a task that is cancelled before its first step does not
-        self._release_all()
 
     def _spawn(self, job: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
         task = asyncio.get_running_loop().create_task(job, context=Context())
@@ -133,40 +156,24 @@ class Presence(Generic[M]):
                 await self._known(room)
         except BaseException:
             roster.withdraw(member, room, entry)
+            self._drop(roster)
             raise
         if roster is not self._roster or not roster.tracks(member, room, entry):
             return  # it went meanwhile, tracks anew, or all of this has stopped
         roster.announce(member, room)
         self._changed()
-        if self._tasks:
-            await self._written(room, member.id)
+        self._catching_up.hurry(room)
+        await self._tables.written(room, member.id)
 
     async def _known(self, room: str) -> RoomRoster[M]:
         """Return what is known of a room in which somebody tracks, read if it is new here."""
         known = self._roster.rooms[room]
-        if not known.was_read and self._tasks and known not in self._reads:
-            read = self._spawn(self._load(room, known))
-            self._reads[known] = read
-            read.add_done_callback(lambda _: self._reads.pop(known))
+        if not known.was_read and self._beating is not None and known not in self._reads:
+            self._begin_read(known)
+            self._spawn(self._load(room, known))  # a task: whoever waits may be cancelled
         if known in self._reads:
-            await asyncio.wait((self._reads[known],))  # a task: whoever waits may be cancelled
+            await asyncio.wait((self._reads[known],))
         return known
-
-    async def _written(self, room: str, connection_id: str) -> None:
-        """Wait until an entry is written, or the backend is away, or the connection has gone."""
-        place = room, connection_id
-        if place not in self._waiting:
-            self._waiting[place] = asyncio.get_running_loop().create_future()
-        await asyncio.wait((self._waiting[place],), timeout=self._node.backend.ttl)
-
-    def _release(self, place: tuple[str, str]) -> None:
-        future = self._waiting.pop(place, None)
-        if future is not None and not future.done():
-            future.set_result(None)
-
-    def _release_all(self) -> None:
-        for place in tuple(self._waiting):
-            self._release(place)
 
     def untrack(self, member: M, room: str) -> None:
         """Make a member absent at once: it left the room, and meant to.
@@ -177,7 +184,7 @@ class Presence(Generic[M]):
         check_text(room, "room name")
         if self._roster.is_tracking(member.id):
             self._roster.untrack(member, room)
-            self._release((room, member.id))
+            self._tables.release(room, member.id)
             self._changed()
 
     def gone(self, member: M) -> None:
@@ -187,7 +194,7 @@ class Presence(Generic[M]):
         loop = asyncio.get_running_loop()
         self._roster.gone(member, loop.time(), self._grace)
         for room in member._rooms:
-            self._release((room, member.id))
+            self._tables.release(room, member.id)
         self._changed()
         self._expire_in_time(loop)
 
@@ -210,13 +217,24 @@ class Presence(Generic[M]):
 
     def _changed(self) -> None:
         """Have members and other processes told of what has changed."""
-        if self._roster.writes_due:
-            self._write_work.set()
+        self._tables.wake()
+        self._drop(self._roster)
         for room in sorted(self._roster.news - self._telling):
             self._telling.add(room)
             self._spawn(self._tell(room))
 
+    def _drop(self, roster: Roster[M]) -> None:
+        for room in roster.take_dropped():
+            self._dropped(room)
+
     # What anybody may ask.
+
+    def knows(self, room: str) -> bool:
+        """Whether somebody of this process tracks in a room, or is still in the grace there.
+
+        As long as that is so, the diffs of other processes have to arrive.
+        """
+        return room in self._roster.rooms
 
     async def present(self, room: str) -> Present:
         """Return who is present in a room, over all processes.
@@ -229,7 +247,7 @@ class Presence(Generic[M]):
         if room in self._roster.rooms:
             return (await self._known(room)).metas()
         known: RoomRoster[M] = RoomRoster()
-        if self._tasks:
+        if self._beating is not None:
             known.take_over(await self._node.backend.entries(room), self._node.name, patient=False)
         return known.metas()
 
@@ -249,39 +267,62 @@ class Presence(Generic[M]):
 
     def take(self, node: str, room: str, diff: PresenceDiff) -> None:
         """Apply what another process changed."""
-        self._roster.apply(node, room, diff.joins, diff.leaves)
+        loop = asyncio.get_running_loop()
+        now = loop.time()
+        until = {
+            each: now + min(seconds, MOST_STAY)
+            for each, seconds in diff.stays.items()
+            if seconds > 0
+        }
+        self._roster.apply(room, Change(node, diff.joins, diff.leaves, diff.whole, until))
         self._changed()
+        self._expire_in_time(loop)
 
     def refresh(self, rooms: Iterable[str]) -> None:
         """Read rooms anew, those that are known here: diffs of other processes were missed."""
-        known = self._roster.rooms
-        self._stale.update(dict.fromkeys(room for room in rooms if room in known))
-        self._read_work.set()
+        for room in rooms:
+            if room not in self._roster.rooms or self._beating is None:
+                continue
+            if self._node.backend.state == "up":
+                self._catching_up.want(room)
+            else:
+                self._unread[room] = None
 
-    async def _read_stale(self) -> None:
-        """Read what is stale, one room after the other, until it is cancelled."""
-        while True:
-            await self._read_work.wait()
-            self._read_work.clear()
-            stale, self._stale = self._stale, {}
-            for room in stale:
-                known = self._roster.rooms.get(room)
-                if known is not None and known in self._reads:
-                    await asyncio.wait((self._reads[known],))
-                if known is not None:
-                    await self._load(room, known)
+    async def _read_anew(self, room: str) -> None:
+        known = self._roster.rooms.get(room)
+        if known is not None and known in self._reads:
+            known.outdated = True  # by whoever reads it now
+        elif known is not None:
+            self._begin_read(known)
+            await self._load(room, known)
+
+    def _begin_read(self, known: RoomRoster[M]) -> None:
+        self._reads[known] = asyncio.get_running_loop().create_future()
+
+    def _end_read(self, known: RoomRoster[M]) -> None:
+        future = self._reads.pop(known, None)
+        if future is not None and not future.done():
+            future.set_result(None)
 
     async def _load(self, room: str, known: RoomRoster[M]) -> None:
         """Take over what the backend knows, then the diffs that came meanwhile."""
-        roster, table = self._roster, None
-        roster.begin_reading(known)
+        roster = self._roster
         try:
-            table = await self._read(room)
+            while True:
+                known.outdated, table = False, None
+                roster.begin_reading(known)
+                try:
+                    table = await self._read(room)
+                finally:
+                    roster.end_reading(room, known, table, patient=self._is_patient())
+                if table is None or not known.outdated:
+                    break
         finally:
-            roster.end_reading(room, known, table, patient=self._is_patient())
+            self._end_read(known)
         if table is None and roster.rooms.get(room) is known:
-            self._stale[room] = None  # it is read again with the next sign of life
+            self._unread[room] = None  # it is read again with the next sign of life
         self._changed()
+        self._expire_in_time(asyncio.get_running_loop())
 
     async def _read(self, room: str) -> Table | None:
         """Return a room's table; None if it cannot be read now, which the log tells."""
@@ -297,6 +338,23 @@ class Presence(Generic[M]):
             self._read_outage.over()
             return table
         return None
+
+    def back(self) -> None:
+        """Make up for an outage of the backend, which may have forgotten all, or gone back in time.
+
+        What this process has there is replaced, wherever that is.
+        """
+        self.be_patient()
+        self._replace_all()
+        self._read_unread()
+        self._beat_now.set()
+
+    def _replace_all(self) -> None:
+        self._tables.write_anew(self._roster.own_rooms)
+
+    def _read_unread(self) -> None:
+        unread, self._unread = self._unread, {}
+        self.refresh(unread)
 
     def be_patient(self) -> None:
         """Take nobody for dead, for a while: after an outage the others may only be late."""
@@ -314,8 +372,10 @@ class Presence(Generic[M]):
         loop, roster = asyncio.get_running_loop(), self._roster
         try:
             while (due := roster.due(room)) is not None:
-                if due > loop.time():
-                    await asyncio.sleep(due - loop.time())
+                if (left := due - loop.time()) > 0:
+                    # In steps, since somebody may come meanwhile who is told sooner.
+                    await asyncio.sleep(min(left, DIFF_SECONDS))
+                    continue
                 for recipients, message in roster.news_of(room, loop.time()):
                     # Some may have left while the one before was sent.
                     await self._send([each for each in recipients if room in each._rooms], message)
@@ -324,58 +384,7 @@ class Presence(Generic[M]):
         finally:
             self._telling.discard(room)
 
-    # Telling other processes.
-
-    def write_again(self) -> None:
-        """Write all that this process knows of its own: the backend may have forgotten it."""
-        self._roster.write_again()
-        self._write_work.set()
-
-    async def _write_changes(self) -> None:
-        """Keep the backend's tables to what this process knows of its own, until cancelled."""
-        while True:
-            await self._write_work.wait()
-            self._write_work.clear()
-            if self._node.backend.state != "up":
-                self._release_all()  # it is all written when the backend is back
-                continue
-            failed = await self._write_all()
-            for write in failed:
-                self._roster.not_written(write)
-            if failed:
-                self._release_all()
-                await asyncio.sleep(uniform(*WRITE_AGAIN_AFTER))
-                self._write_work.set()
-
-    async def _write_all(self) -> list[Write]:
-        """Write everything; return what failed. A backend that is away ends it."""
-        failed = []
-        while (write := self._roster.next_write()) is not None:
-            try:
-                await self._write(write)
-            except BackendError as error:
-                failed.append(write)
-                self._write_outage.report(
-                    log, "could not tell other processes who is present; retrying: %s", error
-                )
-                break
-            except Exception:
-                failed.append(write)
-                log.exception("could not write the presence of %.200r; retrying", write.room)
-            else:
-                self._write_outage.over()
-        return failed
-
-    async def _write(self, write: Write) -> None:
-        roster, (room, joins, leaves) = self._roster, write
-        if joins:
-            await self._node.backend.enter(room, joins)
-        if leaves:
-            await self._node.backend.leave(room, leaves)
-        roster.wrote(write)
-        self._node.publish(f"room:{room}", PresenceDiff(0, 0, joins, leaves))
-        for connection_id in (*joins, *leaves):
-            self._release((room, connection_id))
+    # Signs of life.
 
     async def _beat(self) -> None:
         """Give signs of life, and forget the entries of processes that give none any more."""
@@ -395,7 +404,7 @@ class Presence(Generic[M]):
             else:
                 if loop.time() - last > lease:  # the others took this process for dead
                     self.be_patient()
-                    self.write_again()
+                    self._replace_all()
                 last = loop.time()
                 if not self._is_patient():
                     self._roster.forget_nodes(known - alive)
@@ -404,8 +413,12 @@ class Presence(Generic[M]):
                     if was_patient:  # with who is back by now, and who is not
                         self.refresh(self._roster.rooms)
                 was_patient = self._is_patient()
-                self._read_work.set()  # what could not be read before
-            await asyncio.sleep(pause)
+                self._read_unread()
+                self._tables.sweep()
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(pause):
+                    await self._beat_now.wait()
+            self._beat_now.clear()
 
     def _encoded(self, meta: Any) -> msgspec.Raw:
         """Write a meta; it has to have a form in each codec."""

@@ -7,14 +7,17 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Mapping
 from operator import itemgetter
-from typing import Any, Generic, TypeAlias
+from typing import Any, Generic, NamedTuple, TypeAlias
 
 import msgspec
 
 from falcon_pachinko.cluster.member import M
 from falcon_pachinko.messages.codec import DECODE_ERRORS
 
-__all__ = ["Entry", "Present", "RoomRoster", "Table", "read_entry"]
+__all__ = ["Change", "Entry", "Place", "Present", "RoomRoster", "Table", "read_entry"]
+
+NAMED_AGAIN = 0.8
+"""Below which part of the limit a room names again who is present: so it does not go to and fro."""
 
 Present: TypeAlias = dict[str, list[Any]]
 """Who is present: for each key (the user's id, else `stranger_key`) what was given as meta."""
@@ -31,6 +34,17 @@ class Entry(msgspec.Struct, array_like=True):
 
     key: str
     meta: msgspec.Raw
+
+
+class Change(NamedTuple):
+    """What another process has changed in a room; see `PresenceDiff`."""
+
+    node: str
+    joins: Mapping[str, bytes]
+    leaves: Collection[str]
+    whole: bool = False
+    until: Mapping[str, float] = {}
+    """Of those that leave, until when their users stay present."""
 
 
 _place = itemgetter(0)
@@ -62,15 +76,24 @@ class RoomRoster(Generic[M]):
         # in here that has left or gone.
         self.newcomers: dict[M, None] = {}  # members that were told nothing yet
         self.changed: set[str] = set()  # keys that may differ from what was told
-        self.waiting: list[tuple[str, Mapping[str, bytes], Collection[str]]] | None = None
+        self.waiting: list[Change] | None = None
         # The diffs that came while the room is read; None while it is not. Members are told
         # nothing meanwhile.
         self.was_read = False  # whether the backend was asked for it, with or without success
-        self.told_at = float("-inf")  # when members were told last
+        self.outdated = False  # whether something was missed since it was asked last
+        self.staying: dict[Place, float] = {}
+        # Until when entries stay whose process has ended and told us so; all are in `entries`.
+        # No table has them any more: they go at their time, or when their user is back.
+        self.counting = False
+        # Whether members are told how many are present, and not who; `told` is empty then.
+        self.told_count = 0  # what those that are no newcomers know then
+        self.told_at = float("-inf")  # when members were told last,
+        self.greeted_at = float("-inf")  # and when newcomers were, while it is counting
 
     def put(self, place: Place, entry: Entry | None) -> None:
         """Set or remove one entry, and note whom that is about."""
         node, connection_id = place
+        self.staying.pop(place, None)
         before = self.entries.get(node, {}).pop(connection_id, None)
         if before is not None:
             self.changed.add(before.key)
@@ -83,20 +106,40 @@ class RoomRoster(Generic[M]):
             self.changed.add(entry.key)
             self.places.setdefault(entry.key, {})[place] = entry
             self.entries.setdefault(node, {})[connection_id] = entry
+            if self.staying:
+                for other in self.staying.keys() & self.places[entry.key].keys():
+                    self.put(other, None)  # its user is back
 
     def forget(self, node: str) -> None:
-        """Remove what a process has here."""
+        """Remove what a process has here, but for those that stay a while."""
         for connection_id in tuple(self.entries.get(node, ())):
-            self.put((node, connection_id), None)
+            if (node, connection_id) not in self.staying:
+                self.put((node, connection_id), None)
 
-    def apply(self, node: str, joins: Mapping[str, bytes], leaves: Collection[str]) -> None:
+    def apply(self, change: Change) -> None:
         """Apply what a process changed; entries that cannot be read are left out."""
+        node, joins, leaves, whole, until = change
+        if whole:
+            leaves = {*leaves, *self.entries.get(node, {}).keys() - joins.keys()}
         for connection_id in leaves:
-            self.put((node, connection_id), None)
+            if connection_id in until:
+                self._stay((node, connection_id), until[connection_id])
+            else:
+                self.put((node, connection_id), None)
         for connection_id, data in joins.items():
             entry = read_entry(data)
             if entry is not None:
                 self.put((node, connection_id), entry)
+
+    def _stay(self, place: Place, until: float) -> None:
+        """Have an entry whose process ends stay, unless its user is present elsewhere already."""
+        entry = self.entries.get(place[0], {}).get(place[1])
+        if entry is None:
+            return
+        if self.places[entry.key].keys() <= {place, *self.staying}:
+            self.staying[place] = until
+        else:
+            self.put(place, None)
 
     def take_over(self, table: Table, own: str, *, patient: bool) -> None:
         """Replace what other processes have here by what the backend knows.
@@ -120,6 +163,9 @@ class RoomRoster(Generic[M]):
             if node != own
             for connection_id, entry in entries.items()
         }
+        for place in self.staying:  # of these, no table knows better
+            known.pop(place, None)
+            others.pop(place, None)
         for place in known.keys() - others.keys():
             if not patient or place[0] in table:
                 self.put(place, None)
@@ -137,6 +183,17 @@ class RoomRoster(Generic[M]):
             for key in (self.places if keys is None else keys)
             if (places := self.places.get(key))
         }
+
+    def choose_form(self, limit: int) -> None:
+        """Begin to count, or to name those who are present, as their number asks for.
+
+        Where that changes, all members are told all of it, as newcomers are.
+        """
+        size = len(self.places)
+        if size < limit * NAMED_AGAIN if self.counting else size > limit:
+            self.counting = not self.counting
+            self.told, self.changed = {}, set() if self.counting else set(self.places)
+            self.newcomers = dict.fromkeys(self.members)
 
     def change(self) -> dict[str, Present]:
         """Return what changed since members were told last, by kind; from now on it is told."""

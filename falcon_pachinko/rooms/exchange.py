@@ -22,6 +22,7 @@ from falcon_pachinko.cluster.parcels import (
     implied_by,
 )
 from falcon_pachinko.cluster.presence_shell import Presence
+from falcon_pachinko.cluster.resync import Resyncs
 from falcon_pachinko.connection.connection import Connection
 from falcon_pachinko.counters import Counters, type_of
 from falcon_pachinko.errors import EncodeError
@@ -59,6 +60,8 @@ class Exchange:
             self.send_to,
             lambda room: options.of(room).presence_grace,
             self._write_meta,
+            limit=lambda room: options.of(room).presence_limit,
+            dropped=self._untracked,
         )
         self.history: History[Connection] = History(
             self.cluster,
@@ -68,6 +71,7 @@ class Exchange:
             limits=lambda room: options.of(room).history,
             spawn=self.spawn,
         )
+        self.resyncs = Resyncs(self._tell_resync, self.spawn)
         self.on_gap: list[Callable[[Gap], Awaitable[None]]] = []
         self.endings: set[asyncio.Task[Any]] = set()
         """What a shutdown waits for besides the sessions."""
@@ -87,9 +91,14 @@ class Exchange:
             self.cluster.subscriptions.add(f"{kind}:{name}")
 
     def went(self, kind: str, name: str) -> None:
-        """Stop listening."""
-        if self.cluster.backend.shared:
+        """Stop listening, unless somebody of that room is kept present for a while."""
+        if self.cluster.backend.shared and not (kind == "room" and self.presence.knows(name)):
             self.cluster.subscriptions.remove(f"{kind}:{name}")
+
+    def _untracked(self, room: str) -> None:
+        """Stop listening to a room that has nobody here, since nobody is kept present there."""
+        if self.cluster.backend.shared and not self.registry.in_room(room):
+            self.cluster.subscriptions.remove(f"room:{room}")
 
     def left(self, connection: Connection, room: str, *, last: bool) -> None:
         """Leave a connection out of what is underway to a room that it has left."""
@@ -272,8 +281,10 @@ class Exchange:
         for count, room in enumerate(rooms if self.options else (), 1):
             self.history.catch_up(room, unkept=gap.unkept)
             if self.options.of(room).resync:
-                resync = {"type": "resync", "payload": {"room": room}}
-                await self.send_to(self.registry.in_room(room), resync)
+                if everywhere:
+                    self.resyncs.tell_later((room,))
+                elif room not in self.resyncs:
+                    await self._tell_resync(room)
             if not count % MEMBERS_PER_TURN:
                 await asyncio.sleep(0)
 
@@ -286,6 +297,12 @@ class Exchange:
         if kind == "room" and self.options:
             self.history.catch_up(name, unkept=gap.unkept)
 
+    async def _tell_resync(self, room: str) -> None:
+        """Have the clients in a room load anew what they show."""
+        await self.send_to(
+            self.registry.in_room(room), {"type": "resync", "payload": {"room": room}}
+        )
+
     async def _tell(self, hook: Callable[[Gap], Awaitable[None]], gap: Gap) -> None:
         try:
             await hook(gap)
@@ -294,6 +311,5 @@ class Exchange:
 
     def _is_back(self) -> None:
         """The backend is up: tell it what it may have forgotten, or never heard."""
-        self.presence.be_patient()
-        self.presence.write_again()
+        self.presence.back()
         self.spawn(self.history.mend())

@@ -17,12 +17,16 @@ class RoomOptions:
     resync: bool = False
     history: HistoryLimits | None = None
     presence_grace: float = 3.0
+    presence_limit: int = 1000
 
     def __post_init__(self) -> None:
         if self.history is not None and not isinstance(self.history, HistoryLimits):
             raise TypeError(f"history={self.history!r:.200}: give HistoryLimits(), or None")
         if not (math.isfinite(self.presence_grace) and self.presence_grace >= 0):
             raise ValueError(f"presence_grace={self.presence_grace!r}: give a number of seconds")
+        limit = self.presence_limit
+        if not isinstance(limit, int) or isinstance(limit, bool) or limit < 1:
+            raise ValueError(f"presence_limit={limit!r:.80}: give a number of keys, from 1")
 
 
 class OptionsByPrefix:

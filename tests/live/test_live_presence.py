@@ -9,6 +9,7 @@ import time
 import pytest
 from fault_proxy import FaultProxy
 from processes import Processes, all_are, come_back_empty, facts, running
+from redis_server import RedisServer
 
 from falcon_pachinko.testing import Disconnected
 
@@ -200,6 +201,55 @@ async def test_an_empty_server_is_told_again(server, processes, enter):
     left = (guests[0], guests[2], guests[3])
 
     await all_see(dict.fromkeys("acd", AWAKE), left, (one, three), seconds=TTL + SLACK)
+
+
+@pytest.mark.slow
+async def test_who_left_after_the_last_snapshot_is_not_brought_back(tmp_path, processes, enter):
+    """Redis comes back as it was saved: what the processes know replaces that, in all rooms."""
+    with RedisServer("--dir", str(tmp_path)) as redis:
+        settings = f"?ttl={TTL}&probe=0.5&timeout=1.5"
+        one, two, three = everywhere = await processes.start(*[redis.url + settings] * 3)
+        room, alone = "quick:tea", "quick:alone"
+        ann, bob = await enter(one, "ann", room), await enter(one, "bob", room)
+        zoe, cid = await enter(two, "zoe", room), await enter(one, "cid", alone)
+        await all_see(dict.fromkeys(("ann", "bob", "zoe"), AWAKE), (ann,), everywhere, room)
+        await cid.sees({"cid": AWAKE})
+        redis.ask("SAVE")
+        for each in (bob, zoe, cid):
+            await each.client.close()
+        dan = await enter(three, "dan", room)
+        present = {"ann": AWAKE, "dan": AWAKE}
+        await all_see(present, (ann, dan), everywhere, room)
+        redis.kill()
+        redis.start()
+        began = time.monotonic()
+        await all_are("up", everywhere)
+        await asyncio.sleep(max(0.0, began + TTL + 0.5 + 1.5 - time.monotonic()))
+
+        await all_see(present, (ann, dan), everywhere, room, seconds=SLACK)
+        await all_see({}, (), everywhere, alone, seconds=SLACK)
+
+
+@pytest.mark.slow
+async def test_a_restart_one_process_after_another_is_no_leave_and_no_join(
+    server, processes, enter
+):
+    """Who is back elsewhere within the grace was never gone; who is not leaves when it is over."""
+    one, two, three = await processes.start(*[server.url] * 3)
+    ann = await enter(one, "ann")
+    for name in ("bob", "cid"):
+        await enter(two, name)
+    everybody = dict.fromkeys(("ann", "bob", "cid"), AWAKE)
+    await all_see(everybody, (ann,), (one, two, three))
+    told = len(ann.told)
+    await two.stop()
+    again = await enter(three, "bob")
+    await again.sees({"ann": AWAKE, "bob": AWAKE})
+    kept = dict(ann.present)
+    await all_see({"ann": AWAKE, "bob": AWAKE}, (ann, again), (one, three))
+
+    assert kept == everybody
+    assert ann.told[told:] == [("leaves", "cid")]
 
 
 @pytest.mark.slow

@@ -19,6 +19,7 @@ from falcon_pachinko import (
 )
 from falcon_pachinko.backends import MemoryBackend, MemoryHub
 from falcon_pachinko.cluster import listening
+from falcon_pachinko.cluster import resync as resync_module
 from falcon_pachinko.cluster.parcels import ALL, Mark, Question, encode, header
 from falcon_pachinko.testing import Disconnected, simulate
 
@@ -230,6 +231,7 @@ async def test_a_parcel_that_never_came_is_a_gap(nodes):
 async def test_forged_marks_cost_hooks_and_clients_next_to_nothing(nodes, channel, monkeypatch):
     """However fast they are forged: one is told at once, the rest together a while later."""
     monkeypatch.setattr(listening, "GAP_SECONDS", 0.2)
+    monkeypatch.setattr(resync_module, "SPREAD", (0.05, 0.1))
     (app, _), (second, there) = nodes
     manager, gaps = second.ws_connection_manager, []
 
@@ -245,12 +247,11 @@ async def test_forged_marks_cost_hooks_and_clients_next_to_nothing(nodes, channe
             await app.ws_connection_manager._cluster.backend.publish([(channel, mark)])
         await app.ws_connection_manager.broadcast_to_room("tea", {"type": "still"})
 
-        assert await bob.receive_json() == resync
-        told = [await bob.receive_json() for _ in range(2)]
+        told = [await bob.receive_json() for _ in range(3)]
         while {"type": "still"} not in told:
             told.append(await bob.receive_json())
         assert all(each in ({"type": "still"}, resync) for each in told)
-        assert resync in told
+        assert told.count(resync) >= 2
         assert manager.status()["gaps"] == 400
     assert 2 <= len(gaps) < 20
 

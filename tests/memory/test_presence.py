@@ -11,6 +11,7 @@ from faulty_backend import FaultyBackend
 from falcon_pachinko import WebSocketResource, handles_message, install, to
 from falcon_pachinko.backends import MemoryBackend, MemoryHub
 from falcon_pachinko.backends.base import Lost, StateChanged
+from falcon_pachinko.cluster.node import Gap
 from falcon_pachinko.testing import Disconnected, simulate
 
 
@@ -182,7 +183,7 @@ async def test_a_process_that_dies_takes_its_people_along():
         async with there.connect("/?user=bob"):
             await ann.receive_json()
             manager = dying.ws_connection_manager
-            for task in (*manager._exchange.presence._tasks, *manager._cluster._tasks):
+            for task in (manager._exchange.presence._beating, *manager._cluster._tasks):
                 task.cancel()  # as kill -9 would: no goodbye
             assert await ann.receive_json() == diff(leaves={"bob": HOME})
             await ann.expect_nothing()
@@ -203,9 +204,7 @@ async def test_a_diff_that_was_missed_is_made_up_for():
             await cid.receive_json()
             await ann.expect_nothing()
             backend._channels.add("room:lobby")
-            await first.ws_connection_manager._exchange._missed(
-                type("Gap", (), {"channel": None, "node": None, "why": "a test"})()
-            )
+            await first.ws_connection_manager._exchange._missed(Gap(None, None, "a test"))
 
             assert await ann.receive_json() == diff({"cid": HOME})
 
@@ -239,7 +238,7 @@ async def test_who_does_not_come_back_after_an_outage_has_left():
         await ann.expect("presence.state")
         await ann.expect("presence.diff")
         manager = dying.ws_connection_manager
-        for task in (*manager._exchange.presence._tasks, *manager._cluster._tasks):
+        for task in (manager._exchange.presence._beating, *manager._cluster._tasks):
             task.cancel()
         backend = first.ws_connection_manager._cluster.backend
         backend.hub.tables.clear()

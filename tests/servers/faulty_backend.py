@@ -6,8 +6,9 @@ import contextlib
 from falcon_pachinko.backends import MemoryBackend
 
 CALLS = (
-    "start", "stop", "publish", "subscribe", "unsubscribe", "enter", "leave", "entries", "beat",
-    "alive", "acquire", "renew", "release", "append", "read", "forget",
+    "start", "stop", "publish", "subscribe", "unsubscribe", "enter", "replace", "leave",
+    "entries", "tables", "beat", "alive", "acquire", "renew", "release", "append", "read",
+    "forget",
 )  # fmt: skip
 
 

@@ -24,6 +24,7 @@ from falcon_pachinko import (
 )
 from falcon_pachinko.backends.base import Received
 from falcon_pachinko.cluster import history_shell as history
+from falcon_pachinko.cluster import resync
 from falcon_pachinko.cluster.node import Gap
 from falcon_pachinko.cluster.parcels import Broadcast, Mark, encode
 from falcon_pachinko.messages.codec import MSGPACK
@@ -477,8 +478,9 @@ async def test_a_place_on_another_channel_is_none(nodes):
 # Gaps.
 
 
-async def test_what_was_missed_in_a_gap_comes_before_what_is_live(nodes):
+async def test_what_was_missed_in_a_gap_comes_before_what_is_live(nodes, monkeypatch):
     """To those who have everything else; once."""
+    monkeypatch.setattr(resync, "SPREAD", (0.0, 0.001))
     here, there = nodes
     ann = here.client()
     await ann.join()
@@ -490,6 +492,8 @@ async def test_what_was_missed_in_a_gap_comes_before_what_is_live(nodes):
     await here.lose()
     await there.say("live")
     await until(lambda: "live" in ann.texts)
+
+    await until(lambda: ann.resyncs)
 
     assert ann.texts == ["one", "missed", "live"]
     assert (ann.resyncs, len(ann.states)) == (1, 1)

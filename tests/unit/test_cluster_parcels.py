@@ -251,3 +251,18 @@ def test_what_a_codec_has_no_form_of_is_an_error(text):
 def test_an_object_has_room_for_a_field(text, data, has_room):
     """In both of its forms."""
     assert is_object(Broadcast(1, 0, "", text, data)) is has_room
+
+
+@pytest.mark.parametrize(
+    ("fields", "whole", "stays"),
+    [
+        (["p", 3, 2, {"c": b"x"}, ["d"]], False, {}),
+        (["p", 3, 2, {"c": b"x"}, ["d"], True], True, {}),
+        (["p", 3, 2, {"c": b"x"}, ["d"], True, {"d": 2}, "more", 7], True, {"d": 2.0}),
+    ],
+)
+def test_a_diff_of_an_older_or_a_newer_process_is_read(fields, whole, stays):
+    """Fields that are missing have their defaults; those that are not known yet are left out."""
+    opened = decode(HEAD + msgspec.msgpack.encode(fields))
+
+    assert opened == ("0123456789ab", PresenceDiff(3, 2, {"c": b"x"}, ("d",), whole, stays))

@@ -11,9 +11,9 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
 
-from falcon_pachinko.cluster import history, presence, room_roster
+from falcon_pachinko.cluster import history, presence, presence_ledger, room_roster
 from falcon_pachinko.cluster.presence import DIFF_SECONDS, Roster
-from falcon_pachinko.cluster.room_roster import Entry
+from falcon_pachinko.cluster.room_roster import Change, Entry
 from falcon_pachinko.names import stranger_key
 
 ROOM, GRACE = "tea", 5.0
@@ -84,6 +84,7 @@ class RosterMachine(RuleBasedStateMachine):
             for number, user in enumerate(users)
         }
         self.table = {}  # by process and connection id
+        self.snapshot = {}  # the table as it was saved last
         self.here = {}  # the model: by (place, number), what is announced there
         self.lingering = []  # ... and by place, key, meta, until when somebody stays
         self.count = 0
@@ -171,7 +172,7 @@ class RosterMachine(RuleBasedStateMachine):
     def begin_writing(self, which):
         process = self.processes[which]
         if process.writing is None:
-            process.writing = process.roster.next_write()
+            process.writing = process.roster.ledger.next()
 
     @rule(which=which, fate=st.sampled_from(["done", "done", "lost on the way", "answer lost"]))
     def end_writing(self, which, fate):
@@ -181,21 +182,28 @@ class RosterMachine(RuleBasedStateMachine):
             return
         if fate != "lost on the way":
             entries = self.table.setdefault(process.name, {})
+            if write.whole:
+                entries.clear()
             entries.update(write.joins)
             for each in write.leaves:
                 entries.pop(each, None)
         if fate == "done":
-            process.roster.wrote(write)
+            process.roster.ledger.wrote(write)
             self.processes[1 - which].inbox.append((process.name, write))
         else:
-            process.roster.not_written(write)
+            process.roster.ledger.failed(write)
+
+    @rule(which=which)
+    def retry(self, which):
+        self.processes[which].roster.ledger.retry()
 
     @rule(which=which)
     def deliver(self, which):
         process = self.processes[which]
         if process.inbox:
             node, write = process.inbox.pop(0)
-            process.roster.apply(node, write.room, write.joins, write.leaves)
+            change = Change(node, write.joins, write.leaves, write.whole)
+            process.roster.apply(write.room, change)
 
     @rule(which=which)
     def lose(self, which):
@@ -207,12 +215,25 @@ class RosterMachine(RuleBasedStateMachine):
             self.end_reading(which, fails=True)
 
     @rule()
-    def outage(self):
-        """The backend comes back, and may have forgotten all of it."""
-        self.table.clear()
+    def save(self):
+        self.snapshot = {node: dict(entries) for node, entries in self.table.items()}
+
+    @rule(restored=st.booleans())
+    def outage(self, restored):
+        """The backend comes back with what it had saved, or with nothing."""
+        saved = self.snapshot if restored else {}
+        self.table = {node: dict(entries) for node, entries in saved.items()}
         for process in self.processes:
-            process.roster.write_again()
+            process.roster.ledger.write_anew(process.roster.own_rooms)
             process.stale = True
+
+    @rule(which=which)
+    def sweep(self, which):
+        """A process asks in which tables it has anything, as it does after an outage."""
+        process, ledger = self.processes[which], self.processes[which].roster.ledger
+        if ledger.doubtful:
+            ledger.take_out([ROOM] if self.table.get(process.name) else [])
+            ledger.doubtful = False
 
     @rule(which=which)
     def tell(self, which):
@@ -248,11 +269,15 @@ class RosterMachine(RuleBasedStateMachine):
                 assert all(known.places.values())
                 assert all(ROOM in each._rooms for each in known.members)
                 assert known.newcomers.keys() <= known.members
-            for kept in (roster._own, roster._rooms_of, roster._leaving, roster._stored):
+            ledger = roster.ledger
+            for kept in (roster._own, roster._rooms_of, roster._leaving, ledger.stored):
                 assert all(kept.values())
-            assert roster._urgent.keys() <= roster._unwritten.keys()
-            for room, ids in roster._unwritten.items():
-                own, stored = roster._own.get(room, {}), roster._stored.get(room, set())
+            due = ledger._unwritten.keys() | ledger._anew
+            assert ledger._urgent.keys() <= due
+            assert ledger._resting <= due
+            assert ledger._queue.keys() == due - ledger._underway - ledger._resting
+            for room, ids in ledger._unwritten.items():
+                own, stored = roster._own.get(room, {}), ledger.stored.get(room, set())
                 assert ids
                 assert all(each in own or each in stored for each in ids)
 
@@ -272,8 +297,10 @@ class RosterMachine(RuleBasedStateMachine):
             self.end_reading(which, fails=False)
             self.announce(which)
             self.end_writing(which, "done")
+            self.sweep(which)
         for _ in range(4):
             for which in (0, 1):
+                self.retry(which)
                 self.begin_writing(which)
                 self.end_writing(which, "done")
         for which in (0, 1):
@@ -307,6 +334,126 @@ class RosterMachine(RuleBasedStateMachine):
         assert all(process.roster.next_deadline() is None for process in self.processes)
         assert not any(self.table.values())
 
+
+class StayingMachine(RuleBasedStateMachine):
+    """Processes that end in good order, as another one sees them; the model is a list of entries.
+
+    An entry whose process has ended stays until its time, or until its user is back; no table
+    and no sign of life knows of it.
+    """
+
+    @initialize()
+    def begin(self):
+        self.now, self.roster = 0.0, Roster()
+        self.roster.begin("me")
+        self.watcher = Member("w", "watcher")
+        come(self.roster, self.watcher)
+        self.tell()
+        self.entries = {}  # the model: by process and connection id, key and until when it stays
+        self.alive = {"n1", "n2", "n3"}
+
+    nodes = st.sampled_from(["n1", "n2", "n3"])
+    ids = st.sampled_from(["a", "b"])
+    keys = st.sampled_from(["ann", "bob", "watcher"])
+
+    def back(self, key):
+        self.entries = {
+            place: (known, until)
+            for place, (known, until) in self.entries.items()
+            if known != key or until is None
+        }
+
+    @rule(node=nodes, connection_id=ids, key=keys)
+    def join(self, node, connection_id, key):
+        self.alive.add(node)
+        joins = {connection_id: msgspec.msgpack.encode(Entry(key, msgspec.Raw(b"\x01")))}
+        self.roster.apply(ROOM, Change(node, joins, ()))
+        self.back(key)
+        self.entries[node, connection_id] = key, None
+
+    @rule(node=nodes, connection_id=ids)
+    def leave(self, node, connection_id):
+        self.roster.apply(ROOM, Change(node, {}, (connection_id,)))
+        self.entries.pop((node, connection_id), None)
+
+    @rule(node=nodes, seconds=st.sampled_from([1.0, 3.0]))
+    def end(self, node, seconds):
+        until = dict.fromkeys("ab", self.now + seconds)
+        self.roster.apply(ROOM, Change(node, {}, ("a", "b"), until=until))
+        self.alive.discard(node)
+        for place in ((node, "a"), (node, "b")):
+            if place in self.entries:
+                key = self.entries[place][0]
+                others = [each for at, each in self.entries.items() if at != place]
+                if key == "watcher" or (key, None) in others:
+                    del self.entries[place]
+                else:
+                    self.entries[place] = key, self.now + seconds
+
+    @rule(node=nodes)
+    def die(self, node):
+        self.alive.discard(node)
+        self.roster.forget_nodes([node])
+        self.entries = {
+            place: (key, until)
+            for place, (key, until) in self.entries.items()
+            if place[0] != node or until is not None
+        }
+
+    @rule(patient=st.booleans())
+    def read(self, patient):
+        """The table has what is not about to go."""
+        table = {}
+        for (node, connection_id), (key, until) in self.entries.items():
+            if until is None:
+                data = msgspec.msgpack.encode(Entry(key, msgspec.Raw(b"\x01")))
+                table.setdefault(node, {})[connection_id] = data
+        known = self.roster.rooms[ROOM]
+        self.roster.begin_reading(known)
+        self.roster.end_reading(ROOM, known, table, patient=patient)
+
+    @rule(seconds=st.sampled_from([0.5, 1.0, 2.0]))
+    def time_passes(self, seconds):
+        self.now += seconds
+        self.roster.expire(self.now)
+        self.entries = {
+            place: (key, until)
+            for place, (key, until) in self.entries.items()
+            if until is None or until > self.now
+        }
+
+    @rule()
+    def tell(self):
+        for recipients, message in self.roster.news_of(ROOM, self.now):
+            for each in recipients:
+                each.told(message)
+
+    @invariant()
+    def it_is_as_the_model_says(self):
+        if not hasattr(self, "entries"):
+            return
+        known = self.roster.rooms[ROOM]
+        expected = {place: key for place, (key, _) in self.entries.items()}
+        expected["me", "w"] = "watcher"
+        assert {
+            (node, each): entry.key
+            for node, entries in known.entries.items()
+            for each, entry in entries.items()
+        } == expected
+        staying = {place: until for place, (_, until) in self.entries.items() if until is not None}
+        assert known.staying == staying
+        moments = [(deadline, node, each) for deadline, _, node, each in self.roster._deadlines]
+        assert all((until, *place) in moments for place, until in staying.items())
+
+    def teardown(self):
+        if hasattr(self, "entries"):
+            self.time_passes(10.0)
+            assert not self.roster.rooms[ROOM].staying
+            assert self.roster.next_deadline() is None
+
+
+StayingMachine.TestCase.settings = settings(max_examples=80, stateful_step_count=30, deadline=None)
+TestStayingMachine = StayingMachine.TestCase
 
 RosterMachine.TestCase.settings = settings(max_examples=80, stateful_step_count=40, deadline=None)
 TestRosterMachine = RosterMachine.TestCase
@@ -348,7 +495,7 @@ def test_one_that_goes_before_it_was_announced_was_never_there(roster, user_id, 
 
     assert not roster.tracks(member, ROOM, tracked)
     assert roster.is_empty
-    assert roster.next_write() is None
+    assert roster.ledger.next() is None
 
 
 def test_a_meta_that_is_withdrawn_leaves_the_one_before(roster):
@@ -369,13 +516,14 @@ def test_what_was_never_written_is_not_taken_out(roster, attempts):
         member = Member(f"c{number}")
         come(roster, member, room=f"room{number}")
         if attempts and number == 0:
-            roster.not_written(roster.next_write())
+            roster.ledger.failed(roster.ledger.next())
         roster.gone(member, 0.0, lambda _: GRACE)
         member._rooms.clear()
+    roster.ledger.retry()
     left = []
-    while (write := roster.next_write()) is not None:
+    while (write := roster.ledger.next()) is not None:
         left.append(write)
-        roster.wrote(write)
+        roster.ledger.wrote(write)
 
     assert [(each.joins, each.leaves) for each in left] == [({}, ("c0",))] * attempts
     assert roster.is_empty
@@ -385,14 +533,132 @@ def test_a_newcomer_is_written_before_what_is_written_again(roster):
     """After an outage, with thousands of entries to tell, nobody waits for all of them."""
     for number in range(50):
         come(roster, Member(f"c{number}"), room=f"room{number}")
-    while (write := roster.next_write()) is not None:
-        roster.wrote(write)
-    roster.write_again()
+    while (write := roster.ledger.next()) is not None:
+        roster.ledger.wrote(write)
+    roster.ledger.write_anew(roster.own_rooms)
     come(roster, Member("new"), room="lobby")
 
-    assert roster.next_write().room == "lobby"
-    assert len({roster.next_write().room for _ in range(50)}) == 50
-    assert roster.next_write() is None
+    assert roster.ledger.next().room == "lobby"
+    assert len({roster.ledger.next().room for _ in range(50)}) == 50
+    assert roster.ledger.next() is None
+
+
+def test_of_a_room_there_is_one_write_at_a_time(roster):
+    """So that none overtakes another; other rooms do not wait for it."""
+    come(roster, Member("c1", "ann"))
+    come(roster, Member("c2", "bob"), room="milk")
+    first = roster.ledger.next()
+    come(roster, Member("c3", "cid"))
+    second, third = roster.ledger.next(), roster.ledger.next()
+    roster.ledger.wrote(first)
+    fourth = roster.ledger.next()
+
+    assert (first.room, second.room, third, fourth.room) == (ROOM, "milk", None, ROOM)
+    assert set(fourth.joins) == {"c3"}
+
+
+@pytest.mark.parametrize("fails", [False, True])
+def test_after_an_outage_all_that_is_here_replaces_all_that_is_there(roster, fails):
+    """In rooms that are empty by now, too; a write that was under way counts for nothing."""
+    members = [Member(f"c{number}", "ann") for number in range(2)]
+    for member, room in zip(members, (ROOM, "milk"), strict=True):
+        come(roster, member, room=room)
+    first = roster.ledger.next()
+    roster.ledger.wrote(roster.ledger.next())
+    roster.untrack(members[1], "milk")
+    roster.ledger.write_anew(roster.own_rooms)
+    (roster.ledger.failed if fails else roster.ledger.wrote)(first)
+    roster.ledger.retry()
+    written = {}
+    while (write := roster.ledger.next()) is not None:
+        written[write.room] = write.whole, set(write.joins), write.leaves
+        roster.ledger.wrote(write)
+
+    assert written == {ROOM: (True, {"c0"}, ()), "milk": (True, set(), ("c1",))}
+
+
+@pytest.mark.parametrize("leaves", [False, True])
+def test_a_replacement_that_failed_is_one_at_the_next_try(roster, leaves):
+    """Whatever has changed by then."""
+    member = Member("c1", "ann")
+    come(roster, member)
+    roster.ledger.wrote(roster.ledger.next())
+    roster.ledger.write_anew(roster.own_rooms)
+    first = roster.ledger.next()
+    if leaves:
+        roster.untrack(member, ROOM)
+    roster.ledger.failed(first)
+    waits = roster.ledger.next()
+    roster.ledger.retry()
+    again = roster.ledger.next()
+    roster.ledger.wrote(again)
+
+    assert waits is None
+    assert (again.whole, set(again.joins)) == (True, set() if leaves else {"c1"})
+    assert roster.ledger.next() is None
+    assert roster.ledger.is_empty is leaves
+
+
+def test_what_is_found_on_the_server_and_not_here_is_taken_out(roster):
+    """Not what is here, which is written anyway."""
+    come(roster, Member("c1", "ann"))
+    roster.ledger.wrote(roster.ledger.next())
+    roster.ledger.write_anew(roster.own_rooms)
+    roster.ledger.wrote(roster.ledger.next())
+    roster.ledger.take_out([ROOM, "gone"])
+    write = roster.ledger.next()
+
+    assert write == ("gone", {}, (), True)
+    assert roster.ledger.next() is None
+
+
+def test_a_room_that_somebody_comes_to_before_the_server_was_asked_is_replaced(roster):
+    """It may have entries there that nobody here knows of."""
+    come(roster, Member("c1", "ann"))
+    roster.ledger.wrote(roster.ledger.next())
+    roster.ledger.write_anew(roster.own_rooms)
+    roster.ledger.wrote(roster.ledger.next())
+    come(roster, Member("c2", "bob"), room="milk")
+    write = roster.ledger.next()
+
+    assert (write.room, write.whole, set(write.joins)) == ("milk", True, {"c2"})
+
+
+def test_a_room_that_failed_rests_unless_somebody_new_comes(roster):
+    """Whoever is new does not wait for the next try of all."""
+    come(roster, Member("c1", "ann"))
+    come(roster, Member("c2", "bob"), room="milk")
+    for _ in range(2):
+        roster.ledger.failed(roster.ledger.next())
+    resting = roster.ledger.next()
+    come(roster, Member("c3", "cid"))
+    write = roster.ledger.next(urgent=True)
+
+    assert resting is None
+    assert (write.room, set(write.joins)) == (ROOM, {"c1", "c3"})
+    assert roster.ledger.next() is None
+
+
+@pytest.mark.parametrize("rooms", [1, 2000])
+def test_a_write_costs_no_look_at_all_others(roster, rooms):
+    """However many rooms wait, and however many are present in one: the work is counted."""
+    for number in range(rooms):
+        come(roster, Member(f"c{number}"), room=ROOM if rooms > 1 else "milk")
+    roster.ledger.wrote(roster.ledger.next())
+    looked = 0
+
+    class Counting(dict):
+        def __iter__(self):
+            nonlocal looked
+            looked += len(self)
+            return super().__iter__()
+
+    for known in roster.rooms.values():
+        known.entries["n1"] = Counting(known.entries["n1"])
+    come(roster, Member("late"))
+    roster.ledger.wrote(roster.ledger.next())
+
+    assert looked == 0
 
 
 def test_a_name_is_taken_over_at_a_start(roster):
@@ -403,7 +669,7 @@ def test_a_name_is_taken_over_at_a_start(roster):
     early.begin("n1")
 
     assert early.nodes() == {"n1"}
-    assert set(early.next_write().joins) == {"c1"}
+    assert set(early.ledger.next().joins) == {"c1"}
 
 
 def test_nothing_is_written_without_others():
@@ -411,7 +677,7 @@ def test_nothing_is_written_without_others():
     alone = Roster()
     come(alone, Member("c1", "ann"))
 
-    assert not alone.writes_due
+    assert not alone.ledger.ready()
     assert alone.rooms[ROOM].metas() == {"ann": [1]}
 
 
@@ -421,13 +687,14 @@ def test_members_are_told_at_most_so_often(roster):
     come(roster, member)
     first = roster.due(ROOM)
     roster.news_of(ROOM, 10.0)
-    roster.apply("n2", ROOM, {"c2": msgspec.msgpack.encode(entry(Member("c2"), 1))}, ())
+    joins = {"c2": msgspec.msgpack.encode(entry(Member("c2"), 1))}
+    roster.apply(ROOM, Change("n2", joins, ()))
 
     assert first <= 0.0
     assert roster.due(ROOM) == 10.0 + DIFF_SECONDS
 
 
-@pytest.mark.parametrize("module", [presence, room_roster, history])
+@pytest.mark.parametrize("module", [presence, presence_ledger, room_roster, history])
 def test_what_decides_does_nothing_else(module):
     """No loop, no log, no clock: what it is asked is what it answers."""
     imported = {

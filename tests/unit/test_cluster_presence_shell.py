@@ -14,9 +14,11 @@ from hypothesis import strategies as st
 from falcon_pachinko import BackendError, Connection, EncodeError, WebSocketConnectionManager
 from falcon_pachinko.backends import MemoryHub
 from falcon_pachinko.cluster import presence as presence_core
-from falcon_pachinko.cluster import presence_shell as presence_module
+from falcon_pachinko.cluster import presence_tables
+from falcon_pachinko.cluster.catching_up import READS_AT_ONCE
 from falcon_pachinko.cluster.node import Gap
 from falcon_pachinko.cluster.parcels import PresenceDiff
+from falcon_pachinko.cluster.presence_tables import WRITES_AT_ONCE
 from falcon_pachinko.cluster.room_roster import Entry, RoomRoster
 from falcon_pachinko.names import stranger_key
 
@@ -57,7 +59,7 @@ class Node(WebSocketConnectionManager):
     def traces(self):
         """What it keeps of rooms and connections."""
         own = self._presence
-        kept = (own._stale, own._waiting, own._reads, own._telling)
+        kept = (own._unread, own._tables._waiting, own._reads, own._telling)
         return [each for each in kept if each] + ([] if own._roster.is_empty else [own._roster])
 
 
@@ -352,7 +354,7 @@ async def test_asking_a_backend_that_is_away_raises(nodes):
 
 async def test_what_could_not_be_written_is_written_later(nodes, monkeypatch, caplog):
     """In every room, and without a word lost."""
-    monkeypatch.setattr(presence_module, "WRITE_AGAIN_AFTER", (0.01, 0.01))
+    monkeypatch.setattr(presence_tables, "WRITE_AGAIN_AFTER", (0.01, 0.01))
     here, there = nodes
     here.fail("enter")
     clients = [here.client(name) for name in "abc"]
@@ -369,7 +371,7 @@ async def test_what_could_not_be_written_is_written_later(nodes, monkeypatch, ca
 async def test_a_room_that_cannot_be_written_harms_no_other(nodes, caplog):
     """A mistake of the backend's is logged, and the rest is written."""
     here, there = nodes
-    own, write = here._presence, here._presence._write
+    own, write = here._presence._tables, here._presence._tables._write
 
     async def fails_for_bad(changes):
         if changes.room == "bad":
@@ -411,7 +413,7 @@ async def test_an_end_while_the_backend_stalls_is_an_end(nodes):
     await until(lambda: "enter" in here.backend.calls)
     bob = here.client("bob")
     waiting = asyncio.create_task(bob.track())
-    await until(lambda: len(here._presence._waiting) == 2)
+    await until(lambda: len(here._presence._tables._waiting) == 2)
     other = asyncio.create_task(here.client("cid").track(room="other"))
     here.backend.stall("entries")
     await asyncio.sleep(0)
@@ -487,7 +489,7 @@ async def test_a_process_alone_keeps_nothing_of_who_has_gone():
         client = node.client("ann" if number % 2 else None)
         await client.track(room=str(number))
         client.go()
-    node._presence.write_again()
+    node._presence.back()
     await node.stop()
 
     assert node.traces == []
@@ -583,8 +585,9 @@ async def test_a_process_that_dies_is_forgotten_at_each_step():
         tracking = asyncio.create_task(gone.client("cid").track())
         await until(lambda: ann.present and "bob" in ann.present)
         for node in (dying, gone):
-            for task in (*node._presence._tasks, *node.cluster._tasks):
+            for task in (node._presence._beating, *node.cluster._tasks):
                 task.cancel()
+            node._presence._beating = None  # else its end would tell the others
         await here._exchange._missed(Gap(None, None, "a test"))
         await until(lambda: ann.present == {"ann": [MET]})
         await tracking
@@ -712,14 +715,13 @@ async def test_who_comes_and_goes_while_the_backend_is_away_leaves_nothing(nodes
         client = here.client(f"user{number}")
         await client.track(room=f"room{number}")
         client.go()
-    kept = here.traces
+    await until(lambda: not here.traces)
     before = here.backend.calls.count("enter") + here.backend.calls.count("leave")
     here.backend.state = "up"
     here._exchange._is_back()
     ann = here.client("ann")
     await ann.track()
 
-    assert kept == []
     assert here.backend.calls.count("enter") + here.backend.calls.count("leave") == before + 1
     assert await there.presence("tea") == {"ann": [MET]}
 
@@ -732,7 +734,7 @@ async def test_a_tracker_that_goes_lets_its_call_return(nodes):
     writing = asyncio.create_task(first.track(room="other"))
     await until(lambda: "enter" in here.backend.calls)
     tracking = asyncio.create_task(ann.track())
-    await until(lambda: ("tea", ann.connection.id) in here._presence._waiting)
+    await until(lambda: ("tea", ann.connection.id) in here._presence._tables._waiting)
     ann.go()
     async with asyncio.timeout(DEADLINE):
         await tracking
@@ -742,7 +744,7 @@ async def test_a_tracker_that_goes_lets_its_call_return(nodes):
 
 async def test_an_outage_is_one_line(nodes, monkeypatch, caplog):
     """However many rooms cannot be read and entries cannot be written meanwhile."""
-    monkeypatch.setattr(presence_module, "WRITE_AGAIN_AFTER", (0.001, 0.001))
+    monkeypatch.setattr(presence_tables, "WRITE_AGAIN_AFTER", (0.001, 0.001))
     here, _ = nodes
     here.fail("enter", "entries")
     clients = [here.client(f"user{number}") for number in range(30)]
@@ -775,3 +777,163 @@ async def test_members_that_leave_while_others_are_told_are_told_nothing_more(no
     own._send = send
 
     assert seen[:2] == [("presence.diff", [ann.connection.id]), ("presence.state", [])]
+
+
+# Many rooms at once.
+
+
+@pytest.mark.parametrize(
+    ("call", "most"),
+    [("enter", WRITES_AT_ONCE), ("replace", WRITES_AT_ONCE), ("entries", READS_AT_ONCE)],
+)
+async def test_many_rooms_are_written_and_read_at_once_but_not_all(nodes, call, most):
+    """A reconnect costs no round trip for each room in turn; a newcomer is served at once."""
+    here, _ = nodes
+    clients = [here.client(f"user{number}") for number in range(150)]
+    await asyncio.gather(*(each.track(room=each.connection.user_id) for each in clients))
+    gate, before = here.backend.stall(call), here.backend.calls.count(call)
+    if call == "enter":
+        again = [
+            asyncio.create_task(each.track("new", each.connection.user_id)) for each in clients
+        ]
+        await until(lambda: len(here._presence._tables._waiting) == 150)
+    elif call == "replace":
+        here._presence.back()
+    else:
+        here._presence.refresh(each.connection.user_id for each in clients)
+    await until(lambda: here.backend.calls.count(call) >= before + most)
+    for _ in range(20):
+        await asyncio.sleep(0)
+    at_once = here.backend.calls.count(call) - before
+    gate.set()
+    await until(lambda: here.backend.calls.count(call) >= before + 150)
+    if call == "enter":
+        await asyncio.gather(*again)
+
+    assert at_once == most
+    assert here.backend.calls.count(call) == before + 150
+    for each in clients:
+        each.go()
+
+
+@pytest.mark.parametrize("rooms", [1, 300])
+async def test_a_return_costs_each_room_one_write_and_one_read(nodes, rooms):
+    """And one question for those that are over."""
+    here, _ = nodes
+    clients = [here.client(f"user{number}") for number in range(rooms)]
+    await asyncio.gather(*(each.track(room=each.connection.user_id) for each in clients))
+    before = len(here.backend.calls)
+    here._exchange._is_back()
+    await here._exchange._missed(Gap(None, None, "a test"))
+    await until(lambda: here.backend.calls.count("replace") >= rooms)
+    await until(lambda: not here._presence._passing)
+    calls = here.backend.calls[before:]
+
+    assert calls.count("replace") == calls.count("entries") == rooms
+    assert calls.count("tables") == 1
+    assert calls.count("enter") == rooms  # as the backend in memory replaces
+    for each in clients:
+        each.go()
+
+
+async def test_while_writes_fail_whoever_is_new_is_tried_and_not_kept_waiting(nodes):
+    """The pause before the next try of all is nobody's pause."""
+    here, there = nodes
+    here.fail("enter")
+    loop = asyncio.get_running_loop()
+    began = loop.time()
+    clients = [here.client(f"user{number}") for number in range(20)]
+    for each in clients:
+        await each.track()
+    waited = loop.time() - began
+    here.fail()
+    last = here.client("last")
+    await last.track()
+
+    assert waited < 0.4  # less than one pause, on a busy machine too
+    assert len(await there.presence("tea")) == 21
+
+
+async def test_who_waits_for_a_write_is_let_go_when_the_backend_is_away(nodes):
+    """It is written when the backend is back."""
+    here, there = nodes
+    first = here.client("first")
+    await first.track()
+    gate = here.backend.stall("enter")
+    ann = here.client("ann")
+    tracking = asyncio.create_task(ann.track())
+    await until(lambda: here.backend.calls.count("enter") == 2)
+    here.backend.state = "degraded"
+    here.fail("enter")
+    gate.set()
+    await tracking
+    here.backend.state = "up"
+    here.fail()
+    here._exchange._is_back()
+    await until(lambda: not here._presence._passing)
+
+    assert set(await there.presence("tea")) == {"first", "ann"}
+
+
+@pytest.mark.parametrize("error", [AWAY, ValueError("a mistake")])
+async def test_what_is_over_is_looked_for_until_the_backend_answers(error, caplog):
+    """With each sign of life."""
+    async with running(ttl=0.3) as (here, there):
+        ann = here.client("ann")
+        await ann.track()
+        data = msgspec.msgpack.encode(Entry("ghost", msgspec.Raw(b"\x01")))
+        await here.backend.enter("old", {"c": data})
+        here.backend.failing = {"tables": error}
+        here._exchange._is_back()
+        await until(lambda: here.backend.calls.count("tables") > 1)
+        still = await there.presence("old")
+        here.fail()
+        await until(lambda: "old" not in here.backend.hub.tables)
+
+        assert still == {"ghost": [1]}
+        assert ("could not look for presence that is over" in caplog.text) is (error is not AWAY)
+
+
+async def test_a_process_that_has_never_written_asks_for_nothing(nodes):
+    """An app without presence needs no right to it."""
+    here, _ = nodes
+    here._exchange._is_back()
+    here._exchange._is_back()
+    for _ in range(10):
+        await asyncio.sleep(0)
+
+    assert "tables" not in here.backend.calls
+
+
+async def test_the_end_of_a_reading_that_was_cancelled_is_an_end(nodes):
+    """Whoever waited for it goes on."""
+    here, _ = nodes
+    here.backend.stall("entries")
+    ann = here.client("ann")
+    tracking = asyncio.create_task(ann.track())
+    await until(lambda: here._presence._reads)
+    asking = asyncio.create_task(here.presence("tea"))
+    await asyncio.sleep(0)
+    await here._presence.stop()
+    async with asyncio.timeout(DEADLINE):
+        await asyncio.gather(tracking, asking)
+
+    assert here.traces == []
+
+
+async def test_a_room_that_is_to_be_read_while_the_backend_is_away_is_read_when_it_is_back(nodes):
+    """And not before: it would fail, in each room."""
+    here, _ = nodes
+    ann = here.client("ann")
+    await ann.track()
+    before = here.backend.calls.count("entries")
+    here.backend.state = "degraded"
+    here._presence.refresh(["tea"])
+    for _ in range(10):
+        await asyncio.sleep(0)
+    away = here.backend.calls.count("entries")
+    here.backend.state = "up"
+    here._exchange._is_back()
+    await until(lambda: here.backend.calls.count("entries") > before)
+
+    assert away == before

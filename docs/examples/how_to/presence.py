@@ -31,5 +31,8 @@ app = App()
 # region: grace
 app.ws_connection_manager.configure_rooms("lobby:", presence_grace=0)
 # endregion
+# region: limit
+app.ws_connection_manager.configure_rooms("stage:", presence_limit=200)
+# endregion
 app.add_websocket_route("/lobbies/{room_name}", Lobby)
 app.add_route("/lobbies/{room_name}/guests", Guests())
