@@ -266,6 +266,21 @@ class Backend(ABC):
     async def release(self, name: str, token: int) -> None:
         """Give a lease back; one that is lost already is ignored."""
 
+    # Settings: a few names that all nodes share, and that stay when they have gone.
+
+    @abstractmethod
+    async def remember(self, settings: Mapping[str, bytes]) -> Mapping[str, bytes]:
+        """Keep some bytes under each name, in place of what is there; no node's end takes them.
+
+        Returns:
+            What was replaced, in the same step: where two nodes write at once, the second gets
+            what the first has written.
+        """
+
+    @abstractmethod
+    async def recall(self) -> Mapping[str, bytes]:
+        """Return all that is remembered, by name."""
+
     # History: channels that remember.
 
     @abstractmethod

@@ -161,6 +161,17 @@ class MemoryBackend(Backend):
             self.hub.note(self.hub.leases, name)
             del self.hub.leases[name]
 
+    async def remember(self, settings: Mapping[str, bytes]) -> Mapping[str, bytes]:
+        kept = self.hub.settings
+        replaced = {name: kept[name] for name in settings if name in kept}
+        for name, data in settings.items():
+            self.hub.note(kept, name)
+            kept[name] = data
+        return replaced
+
+    async def recall(self) -> Mapping[str, bytes]:
+        return dict(self.hub.settings)
+
     async def append(
         self,
         channel: str,

@@ -106,13 +106,14 @@ class MemoryHub:
         # By table, node and key; neither a table nor a node's part of one is empty.
         self.leases: dict[str, tuple[int, float]] = {}
         self.tokens = 0
+        self.settings: dict[str, bytes] = {}
         self.histories: dict[str, _History] = {}
         self.keys: dict[tuple[str, str], tuple[HistoryPosition, float]] = {}
         # By channel and key, where a message went, and until when that is remembered: all for
         # the same time, so that the first ones end first.
         self._changes: deque[tuple[float, dict[str, Any], str, Any]] | None = None
-        # What each key of `beats`, `tables`, `leases` and `histories` had before a change, and
-        # when that was, oldest first. A change that is not in here cannot be undone.
+        # What each key of `beats`, `tables`, `leases`, `settings` and `histories` had before a change,
+        # and when that was, oldest first. A change that is not in here cannot be undone.
         if rewindable:
             self._changes = deque()
         self._due: list[tuple[float, str]] = []
@@ -229,6 +230,7 @@ class MemoryHub:
                 self.beats,
                 self.tables,
                 self.leases,
+                self.settings,
                 self.histories,
             )
             for each in kept:

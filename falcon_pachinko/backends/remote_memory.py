@@ -234,6 +234,12 @@ class RemoteMemoryBackend(SupervisedBackend):
     async def release(self, name: str, token: int) -> None:
         await self._call(self._seat.release, name, token)
 
+    async def remember(self, settings: Mapping[str, bytes]) -> Mapping[str, bytes]:
+        return await self._call(self._seat.remember, settings)
+
+    async def recall(self) -> Mapping[str, bytes]:
+        return await self._call(self._seat.recall)
+
     async def append(
         self, channel: str, data: bytes, limits: HistoryLimits, key: str = ""
     ) -> HistoryPosition:

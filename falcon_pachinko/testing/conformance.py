@@ -679,6 +679,47 @@ class BackendConformance(_Conformance):
 
     # History.
 
+    async def test_settings_are_shared_and_stay(self, start: Start) -> None:
+        """All nodes see what one has set, and so do those that come when it has gone."""
+        one, two = await start(), await start()
+        assert await one.backend.recall() == {}
+        first = await one.backend.remember({"a": b"1", "b": b"\0\xff"})
+        second = await two.backend.remember({"a": b"2", "c": b""})
+        await one.stop()
+        await two.stop()
+        three = await start()
+
+        assert (first, second) == ({}, {"a": b"1"})
+        assert await three.backend.recall() == {"a": b"2", "b": b"\0\xff", "c": b""}
+        assert await three.backend.remember({}) == {}
+
+    async def test_settings_that_are_written_at_once_are_all_told(self, start: Start) -> None:
+        """Each writer gets what another one has written right before it; nobody is missed."""
+        one, two = await start(), await start()
+        replaced = await asyncio.gather(
+            *(node.backend.remember({"a": data}) for node, data in ((one, b"1"), (two, b"2")))
+        )
+        (left,) = (await one.backend.recall()).values()
+
+        assert sorted(replaced, key=len) == [{}, {"a": b"2" if left == b"1" else b"1"}]
+
+    async def test_names_of_settings_are_literal(self, start: Start) -> None:
+        """Those are the application's prefixes of rooms, or made from them."""
+        one, two = await start(), await start()
+        settings = {name: name.encode() for name in (*NAMES, *DECOYS)}
+        await one.backend.remember(settings)
+
+        assert await two.backend.recall() == settings
+
+    async def test_settings_of_another_namespace_are_others(
+        self, start: Start, namespace: str
+    ) -> None:
+        """Two apps on one server set nothing for each other."""
+        one, other = await start(), await start(f"{namespace}2")
+        await one.backend.remember({"a": b"1"})
+
+        assert await other.backend.recall() == {}
+
     async def test_a_history_begins_empty(self, start: Start) -> None:
         """It has a position before anything is kept, and from there on nothing is missed."""
         one, two = await start(), await start()

@@ -74,6 +74,9 @@ async def works(one, two):
     token = await one.backend.acquire("l", 15)
     assert await one.backend.renew("l", token, 15)
     await one.backend.release("l", token)
+    assert await one.backend.remember({"s": b"1"}) == {}
+    assert await two.backend.remember({"s": b"2"}) == {"s": b"1"}
+    assert await one.backend.recall() == {"s": b"2"}
 
 
 async def is_explained(node, state, *words):

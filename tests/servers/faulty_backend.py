@@ -7,8 +7,8 @@ from falcon_pachinko.backends import MemoryBackend
 
 CALLS = (
     "start", "stop", "publish", "subscribe", "unsubscribe", "enter", "replace", "leave",
-    "entries", "tables", "beat", "alive", "acquire", "renew", "release", "append", "read",
-    "forget",
+    "entries", "tables", "beat", "alive", "acquire", "renew", "release", "remember", "recall",
+    "append", "read", "forget",
 )  # fmt: skip
 
 

@@ -320,6 +320,12 @@ class NatsBackend(SupervisedBackend):
     async def release(self, name: str, token: int) -> None:
         await self._run(self._state.release, name, token)
 
+    async def remember(self, settings: Mapping[str, bytes]) -> Mapping[str, bytes]:
+        return await self._state.remember(settings)
+
+    async def recall(self) -> Mapping[str, bytes]:
+        return await self._state.recall()
+
     async def append(
         self,
         channel: str,

@@ -1,4 +1,4 @@
-"""Who is present, and who holds a lease: one small stream, with the last message of each subject.
+"""Who is present, who holds a lease, and a few settings: one small stream, with the last message of each subject.
 
 A lease ends at the time of its message plus its length, by the server's clock: those
 of the nodes need not agree. Whoever finds a node's lease ended takes its entries
@@ -46,6 +46,11 @@ class _Part(msgspec.Struct, array_like=True):
     node: str
     entries: dict[str, bytes]
     table: str = ""
+
+
+class _Setting(msgspec.Struct, array_like=True):
+    name: str
+    data: bytes
 
 
 class _Lease(msgspec.Struct, array_like=True):
@@ -225,6 +230,31 @@ class SharedState:
     async def _take_out(self, node: str) -> None:
         subject = f"{self._subject}.entries.*.{token(node)}.*"
         await self._streams.purge(self.stream.name, subject)
+
+    # Settings.
+
+    async def remember(self, settings: Mapping[str, bytes]) -> dict[str, bytes]:
+        """Keep settings; return those that were replaced."""
+        replaced: dict[str, bytes] = {}
+        for name, data in settings.items():
+            subject = f"{self._subject}.setting.{token(name)}"
+            written = msgspec.msgpack.encode(_Setting(name, data))
+            while True:
+                last = await self._streams.last(self.stream, subject)
+                condition = {EXPECTED: str(last.sequence if last is not None else 0)}
+                with contextlib.suppress(WrongSequence):
+                    await self._streams.put(self.stream, subject, written, condition)
+                    break
+            before = _read(last, _Setting) if last is not None else None
+            if before is not None:
+                replaced[name] = before.data
+        return replaced
+
+    async def recall(self) -> dict[str, bytes]:
+        """Return all settings."""
+        stored = await self._streams.all(self.stream, f"{self._subject}.setting.*")
+        settings = (_read(each, _Setting) for each in stored)
+        return {each.name: each.data for each in settings if each is not None}
 
     # Leases.
 

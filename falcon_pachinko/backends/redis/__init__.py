@@ -404,6 +404,20 @@ class RedisBackend(SupervisedBackend):
         while await self._run(self._calls.take_back()):
             pass
 
+    # Settings.
+
+    async def remember(self, settings: Mapping[str, bytes]) -> Mapping[str, bytes]:
+        if not settings:
+            return {}
+        found = await self._run(self._calls.remember(settings))
+        return {
+            name: data for name, data in zip(settings, found, strict=True) if data is not None
+        }
+
+    async def recall(self) -> Mapping[str, bytes]:
+        flat = await self._run(self._calls.recall())
+        return {name.decode(): data for name, data in zip(flat[::2], flat[1::2], strict=True)}
+
     # History.
 
     async def append(

@@ -124,6 +124,17 @@ class Calls:
         """Free a lease."""
         return Call(scripts.RELEASE, (self._lease(name),), (str(token),))
 
+    # Settings.
+
+    def remember(self, settings: Mapping[str, bytes]) -> Call:
+        """Keep settings; the answer is what each name had before."""
+        pairs = (each for pair in settings.items() for each in pair)
+        return Call(scripts.REMEMBER, (f"{self.space}:s",), tuple(pairs))
+
+    def recall(self) -> Call:
+        """Return all settings."""
+        return Call(scripts.RECALL, (f"{self.space}:s",), ())
+
     # Histories.
 
     def history(self, channel: str) -> tuple[str, str]:

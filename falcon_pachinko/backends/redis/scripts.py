@@ -3,7 +3,8 @@
 Keys, all behind the namespace: ``h`` a history's epoch, last offset, size and last
 forgotten offset, ``k`` what it keeps, ``i`` where a message with a key went; ``nodes``
 when each node's lease ends, ``n`` a node's tables, in buckets, ``t`` a table's nodes,
-``e`` one node's entries in one table; ``l`` a lease, ``tokens`` the last token.
+``e`` one node's entries in one table; ``l`` a lease, ``tokens`` the last token; ``s``
+settings, which have no end.
 
 Each uses as few of the server's commands as can be, since an operator has to allow them
 one by one. No call takes longer the more there is: what died is taken out in pieces.
@@ -21,7 +22,9 @@ __all__ = [
     "FORGET",
     "LEAVE",
     "READ",
+    "RECALL",
     "RELEASE",
+    "REMEMBER",
     "RENEW",
     "SCRIPTS",
     "TABLES",
@@ -268,10 +271,23 @@ if redis.call('GET', KEYS[1]) ~= ARGV[1] then return 0 end
 return redis.call('DEL', KEYS[1])
 """
 
+# KEYS: s.  ARGV: names and values.
+REMEMBER = """
+local replaced = {}
+for place = 1, #ARGV, 2 do
+    replaced[#replaced + 1] = redis.call('HMGET', KEYS[1], ARGV[place])[1]
+    redis.call('HSET', KEYS[1], ARGV[place], ARGV[place + 1])
+end
+return replaced
+"""
+
+# KEYS: s.
+RECALL = "return redis.call('HGETALL', KEYS[1])\n"
+
 # KEYS: a key of its own.  What a probe writes, to see whether anything can be written.
 TEST = "return redis.call('SET', KEYS[1], '1', 'PX', 1)\n"
 
 SCRIPTS = (
     APPEND, READ, FORGET, ENTER, LEAVE, ENTRIES, TABLES, BEAT, ALIVE, TAKE_BACK, ACQUIRE, RENEW,
-    RELEASE, TEST,
+    RELEASE, REMEMBER, RECALL, TEST,
 )  # fmt: skip
