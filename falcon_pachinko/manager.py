@@ -305,7 +305,9 @@ class WebSocketConnectionManager(Asking):
     ) -> None:
         """Say what rooms do whose names begin with a plain string; the longest prefix counts.
 
-        Call it where the app is made, alike in every process.
+        Call it where the app is made, alike in every process. With a backend, processes that
+        do not configure a prefix, and a `Publisher`, do as those that have; where two processes
+        differ, the log has a warning.
 
         Args:
             prefix: ``"chat:"``, or ``""`` for all rooms.
@@ -383,6 +385,7 @@ class WebSocketConnectionManager(Asking):
         self._members.settle()
         self._draining = False
         await self._cluster.start()
+        await self._exchange.configuration.start()
         self._exchange.presence.start()
 
     async def stop(self) -> None:
@@ -393,6 +396,7 @@ class WebSocketConnectionManager(Asking):
         await self.drain(0)
         await self._members.all_over(self._limits.shutdown_timeout)
         await self._exchange.presence.stop()
+        await self._exchange.configuration.stop()
         await self._cluster.stop()
         self._exchange.resyncs.stop()
 

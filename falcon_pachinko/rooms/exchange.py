@@ -28,6 +28,7 @@ from falcon_pachinko.counters import Counters, type_of
 from falcon_pachinko.errors import EncodeError
 from falcon_pachinko.messages.codec import Codecs, contains_raw
 from falcon_pachinko.rooms.answers import ClusterAnswers
+from falcon_pachinko.rooms.configuration import Configuration
 from falcon_pachinko.rooms.fanout import MEMBERS_PER_TURN, Fanout, Packets, packets_of
 from falcon_pachinko.rooms.options import OptionsByPrefix
 from falcon_pachinko.rooms.registry import Registry
@@ -52,6 +53,7 @@ class Exchange:
         self.options, self.counters, self.codecs = options, counters, codecs
         self.cluster = Node(backend, self._arrived, self._missed, self._is_back, self._catch_up)
         self.registry = Registry(self)
+        self.configuration = Configuration(self.cluster, options, self.registry.rooms.names)
         self.revocations = Revocations(self.registry)
         self.answers = ClusterAnswers(self.cluster, self.registry, self.revocations)
         self.fanout = Fanout(self.registry, self.spawn)
@@ -311,5 +313,6 @@ class Exchange:
 
     def _is_back(self) -> None:
         """The backend is up: tell it what it may have forgotten, or never heard."""
+        self.configuration.back()
         self.presence.back()
         self.spawn(self.history.mend())

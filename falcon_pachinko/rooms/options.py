@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+from collections.abc import Mapping
 
 from falcon_pachinko.limits import HistoryLimits
 
@@ -38,12 +39,15 @@ class OptionsByPrefix:
     (True, False)
     """
 
-    __slots__ = ("by_prefix",)
+    __slots__ = ("by_prefix", "own")
 
     NONE = RoomOptions()
 
     def __init__(self) -> None:
+        self.own: dict[str, RoomOptions] = {}
+        """What this process was told itself."""
         self.by_prefix: dict[str, RoomOptions] = {}
+        """That, and what others have where this one has nothing; the longest prefix first."""
 
     def __bool__(self) -> bool:
         return bool(self.by_prefix)
@@ -58,9 +62,18 @@ class OptionsByPrefix:
             raise TypeError(
                 f"configure_rooms({prefix!r:.200}): give what the rooms' names begin with"
             )
-        self.by_prefix[prefix] = options
-        longest_first = sorted(self.by_prefix.items(), key=lambda each: -len(each[0]))
-        self.by_prefix = dict(longest_first)
+        self.own[prefix] = options
+        self._merge({**self.by_prefix, prefix: options})
+
+    def adopt(self, others: Mapping[str, RoomOptions]) -> None:
+        """Use what other processes have, for the prefixes that this one says nothing of.
+
+        In place of what was adopted before.
+        """
+        self._merge({**others, **self.own})
+
+    def _merge(self, options: dict[str, RoomOptions]) -> None:
+        self.by_prefix = dict(sorted(options.items(), key=lambda each: -len(each[0])))
 
     def of(self, room: str) -> RoomOptions:
         """Return a room's options."""
