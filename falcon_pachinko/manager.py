@@ -162,6 +162,7 @@ class WebSocketConnectionManager(Asking):
         local: bool = False,
         volatile: bool = False,
         latest: str | None = None,
+        idempotency_key: str | None = None,
     ) -> Delivery:
         """Send a message to the connections that a target names; encoded once, before any gets it.
 
@@ -180,15 +181,28 @@ class WebSocketConnectionManager(Asking):
             local: Send it on this process only.
             volatile: Drop it for clients that are behind, instead of having it wait.
             latest: Replace what still waits under this key, of the same target.
+            idempotency_key: Names this message, in rooms with a history: within two minutes,
+                what comes with the same key is not kept there, nor sent, once more.
 
         Raises:
             EncodeError: The message cannot be encoded; nobody got it.
             TypeError: ``to`` is not a target, or ``exclude`` has something else.
-            ValueError: The options contradict each other.
+            ValueError: The options contradict each other; or an idempotency key is given, and
+                the target is more than rooms with a history.
             LeaseLostError: A singleton worker sends it, after its lease ended.
         """
+        key = self._sending.key_for(
+            idempotency_key, to, store=store, local=local, volatile=volatile, latest=latest
+        )
         return await self._sending.send(
-            message, to, exclude=exclude, store=store, local=local, volatile=volatile, latest=latest
+            message,
+            to,
+            exclude=exclude,
+            store=store,
+            local=local,
+            volatile=volatile,
+            latest=latest,
+            key=key,
         )
 
     async def broadcast_to_room(
@@ -201,13 +215,24 @@ class WebSocketConnectionManager(Asking):
         local: bool = False,
         volatile: bool = False,
         latest: str | None = None,
+        idempotency_key: str | None = None,
     ) -> Delivery:
         """Send a message to the members of a room, which may be empty. See `broadcast`."""
         if not isinstance(room, str):
             raise TypeError(f"a room name is a str, not {room!r:.200}; write str({room!r:.80})")
         to = Room(room)
+        key = self._sending.key_for(
+            idempotency_key, to, store=store, local=local, volatile=volatile, latest=latest
+        )
         return await self._sending.send(
-            message, to, exclude=exclude, store=store, local=local, volatile=volatile, latest=latest
+            message,
+            to,
+            exclude=exclude,
+            store=store,
+            local=local,
+            volatile=volatile,
+            latest=latest,
+            key=key,
         )
 
     async def broadcast_to_all(

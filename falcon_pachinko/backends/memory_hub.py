@@ -112,8 +112,8 @@ class MemoryHub:
         # By channel and key, where a message went, and until when that is remembered: all for
         # the same time, so that the first ones end first.
         self._changes: deque[tuple[float, dict[str, Any], str, Any]] | None = None
-        # What each key of `beats`, `tables`, `leases`, `settings` and `histories` had before a change,
-        # and when that was, oldest first. A change that is not in here cannot be undone.
+        # What each key of `beats`, `tables`, `leases`, `settings` and `histories` had before a
+        # change, and when that was, oldest first. A change that is not in here cannot be undone.
         if rewindable:
             self._changes = deque()
         self._due: list[tuple[float, str]] = []

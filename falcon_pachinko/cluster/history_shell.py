@@ -32,6 +32,7 @@ from falcon_pachinko.cluster.history import (
     place,
     place_all,
 )
+from falcon_pachinko.cluster.keeping import write_kept
 from falcon_pachinko.cluster.member import M
 from falcon_pachinko.cluster.node import Node
 from falcon_pachinko.cluster.outage import Outage
@@ -39,7 +40,6 @@ from falcon_pachinko.cluster.parcels import (
     ALL,
     Broadcast,
     ParcelPackets,
-    for_history,
     is_object,
 )
 from falcon_pachinko.errors import BackendError, ConnectionStateError, EncodeError, NoHistoryError
@@ -143,7 +143,7 @@ class History(Generic[M]):
 
     # Sending.
 
-    async def send(self, name: str, parcel: Broadcast) -> tuple[int, int, bool]:
+    async def send(self, name: str, parcel: Broadcast, key: str = "") -> tuple[int, int, bool]:
         """Keep a message in one room, and have its members get it with its place.
 
         Waits for the place, ``Backend.timeout`` seconds at most; then the members here get
@@ -155,6 +155,7 @@ class History(Generic[M]):
             name: A room that has a history.
             parcel: The message as JSON and, where it has that form, as MessagePack. Its
                 target, exclusions and ``kept_in`` say which members get it now.
+            key: See `Backend.append`: if it was kept before, nobody gets it again.
 
         Returns:
             How many members here took it, how many did not, and whether it is published.
@@ -168,18 +169,7 @@ class History(Generic[M]):
         limits = self._limits(name)
         if limits is None:
             raise NoHistoryError(name)
-        if not is_object(parcel):
-            raise EncodeError(
-                "a room with a history takes objects (dicts, structs), to which it adds the field "
-                "`history`; pass store=False to send something else"
-            )
-        kept = for_history(parcel)
-        data = self._node.number_alone(kept)
-        if len(data) > limits.bytes:
-            raise EncodeError(
-                f"it has {len(data)} bytes, and the history of {name!r:.200} keeps at most "
-                f"{limits.bytes} (HistoryLimits.bytes); raise that limit, or pass store=False"
-            )
+        kept, data = write_kept(name, parcel, limits, self._node.number_alone)
         self._node.backend.check_size(len(data))
         self._node.reaches_others()  # which warns where nobody can be reached
         room, echo = self._room(name), _Echo()
@@ -188,9 +178,11 @@ class History(Generic[M]):
         position = None
         try:
             async with asyncio.timeout(self._node.backend.timeout):
-                position = await self._append(name, kept.seq, data, limits)
+                position = await self._append(name, kept.seq, data, limits, key)
                 if room is not None:
-                    if self._node.alone:
+                    if key and not echo.over.is_set() and self._is_known(room, name, position):
+                        echo.end(0, 0)  # it was kept before, so that nothing comes back
+                    elif self._node.alone:
                         self._spawn(self.deliver(self._node.name, name, kept, position))
                     self._catching_up.hurry(name)
                     await echo.over.wait()
@@ -208,8 +200,13 @@ class History(Generic[M]):
             taken = await echo.taken
         return *taken, not self._node.alone
 
+    def _is_known(self, room: _Room[M], name: str, position: HistoryPosition) -> bool:
+        """Whether all members here have what is at a place."""
+        known = room.core.known_by_all(self._members(name))
+        return known.epoch == position.epoch and position.offset <= known.offset
+
     async def _append(
-        self, name: str, seq: int, data: bytes, limits: HistoryLimits
+        self, name: str, seq: int, data: bytes, limits: HistoryLimits, key: str
     ) -> HistoryPosition:
         """Have a message kept; where the connection is cut meanwhile, on the next one.
 
@@ -217,7 +214,7 @@ class History(Generic[M]):
             BackendError: The server refuses it, or is away for longer than its ``timeout``.
         """
         append = self._node.backend.append
-        more: tuple[str, ...] = ()
+        more = (key,) if key else ()
         while True:
             outages = self._node.outages
             await self._node.subscriptions.live(f"room:{name}")  # else it would not come back
@@ -225,7 +222,7 @@ class History(Generic[M]):
                 await self._end_if_broken(name)
                 position = await append(f"room:{name}", data, limits, *more)
             except BackendError as error:
-                more = (f"{self._node.name}:{seq}",)  # it may have been kept
+                more = (key or f"{self._node.name}:{seq}",)  # it may have been kept
                 if not await self._node.comes_back(outages, passing=error.passing):
                     raise
             else:

@@ -218,8 +218,8 @@ def _differences(prefix: str, other: Stored, mine: Stored) -> str:
         for field in dataclasses.fields(RoomOptions)
         if getattr(other.options, field.name) != getattr(mine.options, field.name)
     ]
-    said = [
-        f"{each.process} has {', '.join(f'{name}={getattr(each.options, name)}' for name in fields)}"
-        for each in (mine, other)
-    ]
+    said = []
+    for each in (mine, other):
+        values = ", ".join(f"{name}={getattr(each.options, name)}" for name in fields)
+        said.append(f"{each.process} has {values}")
     return f"for {prefix!r:.200}, {' and '.join(said)}"

@@ -173,7 +173,12 @@ class Exchange:
         return isinstance(target, ConnectionId) and target.name in self.registry.connections
 
     async def send_kept(
-        self, message: Any, target: Target, rooms: tuple[str, ...], exclude: tuple[str, ...]
+        self,
+        message: Any,
+        target: Target,
+        rooms: tuple[str, ...],
+        exclude: tuple[str, ...],
+        key: str = "",
     ) -> tuple[int, int, bool]:
         """Keep a message once in each of some rooms; send it to those that a target names there.
 
@@ -201,7 +206,7 @@ class Exchange:
             parcel = Broadcast(0, 0, type_of(message), text, data, exclude)
             parcel.target = None if target == Room(room) else target
             parcel.kept_in = rooms[:place]
-            outcome = await self.history.send(room, parcel)
+            outcome = await self.history.send(room, parcel, key)
             sent, dropped = sent + outcome[0], dropped + outcome[1]
             published = published and outcome[2]
         return sent, dropped, published

@@ -13,6 +13,7 @@ from falcon_pachinko.connection.stage import CONNECTING
 from falcon_pachinko.leases import check_lease
 from falcon_pachinko.rooms.exchange import Exchange
 from falcon_pachinko.rooms.fanout import Packets
+from falcon_pachinko.rooms.idempotency import backend_key, check_keeps, check_key
 from falcon_pachinko.rooms.members import Members
 from falcon_pachinko.targets import ConnectionId, Target, check_target
 
@@ -57,8 +58,12 @@ class Sending:
         local: bool = False,
         volatile: bool = False,
         latest: str | None = None,
+        key: str = "",
     ) -> Delivery:
-        """Send a message to those that a target names; see the manager's ``broadcast``."""
+        """Send a message to those that a target names; see the manager's ``broadcast``.
+
+        With a ``key``, which is one of `key_for`, a history keeps it once.
+        """
         check_lease()
         if not isinstance(to, Target):
             check_target(to)
@@ -78,14 +83,14 @@ class Sending:
             ids = tuple(each if isinstance(each, str) else each.id for each in exclude)
         else:
             chosen = self._registry.select(to)
-        key = None
+        slot = None
         if latest is not None:  # what it replaces is of the same target
-            key = ("connection" if type(to) is ConnectionId else to, latest)
+            slot = ("connection" if type(to) is ConnectionId else to, latest)
         if sender is not None and sender._outbox.stage is CONNECTING and sender in chosen:
             sender._outbox.check_room(
                 sender._codec.encode(message).size
                 + (PLACE_BYTES if self._options.by_prefix and store is not False else 0),
-                key,
+                slot,
             )
         kept_in: tuple[str, ...] = ()
         kept = 0, 0, True
@@ -94,7 +99,7 @@ class Sending:
             named = rooms_named(to, self._registry.rooms.names)
             kept_in = tuple(room for room in named if self._options.of(room).history)
             if kept_in:
-                kept = await self._exchange.send_kept(message, to, kept_in, ids)
+                kept = await self._exchange.send_kept(message, to, kept_in, ids, key)
                 if is_within(to, kept_in):
                     await _keep_pace(sender, chosen)
                     return Delivery(*kept)
@@ -115,11 +120,35 @@ class Sending:
             published = self._exchange.publish(
                 message, packets, to, ids, volatile=volatile, latest=latest, kept_in=kept_in
             )
-        sent, dropped = await self._fanout.deliver(chosen, packets, to, volatile=volatile, key=key)
+        sent, dropped = await self._fanout.deliver(chosen, packets, to, volatile=volatile, key=slot)
         self._counters.count_sent(message, sent)
         if sender is not None and sender._outbox.bytes and not volatile:
             await _keep_pace(sender, chosen)
         return Delivery(kept[0] + sent, kept[1] + dropped, published and kept[2])
+
+    def key_for(
+        self,
+        idempotency_key: str | None,
+        to: Target,
+        *,
+        store: bool | None,
+        local: bool,
+        volatile: bool,
+        latest: str | None,
+    ) -> str:
+        """Return what a history is to know a message by; empty where that is not asked for.
+
+        Raises:
+            TypeError: The key is not a str.
+            ValueError: It cannot be one, or not all of the target keeps a history.
+        """
+        if idempotency_key is None:
+            return ""
+        check_key(idempotency_key, store=store, local=local, volatile=volatile, latest=latest)
+        check_target(to)
+        named = rooms_named(to, self._registry.rooms.names)
+        check_keeps(to, [room for room in named if self._options.of(room).history])
+        return backend_key(idempotency_key)
 
 
 async def _keep_pace(sender: Connection | None, chosen: list[Connection]) -> None:

@@ -1,4 +1,4 @@
-"""Who is present, who holds a lease, and a few settings: one small stream, with the last message of each subject.
+"""Who is present, who holds a lease, and settings: one small stream, with the last of each subject.
 
 A lease ends at the time of its message plus its length, by the server's clock: those
 of the nodes need not agree. Whoever finds a node's lease ended takes its entries

@@ -410,9 +410,7 @@ class RedisBackend(SupervisedBackend):
         if not settings:
             return {}
         found = await self._run(self._calls.remember(settings))
-        return {
-            name: data for name, data in zip(settings, found, strict=True) if data is not None
-        }
+        return {name: data for name, data in zip(settings, found, strict=True) if data is not None}
 
     async def recall(self) -> Mapping[str, bytes]:
         flat = await self._run(self._calls.recall())
