@@ -42,6 +42,7 @@ from falcon_pachinko.limits import HistoryLimits, Limits
 from falcon_pachinko.manager import WebSocketConnectionManager
 from falcon_pachinko.messages.handlers import handles_message
 from falcon_pachinko.messages.hooks import Hook, ReceivedMessage
+from falcon_pachinko.publisher import Publisher
 from falcon_pachinko.resource import WebSocketResource
 from falcon_pachinko.rooms.answers import ClusterAnswer, ClusterRooms
 from falcon_pachinko.rooms.drain import Drained
@@ -80,6 +81,7 @@ __all__ = [
     "Pachinko",
     "PachinkoError",
     "Principal",
+    "Publisher",
     "ReceivedMessage",
     "ResourceTypeError",
     "RoomLimitError",

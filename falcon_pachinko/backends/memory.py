@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import datetime as dt
 from collections import deque
 from collections.abc import AsyncIterator, Collection, Mapping, Sequence
+from threading import get_ident
 
 from falcon_pachinko.backends.base import (
     Backend,
@@ -55,8 +57,11 @@ class MemoryBackend(Backend):
         self._held: dict[str, int] = {}  # the leases that it took, and their tokens
         self._events: deque[Event] = deque()
         self._arrived = asyncio.Event()
+        self._loop: asyncio.AbstractEventLoop | None = None  # the one that reads the events
+        self._thread = 0  # the one that runs that loop
 
     async def start(self, node: str) -> None:
+        self._loop, self._thread = asyncio.get_running_loop(), get_ident()
         self._node, self.state, self.since = node, "up", dt.datetime.now(dt.UTC)
         self._events.clear()
         self._arrived = asyncio.Event()  # maybe in another loop than the last time
@@ -220,6 +225,14 @@ class MemoryBackend(Backend):
         self._put(Lost(why))
 
     def _put(self, event: Event) -> None:
+        if self._loop is not None and self._thread != get_ident():
+            # From a `Publisher.sync`, which has a thread of its own.
+            with contextlib.suppress(RuntimeError):  # that loop is closed: nobody reads there
+                self._loop.call_soon_threadsafe(self._put_here, event)
+            return
+        self._put_here(event)
+
+    def _put_here(self, event: Event) -> None:
         if len(self._events) >= MOST_EVENTS:
             self._events.clear()
             self._events.append(Lost(f"over {MOST_EVENTS} events waited for their reader"))

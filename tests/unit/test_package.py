@@ -40,6 +40,7 @@ PUBLIC = [
     "Pachinko",
     "PachinkoError",
     "Principal",
+    "Publisher",
     "ReceivedMessage",
     "ResourceTypeError",
     "RoomLimitError",
