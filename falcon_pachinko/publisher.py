@@ -46,6 +46,11 @@ class _Publishes:
         self._link = PublisherLink(opened)
         self._codecs = Codecs(enc_hook) if enc_hook is not None else DEFAULT_CODECS
 
+    @property
+    def backend(self) -> Backend:
+        """What it sends by; its ``state`` and ``why`` tell how that is."""
+        return self._link.backend
+
 
 class Publisher(_Publishes):
     """Sends messages to a cluster's clients, from a process that is no part of it.

@@ -16,6 +16,7 @@ from pachinko_cli.commands.connect import connect
 from pachinko_cli.commands.doctor import doctor
 from pachinko_cli.commands.info import info
 from pachinko_cli.commands.new import new
+from pachinko_cli.commands.publish import publish
 from pachinko_cli.commands.remove import remove
 from pachinko_cli.commands.routes import routes
 from pachinko_cli.commands.serve import serve
@@ -68,6 +69,7 @@ app.command(short_help="Add a background worker to the project, with its test.")
 app.command(short_help="Take out what was added, unless it was edited.")(remove)
 app.command(short_help="Run the project's app, and again whenever it is saved.")(serve)
 app.command(short_help="Talk to one of its WebSockets, from the console.")(connect)
+app.command(short_help="Send a message to a room of the running app.")(publish)
 app.command(short_help="List what the app answers, and where that is written.")(routes)
 app.command(short_help="Look for what is wrong, and say how to mend it.")(doctor)
 app.command(short_help="Tell the versions, and what is known of the project.")(info)

@@ -13,11 +13,13 @@ if TYPE_CHECKING:
 
 # What the same thing is called elsewhere.
 ELSEWHERE = {
+    "broadcast": "publish",
     "create": "new",
     "dev": "serve",
     "init": "new",
     "list": "routes",
     "run": "serve",
+    "send": "publish",
     "start": "serve",
     "status": "doctor",
     "version": "--version",

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -178,6 +178,54 @@ def _value(text: str, wanted: Any) -> Any:
 def _no_number(constant: str) -> None:
     """Refuse `NaN` and `Infinity`: Python reads them, JSON has them not."""
     raise ValueError(constant)
+
+
+def message(name: str, words: Sequence[str]) -> dict[str, Any]:
+    """The message that a type and the words behind it mean, where nothing is known of its fields.
+
+    Each word is a `name=value`, or goes on with the value before it; or one is the payload as JSON.
+    In place of the type, there may be a whole message.
+
+    >>> message("say", ["text=hi there", "urgent=true"])
+    {'type': 'say', 'payload': {'text': 'hi there', 'urgent': True}}
+
+    Raises:
+        MessageRefusedError: They mean nothing.
+    """
+    if name.startswith("{"):
+        if words:
+            raise MessageRefusedError(
+                "the whole message is there, and so is a payload", hint="leave one of them out"
+            )
+        return _whole(name)
+    if not words:
+        return {"type": name}
+    if words[0].startswith(_JSON_STARTS) or (len(words) == 1 and not _NAME.match(words[0])):
+        return {"type": name, "payload": _payload(" ".join(words), None)}
+    found: dict[str, str] = {}
+    last = ""
+    for word in words:
+        match = _NAME.match(word)
+        if match is None and not last:
+            raise MessageRefusedError(
+                f"{word!r} is no field=value", hint="write text='hi there', or the payload as JSON"
+            )
+        if match is None:
+            found[last] += f" {word}"
+            continue
+        last = match[1]
+        if last in found:
+            raise MessageRefusedError(f"{last!r} stands there twice")
+        found[last] = word[match.end() :]
+    return {"type": name, "payload": {key: _value(text, Any) for key, text in found.items()}}
+
+
+def _whole(text: str) -> dict[str, Any]:
+    try:
+        found = json.loads(text, parse_constant=_no_number)
+    except (ValueError, RecursionError) as error:
+        raise MessageRefusedError(f"the message is no JSON: {error}") from None
+    return dict(found)
 
 
 def completer(words: Vocabulary) -> Callable[[str], list[str]]:

@@ -16,7 +16,7 @@ def slug(heading):
 def test_a_block_says_what_it_is(block):
     """Python is an example, what clients send and receive is a transcript: so all of it runs."""
     is_exchange = re.search(r"^((\w+ )?[<>]|\w+ connects to) ", block.text, re.MULTILINE)
-    picture = {"", "exceptions", "floors", "log", "stages", "tree"}
+    picture = {"", "acl", "exceptions", "floors", "log", "stages", "tree"}
     allowed = {
         "js": {"example"},
         "python": {"example", "signature", "testing"},

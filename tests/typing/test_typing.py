@@ -40,4 +40,4 @@ def test_the_check_finds_mistakes(check, tmp_path):
     }
 
     assert reported == wrong
-    assert len(wrong) == 13
+    assert len(wrong) == 15

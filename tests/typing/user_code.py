@@ -26,6 +26,7 @@ from falcon_pachinko import (
     Limits,
     MessageError,
     Principal,
+    Publisher,
     WebSocketConnectionManager,
     WebSocketResource,
     WebSocketRouter,
@@ -36,6 +37,7 @@ from falcon_pachinko import (
     to,
     worker,
 )
+from falcon_pachinko.backends import MemoryBackend, MemoryHub
 from falcon_pachinko.testing import Cluster, RequestError, VirtualClock, cluster, simulate
 
 
@@ -315,6 +317,20 @@ async def try_several() -> None:
         print(counted, text, nodes.clock.time(), len(nodes), [node.killed for node in nodes])
 
 
+async def publish_from_elsewhere() -> None:
+    """What a script does that is no process of the app."""
+    async with Publisher("redis://localhost:6379/0", enc_hook=str) as publish:
+        delivery: Delivery = await publish.broadcast_to_room(
+            "tea", {"type": "notice"}, exclude=["~1"], idempotency_key="order 17"
+        )
+        await publish.broadcast(Say("hi"), to=to.room("tea") - to.user("bob"), store=False)
+    with Publisher.sync(MemoryBackend(MemoryHub())) as sync:
+        told: Delivery = sync.send_to_user("ann", [1], latest="key")
+        sync.broadcast_to_all("text", volatile=True)
+    sync.close()
+    print(delivery.published, told, publish.backend.why)
+
+
 def mistakes(app: App, manager: WebSocketConnectionManager) -> None:
     """What the types catch."""
     app.add_websocket_route("/x", 3)  # type: ignore[arg-type]  # no resource
@@ -325,6 +341,8 @@ def mistakes(app: App, manager: WebSocketConnectionManager) -> None:
     manager.broadcast({"type": "x"})  # type: ignore[call-arg,unused-coroutine]  # to whom?
     manager.join_room("id", 7)  # type: ignore[arg-type,unused-coroutine]  # rooms have names
     manager.broadcast("x", to="lobby")  # type: ignore[arg-type,unused-coroutine]  # no target
+    Publisher(None)  # type: ignore[arg-type]  # by what?
+    Publisher.sync("redis://localhost").broadcast_to_room("tea", {}, local=True)  # type: ignore[call-arg]  # there is no local
     app.add_websocket_worker(print)  # type: ignore[arg-type]  # no coroutine function
     App(limit=Limits())  # type: ignore[call-arg]  # no such option
     install(app, origin="*")  # type: ignore[call-arg]  # neither here
