@@ -172,13 +172,13 @@ class PublisherLink:
         return await self._persist(append)
 
     async def _persist(self, call: Callable[..., Awaitable[T]]) -> T:
-        """Call the backend; where the connection is cut meanwhile, once more on the next one.
+        """Call the backend; again where the connection is cut, or the server busy for a moment.
 
         Args:
             call: Does no harm if it is done twice; called with ``again`` the second time.
 
         Raises:
-            BackendError: The server refuses it, or is away for longer than its ``timeout``.
+            BackendError: The server refuses it, or that lasts for longer than its ``timeout``.
         """
         again, until = False, monotonic() + self.backend.timeout
         while True:
@@ -186,8 +186,9 @@ class PublisherLink:
             outages = self._outages
             try:
                 return await self._call(call(again=again))
-            except BackendError:
-                if monotonic() > until or not await self._was_cut(outages):
+            except BackendError as error:
+                worth_it = await self._was_cut(outages) or error.passing
+                if monotonic() > until or not worth_it:
                     raise
                 again = True
 
