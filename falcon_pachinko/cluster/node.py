@@ -58,6 +58,8 @@ class Node:
         """The codecs that clients of other processes speak, besides JSON."""
         self.own_subprotocols: set[str] = set()
         """The codecs that clients of this process speak, or spoke, besides JSON."""
+        self.configured: Callable[[], None] = lambda: None
+        """Called when another process has stored that rooms are configured otherwise."""
         self.subscriptions = Subscriptions(backend, self._channel_ended)
         """Which channels arrive here."""
         self.not_stored = 0
@@ -346,10 +348,18 @@ class Node:
 
     def _greeted(self, node: str, hello: Hello) -> None:
         self.subprotocols.update(each for each in hello.subprotocols if each in CODECS)
+        if hello.configured:
+            self.configured()
         # To who asks alone: were the answers for all, P processes that come back at once would
         # send P * P messages to P processes. And only what is news there.
         if hello.reply and not self.own_subprotocols.issubset(hello.known):
             self.publish(f"node:{node}", self._hello())
+
+    def tell_configured(self) -> None:
+        """Tell the others that how rooms are configured is stored, and is news."""
+        hello = self._hello()
+        hello.configured = True
+        self.publish(ALL, hello)
 
     def _greet(self) -> None:
         """Say what the clients here speak, and ask the others."""

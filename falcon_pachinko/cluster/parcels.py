@@ -128,6 +128,8 @@ class Hello(_Chained, tag="h", array_like=True, gc=False):
     """Whether the others are to say theirs, to this process."""
     known: tuple[str, ...] = ()
     """What it knows that others speak: who has nothing to add need not reply."""
+    configured: bool = False
+    """Whether it has stored that rooms are configured otherwise than before."""
 
 
 class Question(_Chained, tag="q", array_like=True, gc=False):

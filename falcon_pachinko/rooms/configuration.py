@@ -120,7 +120,10 @@ class Configuration:
             await asyncio.wait((task,))
 
     def back(self) -> None:
-        """Store it again where the backend has lost it, and read what others have stored."""
+        """Store it again where the backend has lost it, and read what others have stored.
+
+        That is when the backend is back, and when another process has stored something new.
+        """
         self._turn.set()
 
     async def _run(self) -> None:
@@ -166,6 +169,11 @@ class Configuration:
             }
             if later:  # a newer process was faster
                 await backend.remember(write(later))
+            if any(
+                prefix not in replaced or replaced[prefix].options != each.options
+                for prefix, each in news.items()
+            ):
+                self._node.tell_configured()
             self._compare(news, replaced)
         self._adopt({prefix: each.options for prefix, each in found.items()})
 

@@ -54,6 +54,7 @@ class Exchange:
         self.cluster = Node(backend, self._arrived, self._missed, self._is_back, self._catch_up)
         self.registry = Registry(self)
         self.configuration = Configuration(self.cluster, options, self.registry.rooms.names)
+        self.cluster.configured = self.configuration.back
         self.revocations = Revocations(self.registry)
         self.answers = ClusterAnswers(self.cluster, self.registry, self.revocations)
         self.fanout = Fanout(self.registry, self.spawn)

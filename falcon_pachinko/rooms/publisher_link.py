@@ -38,7 +38,7 @@ log = logging.getLogger("falcon_pachinko.publisher")
 
 T = TypeVar("T")
 
-KNOWN_SECONDS = 5.0
+KNOWN_SECONDS = 1.0
 """For how long what is known of the rooms with a history counts; then it is read again."""
 
 STATE_SECONDS = 0.05
@@ -278,7 +278,8 @@ class PublisherLink:
                 settings, why = {}, f" ({error.why})"  # the server keeps nothing, for anybody
             found = configuration.read(settings)
             self._options.adopt({prefix: each.options for prefix, each in found.items()})
-            self._known_since = monotonic()
+            if configuration.NAME in settings:  # else a process may start at any moment
+                self._known_since = monotonic()
         if configuration.NAME not in settings:
             self._warn(
                 "",

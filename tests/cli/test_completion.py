@@ -54,12 +54,14 @@ def offered(bash, tmp_path):
 def test_commands_complete(offered):
     """By their beginnings, wherever one is."""
     assert offered("rou") == ["routes"]
+    assert offered("pub") == ["publish"]
     assert set(offered("add-")) == {"add-resource", "add-worker"}
 
 
 def test_options_complete(offered):
     """Those of the command that was typed."""
     assert offered("serve", "--po") == ["--port"]
+    assert offered("publish", "tea", "said", "--back") == ["--backend"]
 
 
 def test_what_was_added_completes_for_its_removal(offered, pachinko, project):

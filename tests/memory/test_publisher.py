@@ -29,7 +29,6 @@ from falcon_pachinko import (
     to,
 )
 from falcon_pachinko.backends import MemoryBackend, MemoryHub
-from falcon_pachinko.rooms import publisher_link
 from falcon_pachinko.testing import simulate
 
 SENT = Delivery(0, 0, published=True)
@@ -379,10 +378,8 @@ async def test_an_app_without_histories_is_fine(warnings):
     assert warnings() == []
 
 
-async def test_a_room_whose_history_was_not_known_is_named(house, warnings, monkeypatch):
+async def test_a_room_whose_history_was_not_known_is_named(house, warnings):
     """The publisher was there before the app: what it sent meanwhile was not kept."""
-    clock = itertools.count(0, 10)
-    monkeypatch.setattr(publisher_link, "monotonic", lambda: next(clock))
     async with Publisher(house.url) as publish:
         await publish.broadcast_to_room("chat:tea", {"type": "1"})
         async with simulate(house.app):
@@ -394,6 +391,21 @@ async def test_a_room_whose_history_was_not_known_is_named(house, warnings, monk
     nothing_stored, told = warnings()
     assert "has stored" in nothing_stored
     assert "a message to 'chat:tea' was not kept" in told
+
+
+async def test_what_is_known_of_the_rooms_is_read_again(house, ann, warnings, until):
+    """A process that starts later may give more rooms a history."""
+    async with Publisher(house.url) as publish:
+        await publish.broadcast_to_room("game:1", {"type": "1"})
+        house.manager.configure_rooms("game:", history=HistoryLimits())
+        house.manager._exchange.configuration.back()
+        await until(lambda: "rooms:game:" in house.hub.settings)
+        publish._link._known_since = float("-inf")  # a second later
+        await publish.broadcast_to_room("game:1", {"type": "2"})
+
+    assert [each["type"] for each in await house.manager.history("game:1")] == ["2"]
+    (told,) = warnings()
+    assert "a message to 'game:1' was not kept" in told
 
 
 async def test_rooms_by_prefix_that_keep_a_history_are_told(house, ann, warnings):
@@ -736,8 +748,7 @@ async def test_a_history_that_begins_elsewhere_is_used_and_the_room_named(runnin
     hub = MemoryHub()
     (here,) = await running(process(hub))
     here._registry.rooms.add("chat:tea", object())
-    await running(process(hub, chat=HistoryLimits()))
-    here._exchange.configuration.back()
+    await running(process(hub, chat=HistoryLimits()))  # which tells the others
     await until(lambda: here._options.of("chat:tea").history is not None)
 
     (told,) = warnings()
