@@ -146,6 +146,7 @@ class PublisherLink:
             parcel.kept_in = kept_in
             data = encode(self._head, parcel)
             await self._await_up()
+            self.backend.check_size(len(data))
             await self._call(self.backend.publish([(outgoing.channel, data)]))
         return PUBLISHED
 
@@ -157,6 +158,7 @@ class PublisherLink:
         parcel.target = None if outgoing.target == Room(room) else outgoing.target
         parcel.kept_in = before
         kept, data = write_kept(room, parcel, limits, self._write)
+        self.backend.check_size(len(data))
         retry_key = outgoing.key or f"{self._name}:{kept.seq}"
         return _Kept(f"room:{room}", data, limits, outgoing.key, retry_key)
 

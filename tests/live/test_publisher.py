@@ -14,7 +14,7 @@ from nats_server import NatsServer
 from redis_server import RedisServer, free_port
 from search_path import search_path
 
-from falcon_pachinko import BackendError, Delivery, Publisher
+from falcon_pachinko import BackendError, Delivery, EncodeError, Publisher
 from falcon_pachinko.testing import serve
 
 APPS = Path(__file__).parent / "apps"
@@ -289,3 +289,12 @@ def test_a_server_that_was_never_there_is_an_error():
         publish.send_to_user("ann", {})
     with pytest.raises(BackendError, match="required"):
         Publisher.sync(f"{url}&required=true").__enter__()
+
+
+async def test_what_is_too_large_for_nats_is_an_error(tmp_path):
+    """It could never leave; the text names the setting, and the next message goes."""
+    with NatsServer(tmp_path) as nats:
+        async with Publisher(nats.url) as publish:
+            with pytest.raises(EncodeError, match="max_payload"):
+                await publish.broadcast_to_all({"type": "x", "payload": "x" * 9_000_000})
+            assert await publish.broadcast_to_all({"type": "x"}) == SENT
