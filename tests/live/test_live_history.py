@@ -318,7 +318,7 @@ async def test_what_was_said_without_the_server_ends_the_history(behind_a_wire, 
     await told(bob, "after")
 
     assert (sent, alone) == (False, "hole")
-    assert [state["recovered"] for state in await states] == [False]
+    assert {state["recovered"] for state in await states} == {False}  # once, or once more
 
 
 async def test_a_stray_entry_in_a_kept_list_breaks_no_join(processes, reader, tmp_path):
