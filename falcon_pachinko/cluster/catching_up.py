@@ -93,12 +93,21 @@ class CatchingUp:
     ) -> None:
         self._read, self._spawn = read, spawn
         self._rooms: OrderedDict[str, None] = OrderedDict()  # those that no reader has taken yet
+        self._read_now: dict[str, bool] = {}
+        # Those that a reader has taken, and whether they were wanted again since. Never read
+        # twice at a time: what the slower of two reads tells is older than what members have.
         self._readers: set[asyncio.Task[None]] = set()
         # At most READS_AT_ONCE, and one at least while there are rooms; each ends when it finds
         # none.
 
     def want(self, room: str) -> None:
-        """Have a room read; one that waits for that already keeps its place."""
+        """Have a room read; one that waits for that already keeps its place.
+
+        One that is read right now is read once more after that.
+        """
+        if room in self._read_now:
+            self._read_now[room] = True
+            return
         self._rooms.setdefault(room)
         if len(self._readers) < READS_AT_ONCE:
             # In a context of its own: it outlives whatever has noticed that.
@@ -114,7 +123,11 @@ class CatchingUp:
     async def _run(self) -> None:
         while self._rooms:
             room, _ = self._rooms.popitem(last=False)
+            self._read_now[room] = False
             try:
                 await self._read(room)
             except Exception:
                 log.exception("could not read %.200r anew", room)
+            finally:
+                if self._read_now.pop(room):
+                    self._rooms.setdefault(room)

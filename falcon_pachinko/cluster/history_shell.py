@@ -57,6 +57,9 @@ MESSAGES_PER_TURN = 64
 MOST_GIVEN_UP = 10_000
 """How many of our own messages are remembered as delivered without a place."""
 
+MOST_GIVEN_TO = 200_000
+"""How many members are remembered for all of these messages together."""
+
 MOST_BROKEN = 100_000
 """How many rooms are remembered whose history is to end; more are only told to the others."""
 
@@ -125,9 +128,11 @@ class History(Generic[M]):
         self._node, self._members, self._select = node, members, select
         self._fan_out, self._limits, self._spawn = fan_out, limits, spawn
         self._rooms: dict[str, _Room[M]] = {}  # those with members here that something was done in
-        self._given_up: dict[int, None] = {}
-        # Numbers of our own messages that members here got without a place: not delivered
-        # again if they come back after all. MOST_GIVEN_UP at most, the oldest go first.
+        self._given_up: dict[int, tuple[str, ...]] = {}
+        # By their numbers, our own messages that members here got without a place, and the ids of
+        # those members: these do not get them again if they come back after all. MOST_GIVEN_UP
+        # at most, and MOST_GIVEN_TO of their ids, the oldest go first.
+        self._given_to = 0  # how many ids are in there
         self._broken: dict[str, None] = {}
         # Rooms whose history lacks a message, and has to end before it is used again.
         # MOST_BROKEN at most.
@@ -242,10 +247,11 @@ class History(Generic[M]):
             self._broken[name] = None
         else:
             self._node.note_hole(ALL, unkept=True)
-        self._given_up[seq] = None
-        if len(self._given_up) > MOST_GIVEN_UP:
-            del self._given_up[next(iter(self._given_up))]
         chosen = self._select(name, parcel)
+        self._given_up[seq] = tuple(each.id for each in chosen)
+        self._given_to += len(chosen)
+        while len(self._given_up) > MOST_GIVEN_UP or self._given_to > MOST_GIVEN_TO:
+            self._given_to -= len(self._given_up.pop(next(iter(self._given_up))))
         sent = await self._fan_out(name, chosen, ParcelPackets(parcel))
         return sent, len(chosen) - sent, False
 
@@ -279,16 +285,20 @@ class History(Generic[M]):
         own = node == self._node.name
         echo, taken = room.echoes.get(parcel.seq) if own else None, (0, 0)
         try:
-            given_up = own and parcel.seq in self._given_up
+            # Who has come since it was given up was told of a history that it is part of.
+            have_it = self._given_up.pop(parcel.seq, ()) if own else ()
+            self._given_to -= len(have_it)
             if verdict is Verdict.NEWS:
                 room.core.accept(position)
                 room.delivered_at = asyncio.get_running_loop().time()
-            if verdict is Verdict.NEWS and not given_up:
                 if echo is not None:
                     echo.arrived = True
                     echo.over.set()
                 placed = place(name, parcel, position)
-                live, too_slow = room.core.route(self._select(name, parcel), placed)
+                chosen = self._select(name, parcel)
+                if have_it:
+                    chosen = [each for each in chosen if each.id not in have_it]
+                live, too_slow = room.core.route(chosen, placed)
                 for member in too_slow:  # to take its past
                     budget = member.limits.outbox_bytes
                     reason = f"too slow: over {budget} bytes came while it caught up (outbox_bytes)"
@@ -301,8 +311,6 @@ class History(Generic[M]):
                 chosen = self._select(name, parcel)
                 sent = await self._fan_out(name, chosen, ParcelPackets(parcel))
                 taken = sent, len(chosen) - sent
-            if own:
-                self._given_up.pop(parcel.seq, None)
         finally:
             if echo is not None:
                 echo.end(*taken)

@@ -99,6 +99,31 @@ async def test_many_rooms_are_read_at_a_time_and_no_more(monkeypatch):
     assert begun.index("f") < begun.index("d")
 
 
+async def test_a_room_is_not_read_twice_at_a_time():
+    """One that is wanted while it is read is read again once that has ended, once."""
+    begun, gates = [], []
+
+    async def read(room):
+        begun.append(room)
+        gates.append(asyncio.Event())
+        await gates[-1].wait()
+
+    reading = CatchingUp(read, lambda job: asyncio.get_running_loop().create_task(job))
+    reading.want("tea")
+    await until(lambda: begun == ["tea"])
+    reading.want("tea")
+    reading.want("tea")
+    reading.want("milk")
+    await until(lambda: begun == ["tea", "milk"])
+    gates[0].set()
+    await until(lambda: begun == ["tea", "milk", "tea"])
+    for gate in gates:
+        gate.set()
+    await until(lambda: not reading._readers)
+
+    assert begun == ["tea", "milk", "tea"]
+
+
 async def test_a_room_that_cannot_be_read_stops_no_other(caplog):
     """Its traceback is in the log."""
     done = []
@@ -241,6 +266,27 @@ async def test_a_hole_is_told_even_after_a_silence(nodes):
 
     assert [each["recovered"] for each in ann.states] == [False, True, False]
     assert ann.texts == ["two", "three"]
+
+
+async def test_several_gaps_at_a_time_tell_members_once(nodes):
+    """What is read on behalf of the second knows what the first has told."""
+    here, there = nodes
+    ann = here.client()
+    await ann.join()
+    await there.say("one")
+    await until(lambda: ann.texts)
+    await there.backend.forget("room:tea")
+    reads = here.backend.calls.count("read")
+    gate = here.backend.stall("read")
+    for _ in range(3):
+        await here.lose()
+        await until(lambda: here.backend.calls.count("read") > reads)
+    await keep(there, "two")
+    gate.set()
+    await until(lambda: "two" in ann.texts and not here._history._catching_up._readers)
+
+    assert ann.texts == ["two"]
+    assert [each["recovered"] for each in ann.states] == [False, False]
 
 
 async def test_a_straggler_of_an_ended_epoch_is_nobody_s(nodes):

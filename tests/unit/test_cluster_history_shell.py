@@ -373,6 +373,43 @@ async def test_a_message_is_given_up_once_only(nodes):
     assert not here._history._given_up
 
 
+async def test_who_came_after_a_message_was_given_up_gets_it_if_it_is_kept_after_all(nodes):
+    """It was told of a history that the message is part of; the others have it already."""
+    here, _ = nodes
+    ann, bob = here.client(), here.client()
+    await ann.join()
+    here.backend.timeout = 0.05
+    gate = here.backend.stall("append")
+    await here.say("x")
+    gate.set()
+    await bob.join()
+    await until(lambda: len(ann.states) == 2)
+    place = here.backend.hub.histories["room:tea"]
+    seq = next(iter(here._history._given_up))
+    late = Broadcast(seq, 0, "said", '{"type":"said","text":"x"}')
+    late_at = HistoryPosition(place.epoch, place.offset + 1)
+    before = list(ann.offsets)
+    await here._history.deliver(here.cluster.name, "tea", late, late_at)
+
+    assert (bob.texts, bob.offsets) == (["x"], [late_at.offset])
+    assert ann.offsets == before == []
+    assert here._history._given_to == 0
+
+
+async def test_members_that_have_what_was_given_up_are_not_remembered_for_ever(nodes, monkeypatch):
+    """Their number is bounded too, whatever the number of messages."""
+    monkeypatch.setattr(history, "MOST_GIVEN_TO", 5)
+    here, _ = nodes
+    for _ in range(2):
+        await here.client().join()
+    here.fail("append", "forget")
+    for number in range(20):
+        await here.say(number)
+
+    assert len(here._history._given_up) == 2
+    assert here._history._given_to == 4
+
+
 async def test_what_was_given_up_is_not_remembered_for_ever(nodes, monkeypatch):
     """A backend that keeps nothing for a long time does not fill the memory."""
     monkeypatch.setattr(history, "MOST_GIVEN_UP", 5)
