@@ -25,9 +25,9 @@ from falcon_pachinko import (
     install,
     to,
 )
-from falcon_pachinko.cluster.history_shell import MOST_GIVEN_UP
 from falcon_pachinko.cluster.listening import GAP_LOG_CHANNELS
 from falcon_pachinko.cluster.publishing import CHANNELS_REMEMBERED
+from falcon_pachinko.cluster.stored import MOST_GIVEN_UP
 
 BALLAST = "x" * 8000
 
@@ -170,7 +170,7 @@ def memories(manager):
     return (
         (cluster._publishing._last_elsewhere, CHANNELS_REMEMBERED),
         (cluster._listening._gap_log._named, GAP_LOG_CHANNELS),
-        (history._given_up, MOST_GIVEN_UP),
+        (history.given_up.messages, MOST_GIVEN_UP),
     )
 
 

@@ -6,7 +6,7 @@ backend here, as nowhere else. Without it the members of this process get the
 message anyway, and the history ends: no client is told that one with a hole is
 complete. What each member gets is decided in `history`; here it is sent.
 
-A room is either live, or it is read anew (`_Room.held`), since something may have been
+A room is either live, or it is read anew (`HistoryRoom.held`), since something may have been
 missed; then all that arrives is held until that is done. So the order is one, and
 whoever listens to the backend never waits for a room.
 """
@@ -14,12 +14,9 @@ whoever listens to the backend never waits for a room.
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import logging
 from collections.abc import Awaitable, Callable, Collection, Coroutine
 from typing import Any, Generic
-
-import msgspec
 
 from falcon_pachinko.backends.base import HistoryPosition, Past
 from falcon_pachinko.cluster.catching_up import Arrived, CatchingUp, Held
@@ -30,21 +27,15 @@ from falcon_pachinko.cluster.history import (
     opened,
     packet_for,
     place,
-    place_all,
 )
+from falcon_pachinko.cluster.history_room import Echo, HistoryRoom
 from falcon_pachinko.cluster.keeping import write_kept
 from falcon_pachinko.cluster.member import M
 from falcon_pachinko.cluster.node import Node
-from falcon_pachinko.cluster.outage import Outage
-from falcon_pachinko.cluster.parcels import (
-    ALL,
-    Broadcast,
-    ParcelPackets,
-    is_object,
-)
-from falcon_pachinko.errors import BackendError, ConnectionStateError, EncodeError, NoHistoryError
+from falcon_pachinko.cluster.parcels import Broadcast, ParcelPackets, is_object
+from falcon_pachinko.cluster.stored import GivenUp, Stored
+from falcon_pachinko.errors import ConnectionStateError, NoHistoryError
 from falcon_pachinko.limits import HistoryLimits
-from falcon_pachinko.messages.codec import JSON
 from falcon_pachinko.names import check_text
 
 __all__ = ["History"]
@@ -54,51 +45,9 @@ log = logging.getLogger("falcon_pachinko.history")
 MESSAGES_PER_TURN = 64
 """How many messages a client that comes back gets before other tasks run."""
 
-MOST_GIVEN_UP = 10_000
-"""How many of our own messages are remembered as delivered without a place."""
-
-MOST_GIVEN_TO = 200_000
-"""How many members are remembered for all of these messages together."""
-
-MOST_BROKEN = 100_000
-"""How many rooms are remembered whose history is to end; more are only told to the others."""
-
 SILENCE = 0.9
 """After which part of its time without a message a history has ended by that: not all of it,
 since what tells the time there is another clock."""
-
-ENDED_AT_ONCE = 64
-"""How many of them are ended at once, when the backend is back."""
-
-
-class _Echo:
-    """A message of our own, on its way back from the backend."""
-
-    def __init__(self) -> None:
-        self.over = asyncio.Event()
-        """Set when it has arrived, or there is no member here any more to wait for it."""
-        self.arrived = False
-        self.taken: asyncio.Future[tuple[int, int]] = asyncio.get_running_loop().create_future()
-        """How many members here took it, and how many did not."""
-
-    def end(self, sent: int, dropped: int) -> None:
-        self.over.set()
-        if not self.taken.done():
-            self.taken.set_result((sent, dropped))
-
-
-class _Room(Generic[M]):
-    """What the shell needs of a room beside the decisions; lives as long as those."""
-
-    def __init__(self, name: str) -> None:
-        self.core: RoomHistory[M] = RoomHistory(name)
-        self.order = asyncio.Lock()
-        # Held while one message goes to all of the room, or what was read does.
-        self.delivered_at = asyncio.get_running_loop().time()  # when the last message was
-        self.held: Held | None = None
-        # What arrived since the room has to be read; None while it is live. Only `_catch_up`
-        # ends that, and only while it has the order.
-        self.echoes: dict[int, _Echo] = {}  # by the number of the parcel, while a sender waits
 
 
 class History(Generic[M]):
@@ -127,23 +76,18 @@ class History(Generic[M]):
     ) -> None:
         self._node, self._members, self._select = node, members, select
         self._fan_out, self._limits, self._spawn = fan_out, limits, spawn
-        self._rooms: dict[str, _Room[M]] = {}  # those with members here that something was done in
-        self._given_up: dict[int, tuple[str, ...]] = {}
-        # By their numbers, our own messages that members here got without a place, and the ids of
-        # those members: these do not get them again if they come back after all. MOST_GIVEN_UP
-        # at most, and MOST_GIVEN_TO of their ids, the oldest go first.
-        self._given_to = 0  # how many ids are in there
-        self._broken: dict[str, None] = {}
-        # Rooms whose history lacks a message, and has to end before it is used again.
-        # MOST_BROKEN at most.
-        self._outage = Outage()
+        self._rooms: dict[
+            str, HistoryRoom[M]
+        ] = {}  # those with members here that something was done in
+        self.stored = Stored(node)
+        self.given_up = GivenUp()
         self._catching_up = CatchingUp(self._catch_up, spawn)
 
-    def _room(self, name: str) -> _Room[M] | None:
+    def _room(self, name: str) -> HistoryRoom[M] | None:
         """Return what is known of a room with members here."""
         room = self._rooms.get(name)
         if room is None and self._members(name):
-            room = self._rooms[name] = _Room(name)
+            room = self._rooms[name] = HistoryRoom(name)
         return room
 
     # Sending.
@@ -177,13 +121,13 @@ class History(Generic[M]):
         kept, data = write_kept(name, parcel, limits, self._node.number_alone)
         self._node.backend.check_size(len(data))
         self._node.reaches_others()  # which warns where nobody can be reached
-        room, echo = self._room(name), _Echo()
+        room, echo = self._room(name), Echo()
         if room is not None:
             room.echoes[kept.seq] = echo
         position = None
         try:
             async with asyncio.timeout(self._node.backend.timeout):
-                position = await self._append(name, kept.seq, data, limits, key)
+                position = await self.stored.append(name, kept.seq, data, limits, key)
                 if room is not None:
                     if key and not echo.over.is_set() and self._is_known(room, name, position):
                         echo.end(0, 0)  # it was kept before, so that nothing comes back
@@ -205,53 +149,18 @@ class History(Generic[M]):
             taken = await echo.taken
         return *taken, not self._node.alone
 
-    def _is_known(self, room: _Room[M], name: str, position: HistoryPosition) -> bool:
+    def _is_known(self, room: HistoryRoom[M], name: str, position: HistoryPosition) -> bool:
         """Whether all members here have what is at a place."""
         known = room.core.known_by_all(self._members(name))
         return known.epoch == position.epoch and position.offset <= known.offset
-
-    async def _append(
-        self, name: str, seq: int, data: bytes, limits: HistoryLimits, key: str
-    ) -> HistoryPosition:
-        """Have a message kept; where the connection is cut meanwhile, on the next one.
-
-        Raises:
-            BackendError: The server refuses it, or is away for longer than its ``timeout``.
-        """
-        append = self._node.backend.append
-        more = (key,) if key else ()
-        while True:
-            outages = self._node.outages
-            await self._node.subscriptions.live(f"room:{name}")  # else it would not come back
-            try:
-                await self._end_if_broken(name)
-                position = await append(f"room:{name}", data, limits, *more)
-            except BackendError as error:
-                more = (key or f"{self._node.name}:{seq}",)  # it may have been kept
-                if not await self._node.comes_back(outages, passing=error.passing):
-                    raise
-            else:
-                self._outage.over()
-                return position
 
     async def _send_without_place(
         self, name: str, parcel: Broadcast, seq: int, why: str
     ) -> tuple[int, int, bool]:
         """Give a message to the members here, and end the history: it has a hole now."""
-        self._outage.report(
-            log, "could not keep a message to %.200r, so its history ends: %s", name, why
-        )
-        self._node.count_unpublished()
-        self._node.not_stored += 1
-        if name in self._broken or len(self._broken) < MOST_BROKEN:
-            self._broken[name] = None
-        else:
-            self._node.note_hole(ALL, unkept=True)
+        self.stored.note_hole(name, why)
         chosen = self._select(name, parcel)
-        self._given_up[seq] = tuple(each.id for each in chosen)
-        self._given_to += len(chosen)
-        while len(self._given_up) > MOST_GIVEN_UP or self._given_to > MOST_GIVEN_TO:
-            self._given_to -= len(self._given_up.pop(next(iter(self._given_up))))
+        self.given_up.add(seq, tuple(each.id for each in chosen))
         sent = await self._fan_out(name, chosen, ParcelPackets(parcel))
         return sent, len(chosen) - sent, False
 
@@ -276,7 +185,12 @@ class History(Generic[M]):
                 self._hold(name)
 
     async def _deliver_here(
-        self, room: _Room[M], node: str, name: str, parcel: Broadcast, position: HistoryPosition
+        self,
+        room: HistoryRoom[M],
+        node: str,
+        name: str,
+        parcel: Broadcast,
+        position: HistoryPosition,
     ) -> bool:
         """Give a message to the members, if it is news; False if the room has to be read first."""
         verdict = room.core.judge(position)
@@ -286,8 +200,7 @@ class History(Generic[M]):
         echo, taken = room.echoes.get(parcel.seq) if own else None, (0, 0)
         try:
             # Who has come since it was given up was told of a history that it is part of.
-            have_it = self._given_up.pop(parcel.seq, ()) if own else ()
-            self._given_to -= len(have_it)
+            have_it = self.given_up.take(parcel.seq) if own else ()
             if verdict is Verdict.NEWS:
                 room.core.accept(position)
                 room.delivered_at = asyncio.get_running_loop().time()
@@ -374,24 +287,13 @@ class History(Generic[M]):
         at = None
         while core.is_returning(member, returning):
             returning.restart()
-            past = await self._read(core.name, at or since, limits)
+            past = await self.stored.read(core.name, at or since, limits)
             if returning.stale or not core.is_returning(member, returning):
                 continue
             at = await self._replay(core, member, past)
             if not returning.stale:
                 break
         return at
-
-    async def _read(self, name: str, since: HistoryPosition, limits: HistoryLimits) -> Past | None:
-        """Ask the backend; None if it is away."""
-        try:
-            await self._end_if_broken(name)
-            past = await self._node.backend.read(f"room:{name}", since, limits)
-        except BackendError as error:
-            self._outage.report(log, "could not read the history of %.200r: %s", name, error)
-            return None
-        self._outage.over()
-        return past
 
     async def _replay(
         self, core: RoomHistory[M], member: M, past: Past | None, *, certain: bool = False
@@ -423,12 +325,7 @@ class History(Generic[M]):
         limits = self._limits(name)
         if limits is None:
             raise NoHistoryError(name)
-        past = await self._node.backend.read(f"room:{name}", HistoryPosition(), limits)
-        kept = []
-        for each in place_all(name, past):
-            with contextlib.suppress(EncodeError):  # what JSON has no form for
-                kept.append(msgspec.json.decode(each.packets[JSON].event["text"]))
-        return kept
+        return await self.stored.messages(name, limits)
 
     # Gaps.
 
@@ -474,7 +371,7 @@ class History(Generic[M]):
             known = room.core.known_by_all(self._members(name))
             if unkept and room.core.uncertain != room.core.epoch:
                 known = HistoryPosition()  # what they miss is not in what came after
-            past = await self._read(name, known, limits)
+            past = await self.stored.read(name, known, limits)
             if past is None and self._node.backend.state != "up":
                 return
             async with room.order:
@@ -490,7 +387,7 @@ class History(Generic[M]):
                     return
 
     async def _take_over(
-        self, room: _Room[M], name: str, past: Past | None, *, certain: bool, unkept: bool
+        self, room: HistoryRoom[M], name: str, past: Past | None, *, certain: bool, unkept: bool
     ) -> None:
         """Have the members know what was read; None if it cannot be.
 
@@ -513,7 +410,7 @@ class History(Generic[M]):
         else:
             await self._begin_anew(room, name, past, certain=certain, unkept=unkept)
 
-    async def _release(self, room: _Room[M], held: Held) -> bool:
+    async def _release(self, room: HistoryRoom[M], held: Held) -> bool:
         """Deliver what was held, in its order; False if the room has to be read once more."""
         core = room.core
         while held.messages and not held.again:
@@ -525,7 +422,7 @@ class History(Generic[M]):
         return not held.again
 
     async def _begin_anew(
-        self, room: _Room[M], name: str, past: Past, *, certain: bool, unkept: bool
+        self, room: HistoryRoom[M], name: str, past: Past, *, certain: bool, unkept: bool
     ) -> None:
         """Give what is kept to all members: nobody can tell what they missed, or nothing is."""
         members = [each for each in self._members(name) if each not in room.core.returning]
@@ -551,31 +448,3 @@ class History(Generic[M]):
             del self._rooms[name]
             for echo in room.echoes.values():
                 echo.end(0, 0)  # it is not listened to any more
-
-    # Histories with a hole.
-
-    async def _end_if_broken(self, name: str) -> None:
-        """End a history that has a hole; then tell the others, who read it anew."""
-        if name in self._broken:
-            del self._broken[name]
-            try:
-                await self._node.backend.forget(f"room:{name}")
-            except BaseException:
-                self._broken[name] = None
-                raise
-            self._node.note_hole(f"room:{name}", unkept=True)
-
-    async def mend(self) -> None:
-        """End all histories that have a hole: the backend is there again."""
-        broken = tuple(self._broken)
-        for start in range(0, len(broken), ENDED_AT_ONCE):
-            if self._node.backend.state != "up":
-                return  # all of them are tried again when it is back
-            await asyncio.gather(*map(self._mend, broken[start : start + ENDED_AT_ONCE]))
-
-    async def _mend(self, name: str) -> None:
-        try:
-            await self._end_if_broken(name)
-        except BackendError as error:
-            message = "could not end the history of %.200r, which lacks a message: %s"
-            self._outage.report(log, message, name, error)

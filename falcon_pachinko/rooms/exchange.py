@@ -321,4 +321,4 @@ class Exchange:
         """The backend is up: tell it what it may have forgotten, or never heard."""
         self.configuration.back()
         self.presence.back()
-        self.spawn(self.history.mend())
+        self.spawn(self.history.stored.mend())

@@ -23,8 +23,7 @@ from falcon_pachinko import (
     to,
 )
 from falcon_pachinko.backends.base import Received
-from falcon_pachinko.cluster import history_shell as history
-from falcon_pachinko.cluster import resync
+from falcon_pachinko.cluster import history_shell, resync, stored
 from falcon_pachinko.cluster.node import Gap
 from falcon_pachinko.cluster.parcels import Broadcast, Mark, encode
 from falcon_pachinko.messages.codec import MSGPACK
@@ -239,7 +238,7 @@ async def test_one_who_takes_the_past_too_slowly_is_cut_off(nodes):
 
 async def test_a_long_past_lets_others_run(monkeypatch):
     """Some dozens of messages at a time."""
-    monkeypatch.setattr(history, "MESSAGES_PER_TURN", 2)
+    monkeypatch.setattr(history_shell, "MESSAGES_PER_TURN", 2)
     node = Node()
     for number in range(20):
         await node.say(number)
@@ -363,14 +362,14 @@ async def test_a_message_is_given_up_once_only(nodes):
     here.backend.stall("append")
     delivery = await here.say("x")
     place = here.backend.hub.histories["room:tea"]
-    seq = next(iter(here._history._given_up))
+    seq = next(iter(here._history.given_up.messages))
     late = Broadcast(seq, 0, "said", '{"type":"said","text":"x"}')
     late_at = HistoryPosition(place.epoch, place.offset + 1)
     await here._history.deliver(here.cluster.name, "tea", late, late_at)
 
     assert delivery == (1, 0, False)
     assert ann.texts == ["x"]
-    assert not here._history._given_up
+    assert not here._history.given_up.messages
 
 
 async def test_who_came_after_a_message_was_given_up_gets_it_if_it_is_kept_after_all(nodes):
@@ -385,7 +384,7 @@ async def test_who_came_after_a_message_was_given_up_gets_it_if_it_is_kept_after
     await bob.join()
     await until(lambda: len(ann.states) == 2)
     place = here.backend.hub.histories["room:tea"]
-    seq = next(iter(here._history._given_up))
+    seq = next(iter(here._history.given_up.messages))
     late = Broadcast(seq, 0, "said", '{"type":"said","text":"x"}')
     late_at = HistoryPosition(place.epoch, place.offset + 1)
     before = list(ann.offsets)
@@ -393,12 +392,12 @@ async def test_who_came_after_a_message_was_given_up_gets_it_if_it_is_kept_after
 
     assert (bob.texts, bob.offsets) == (["x"], [late_at.offset])
     assert ann.offsets == before == []
-    assert here._history._given_to == 0
+    assert here._history.given_up._ids == 0
 
 
 async def test_members_that_have_what_was_given_up_are_not_remembered_for_ever(nodes, monkeypatch):
     """Their number is bounded too, whatever the number of messages."""
-    monkeypatch.setattr(history, "MOST_GIVEN_TO", 5)
+    monkeypatch.setattr(stored, "MOST_GIVEN_TO", 5)
     here, _ = nodes
     for _ in range(2):
         await here.client().join()
@@ -406,19 +405,19 @@ async def test_members_that_have_what_was_given_up_are_not_remembered_for_ever(n
     for number in range(20):
         await here.say(number)
 
-    assert len(here._history._given_up) == 2
-    assert here._history._given_to == 4
+    assert len(here._history.given_up.messages) == 2
+    assert here._history.given_up._ids == 4
 
 
 async def test_what_was_given_up_is_not_remembered_for_ever(nodes, monkeypatch):
     """A backend that keeps nothing for a long time does not fill the memory."""
-    monkeypatch.setattr(history, "MOST_GIVEN_UP", 5)
+    monkeypatch.setattr(stored, "MOST_GIVEN_UP", 5)
     here, _ = nodes
     here.fail("append", "forget")
     for number in range(20):
         await here.say(number)
 
-    assert len(here._history._given_up) == 5
+    assert len(here._history.given_up.messages) == 5
 
 
 async def test_a_history_with_a_hole_ends(nodes):
@@ -430,16 +429,16 @@ async def test_a_history_with_a_hole_ends(nodes):
     old = ann.position
     here.fail("append", "forget")
     await here.say("lost")
-    await here._history.mend()
-    assert set(here._history._broken) == {"tea"}
+    await here._history.stored.mend()
+    assert set(here._history.stored.broken) == {"tea"}
     here.fail()
-    await here._history.mend()
+    await here._history.stored.mend()
     await until(lambda: ann.resyncs)
     await here.say("two")
     await until(lambda: "two" in ann.texts)
 
     assert ann.position.epoch != old.epoch
-    assert not here._history._broken
+    assert not here._history.stored.broken
 
 
 # What comes from elsewhere.
@@ -601,7 +600,7 @@ async def test_rooms_without_members_leave_no_trace(nodes):
             ann.go()
 
         assert node.traces == {}
-        assert not node._history._given_up
+        assert not node._history.given_up.messages
 
 
 async def test_a_hook_on_gaps_may_send(nodes):
@@ -826,18 +825,18 @@ async def test_an_outage_is_one_line(nodes, rooms, caplog):
     before = here.status()["unpublished"]
     for number in range(300):
         await here.say(number, room=f"room{number % rooms}")
-    await here._history.mend()
+    await here._history.stored.mend()
 
     records = [each for each in caplog.records if each.name == "falcon_pachinko.history"]
     warnings = [each.message for each in records if each.levelname == "WARNING"]
     assert len(warnings) == 1
     assert here.status()["unpublished"] == before + 300
-    assert len(here._history._broken) == rooms
+    assert len(here._history.stored.broken) == rooms
 
 
 async def test_broken_rooms_are_remembered_in_bounds(nodes, monkeypatch):
     """Of more, the others hear as of a loss anywhere."""
-    monkeypatch.setattr(history, "MOST_BROKEN", 5)
+    monkeypatch.setattr(stored, "MOST_BROKEN", 5)
     here, there = nodes
     here.fail("append", "forget")
     for number in range(20):
@@ -845,7 +844,7 @@ async def test_broken_rooms_are_remembered_in_bounds(nodes, monkeypatch):
     here.fail()
     await until(lambda: there.status()["gaps"])
 
-    assert len(here._history._broken) == 5
+    assert len(here._history.stored.broken) == 5
 
 
 async def test_names_that_clients_choose_forge_no_line(nodes, caplog):
