@@ -39,8 +39,6 @@ _KEPT, _PLAIN = b"\xfeK", b"\xfeP"  # what begins with neither was published as 
 _STAMP = 13  # digits in front of what a history keeps: milliseconds
 _MOST_DIGITS = 19  # of an offset
 
-TEST_LIMITS = HistoryLimits(count=1, bytes=100, seconds=1)
-
 
 class RedisBackend(SupervisedBackend):
     """Publishes, keeps and remembers on a Redis server.
@@ -198,32 +196,8 @@ class RedisBackend(SupervisedBackend):
         for reply in (*await self._subscribed(words, 2), *await publish):
             if isinstance(reply, Refused):
                 raise BackendError(self.name, explain(reply.why))
-        space, limits = self._calls.space, TEST_LIMITS
-        test = Calls(f"{space}:test", self.node, self._calls.incarnation, space)
-        trials = {
-            "presence": (
-                test.enter("t", {"key": b""}, self.ttl),
-                test.entries("t"),
-                test.beat(self.ttl, again=False),
-                test.alive(),
-                test.leave("t", ("key",)),
-                test.tables(),
-                test.take_back(),
-            ),
-            "histories": (
-                test.append("=test", b"", limits),
-                test.read("=test", HistoryPosition(), limits),
-                test.forget("=test"),
-            ),
-            "leases": (
-                test.acquire(self.node, self.ttl),
-                test.renew(self.node, 0, self.ttl),
-                test.release(self.node, 0),
-                Call(FORGET, (f"{test.space}:l:{self.node}", test.tokens), ()),
-            ),
-        }
         lacking: dict[str, list[str]] = {}  # by reason, what does not work for it
-        for what, calls in trials.items():
+        for what, calls in self._calls.trials(self.ttl).items():
             answers = await asyncio.gather(*map(self._evaluate, calls))
             for call, answer in zip(calls, answers, strict=True):
                 if isinstance(answer, Refused):

@@ -160,6 +160,38 @@ class Calls:
         """End a history."""
         return Call(scripts.FORGET, self.history(channel), ())
 
+    # A test of all of that.
+
+    def trials(self, ttl: float) -> dict[str, tuple[Call, ...]]:
+        """Return calls that do what an app does, by what does not work if one is refused.
+
+        They are about names of their own, of which nothing stays.
+        """
+        test = Calls(f"{self.space}:test", self.node, self.incarnation, self.space)
+        limits = HistoryLimits(count=1, bytes=100, seconds=1)
+        return {
+            "presence": (
+                test.enter("t", {"key": b""}, ttl),
+                test.entries("t"),
+                test.beat(ttl, again=False),
+                test.alive(),
+                test.leave("t", ("key",)),
+                test.tables(),
+                test.take_back(),
+            ),
+            "histories": (
+                test.append("=test", b"", limits),
+                test.read("=test", HistoryPosition(), limits),
+                test.forget("=test"),
+            ),
+            "leases": (
+                test.acquire(self.node, ttl),
+                test.renew(self.node, 0, ttl),
+                test.release(self.node, 0),
+                Call(scripts.FORGET, (test._lease(self.node), test.tokens), ()),
+            ),
+        }
+
 
 def milliseconds(seconds: float) -> str:
     """Write a time as Redis takes it, never as nothing.
