@@ -22,7 +22,7 @@ from falcon_pachinko.backends.redis.link import Link
 from falcon_pachinko.backends.redis.primary import Host, Primary, look
 from falcon_pachinko.backends.redis.refusals import NOT_HERE, PASSING, explain, refused_command
 from falcon_pachinko.backends.redis.replies import Refused, command
-from falcon_pachinko.backends.redis.scripts import FORGET, SCRIPTS, TEST
+from falcon_pachinko.backends.redis.scripts import SCRIPTS, TEST
 from falcon_pachinko.backends.supervision import SupervisedBackend, in_time
 from falcon_pachinko.errors import BackendError, SetupError
 from falcon_pachinko.limits import HistoryLimits
