@@ -17,10 +17,11 @@ LONGEST = 64
 TAKEN = frozenset(
     """
     annotated_doc annotated_types anyio arrow ast_serialize async_timeout binaryornot certifi
-    charset_normalizer click colorama conftest cookiecutter coverage dateutil dotenv falcon
+    cffi charset_normalizer click colorama conftest cookiecutter coverage dateutil dotenv falcon
     falcon_pachinko h11 hatchling hiredis httptools idna iniconfig jinja2 librt markdown_it
-    markupsafe mdurl msgspec mypy mypy_extensions mypyc nats packaging pachinko_cli pathspec pip
-    pluggy py pydantic pydantic_core pygments pytest pytest_asyncio redis requests rich ruff
+    markupsafe mdurl msgspec mypy mypy_extensions mypyc nacl nats nkeys packaging pachinko_cli
+    pathspec pip pluggy py pycparser pydantic pydantic_core pygments pytest pytest_asyncio redis
+    requests rich ruff
     setup setuptools shellingham site six slugify test tests text_unidecode typer
     typing_extensions typing_inspection tzdata urllib3 uvicorn uvloop watchfiles websockets
     wheel wsproto yaml

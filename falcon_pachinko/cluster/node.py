@@ -301,9 +301,11 @@ class Node:
         """
         loop, backend = asyncio.get_running_loop(), self.backend
         if self.outages == outages and backend.state == "up":
+            if self._is_limited_for_long():
+                return False
             await self._wait_for_change(STATE_SECONDS)
             if self.outages == outages and backend.state == "up":
-                return passing and not self._is_limited_for_long()
+                return passing
         while backend.state != "up":
             if self._away_since is None:  # what reports it comes later
                 self._away_since = loop.time()

@@ -15,6 +15,8 @@ from falcon_pachinko.backends.nats import NatsBackend
 from falcon_pachinko.errors import SetupError
 from falcon_pachinko.testing.conformance import Node, eventually
 
+pytestmark = pytest.mark.slow
+
 KINDS = {
     "O": nkeys.PREFIX_BYTE_OPERATOR,
     "A": nkeys.PREFIX_BYTE_ACCOUNT,

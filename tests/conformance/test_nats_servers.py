@@ -17,6 +17,8 @@ from falcon_pachinko.errors import BackendError, EncodeError
 from falcon_pachinko.limits import HistoryLimits
 from falcon_pachinko.testing.conformance import Node, eventually
 
+pytestmark = pytest.mark.slow
+
 LIMITS = HistoryLimits(count=100, bytes=1_000_000, seconds=60)
 QUICK = "timeout=2&probe=0.2"
 PAGE = Path(__file__).parents[2] / "docs/how-to/nats.md"

@@ -19,6 +19,8 @@ from falcon_pachinko.testing.conformance import (
     eventually,
 )
 
+pytestmark = pytest.mark.slow
+
 LIMITS = HistoryLimits(count=10, bytes=1000, seconds=60)
 QUICK = "timeout=2&probe=0.2"
 
@@ -193,7 +195,6 @@ def sentinels():
         yield sentinels
 
 
-@pytest.mark.slow
 async def test_sentinels_name_the_primary(start, sentinels):
     """Everything works on the one that they name."""
     one, two = await start(sentinels.url), await start(sentinels.url)
@@ -203,7 +204,6 @@ async def test_sentinels_name_the_primary(start, sentinels):
     assert one.backend._primary.host == ("127.0.0.1", sentinels.where())
 
 
-@pytest.mark.slow
 async def test_a_failover_is_followed(start, sentinels):
     """All meet on the new primary, are told of the loss, and no position of before is valid."""
     one, two = await start(sentinels.url), await start(sentinels.url)
@@ -227,7 +227,6 @@ async def has_moved(node, sentinels, before):
     return True if up and port != before else None
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("how", ["kill", "hang"])
 async def test_a_primary_that_dies_or_hangs_is_replaced(start, how):
     """Nobody stays on it, and who was there comes to the new one."""
@@ -245,7 +244,6 @@ async def test_a_primary_that_dies_or_hangs_is_replaced(start, how):
         await works_soon(one, two)
 
 
-@pytest.mark.slow
 async def test_one_sentinel_is_enough(start, sentinels):
     """The first ones that are named need not be there."""
     hosts = sentinels.url.split("//")[1]
@@ -255,7 +253,6 @@ async def test_one_sentinel_is_enough(start, sentinels):
     assert (node.backend.state, node.backend.why) == ("up", None)
 
 
-@pytest.mark.slow
 async def test_sentinels_that_do_not_help_are_told(start, sentinels):
     """There are none, or they do not know that name; with nothing of a password."""
     nobody = await start(f"redis+sentinel://:sesame@127.0.0.1:{free_port()}/tea-time")
@@ -276,7 +273,6 @@ def cluster():
         yield cluster
 
 
-@pytest.mark.slow
 async def test_any_node_of_a_cluster_may_be_named(start, cluster):
     """All meet on the one that has their keys; there every name has the tag that puts it there."""
     urls = [f"redis://127.0.0.1:{each.port}" for each in cluster.nodes]
@@ -294,7 +290,6 @@ async def test_any_node_of_a_cluster_may_be_named(start, cluster):
         assert bool(keys) is (node is owner)
 
 
-@pytest.mark.slow
 async def test_keys_that_move_are_followed(start, cluster):
     """To whichever node has them by then; what was kept moves with them."""
     url = f"redis://127.0.0.1:{cluster.nodes[0].port}?namespace=moving"
@@ -318,7 +313,6 @@ async def test_keys_that_move_are_followed(start, cluster):
     await works_soon(one, two)
 
 
-@pytest.mark.slow
 async def test_a_cluster_has_one_database(start, cluster):
     """Another one is refused with a reason."""
     node = await start(f"redis://127.0.0.1:{cluster.nodes[0].port}/1")
@@ -326,7 +320,6 @@ async def test_a_cluster_has_one_database(start, cluster):
     await is_now(node, "degraded", "database 0 only")
 
 
-@pytest.mark.slow
 async def test_a_named_node_that_is_not_there_is_no_matter(start, cluster):
     """As long as one of those that are named answers."""
     node = await start(f"redis://127.0.0.1:{free_port()},127.0.0.1:{cluster.nodes[1].port}")
@@ -359,14 +352,12 @@ def valkey():
         yield server
 
 
-@pytest.mark.slow
 class TestOldestRedis(BackendConformance):
     @pytest.fixture
     def server(self, oldest):
         return Program(oldest)
 
 
-@pytest.mark.slow
 class TestValkey(BackendConformance):
     @pytest.fixture
     def server(self, valkey):

@@ -13,6 +13,8 @@ from falcon_pachinko.errors import BackendError
 from falcon_pachinko.limits import HistoryLimits
 from falcon_pachinko.testing.conformance import Node, eventually
 
+pytestmark = pytest.mark.slow
+
 LIMITS = HistoryLimits(count=10, bytes=1000, seconds=60)
 QUICK = "timeout=2&probe=0.2"
 
@@ -434,7 +436,6 @@ def test_a_dying_server_costs_no_broadcast(loop):
 # Many tables.
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("how", ["died", "stopped"])
 async def test_what_a_node_left_is_taken_out_in_pieces(redis, started, how):
     """However many tables it was in, no call takes out more than some of them."""

@@ -24,6 +24,7 @@ from falcon_pachinko import (
 )
 from falcon_pachinko.backends.base import Received
 from falcon_pachinko.cluster import history_shell, resync, stored
+from falcon_pachinko.cluster import node as node_module
 from falcon_pachinko.cluster.node import Gap
 from falcon_pachinko.cluster.parcels import Broadcast, Mark, encode
 from falcon_pachinko.messages.codec import MSGPACK
@@ -816,8 +817,9 @@ async def test_every_room_that_a_target_names_keeps_it(nodes, alone, target, rea
 
 
 @pytest.mark.parametrize("rooms", [1, 300])
-async def test_an_outage_is_one_line(nodes, rooms, caplog):
+async def test_an_outage_is_one_line(nodes, rooms, caplog, monkeypatch):
     """However many messages and rooms it is about; each is counted as not published."""
+    monkeypatch.setattr(node_module, "STATE_SECONDS", 0.0)
     here, _ = nodes
     here.fail("append", "read", "forget")
     ann = here.client()
