@@ -26,7 +26,7 @@ class Ground:
     def __init__(self, folder, chance):
         self.folder, self.chance = folder, chance
         self.restarts = []
-        """When it was restarted, or another one took over; whatever it knew may be gone."""
+        """From when on what it knew may have been gone, and when it was another for everybody."""
         self.stack = contextlib.AsyncExitStack()
 
     async def __aenter__(self):
@@ -55,7 +55,7 @@ class Ground:
         """Have it be another server from now on, in one way."""
         began = time.monotonic()
         await asyncio.to_thread(how, *args)
-        self.restarts.append(began)
+        self.restarts.append((began, time.monotonic()))
 
 
 class Wired(Ground):
@@ -214,6 +214,14 @@ class RedisWithSentinels(Ground):
             "all links are cut": self.cut_all,
         }
 
+    async def restart(self, how, *args):
+        began = time.monotonic()
+        await asyncio.to_thread(how, *args)
+        for each in self.sentinels.servers:
+            await asyncio.to_thread(each.start)
+        await self.settle()  # until then, somebody may talk to the one that was replaced
+        self.restarts.append((began, time.monotonic()))
+
     async def fail_over(self):
         await self.settle()
         await self.restart(self.sentinels.fail_over)
@@ -222,13 +230,11 @@ class RedisWithSentinels(Ground):
         await self.settle()
         primary = await asyncio.to_thread(self.primary)
         await self.restart(self.replace, primary, primary.kill)
-        await asyncio.to_thread(primary.start)
 
     async def hang(self):
         await self.settle()
         primary = await asyncio.to_thread(self.primary)
         await self.restart(self.replace, primary, primary.hang)
-        await asyncio.to_thread(primary.start)
 
     def replace(self, primary, how):
         """Have a replica take the place of a primary that is gone, in some way."""

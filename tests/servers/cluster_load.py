@@ -36,8 +36,12 @@ TTL, TIMEOUT, PROBE = 4.0, 2.0, 0.5
 SETTINGS = f"ttl={TTL:g}&timeout={TIMEOUT:g}&probe={PROBE:g}"
 PRESENCE_IS_RIGHT = TTL + TIMEOUT + PROBE
 """Seconds after the last fault within which everybody knows who is here."""
-BOTH = TTL / 6
-"""Seconds for which two may do a lone worker's work, after the server has lost its data."""
+BOTH = TTL * 0.6
+"""Seconds for which two may do a lone worker's work, after the server has lost its data.
+
+It takes a sixth of the ttl until the first of them asks, once it is connected again; how long
+that takes hangs on the machine. A lease by itself counts for no longer than this.
+"""
 SLACK = 30.0
 """Seconds that a busy machine may add to what is promised in seconds."""
 ROUND, ROUND_SECONDS = 12, 45
@@ -268,8 +272,8 @@ class Load:
             self._troubled = False
 
     def _tell_restarts(self):
-        for at in self.ground.restarts[self._restarts_told :]:
-            self.model.restarted(at)
+        for began, ended in self.ground.restarts[self._restarts_told :]:
+            self.model.restarted(began, ended)
         self._restarts_told = len(self.ground.restarts)
 
     async def _kill(self):
@@ -401,7 +405,8 @@ class Load:
 
     def _judge_shifts(self):
         found = shifts(line.split() for line in self._shifts.read_text().splitlines())
-        violations, longest = judge_shifts(found, self.ground.restarts, BOTH)
+        losses = [began for began, _ in self.ground.restarts]
+        violations, longest = judge_shifts(found, losses, BOTH)
         for each in violations:
             self.model.violate("lone worker", each)
         self.facts |= {"shifts": len(found), "two at work (s)": round(longest, 2)}

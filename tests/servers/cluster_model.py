@@ -239,10 +239,10 @@ class Model:
         if said.places.setdefault(epoch, offset) != offset:
             text = f"{said.id} is at {epoch}:{said.places[epoch]} and at {offset}"
             self.violate("kept twice", f"{seat}: {text}", key)
-        for restart in self._restarts:
-            if self._epochs[epoch] < restart < said.at:
+        for began, ended in self._restarts:
+            if self._epochs[epoch] < began and ended < said.at:
                 text = f"{seat} got {said.id} at {place}, an epoch from before the restart"
-                self.violate("epoch", f"{text} at {restart:.3f}", key)
+                self.violate("epoch", f"{text} at {began:.3f}", key)
                 break
         reader = self.readers.get(key)
         if reader is None:
@@ -259,9 +259,9 @@ class Model:
             self._hole(seat, epoch, before[1], offset - 1, at)
         reader.position, reader.anew = (epoch, offset), False
 
-    def restarted(self, at):
-        """The server was restarted, or another one took over, at some moment before now."""
-        self._restarts.append(at)
+    def restarted(self, began, ended):
+        """The server was restarted, or another one took over, between two moments."""
+        self._restarts.append((began, ended))
 
     def died(self, process):
         """A process ended, without a chance to send what it had."""

@@ -230,7 +230,7 @@ def test_two_messages_at_one_place_are_noticed(kept):
 def test_an_epoch_that_outlives_a_restart_is_noticed(kept):
     """Whoever was away may have seen another server, that goes on from an older state."""
     kept.says("ann").gets("ann", 1, ("e", 1)).gets("bob", 1, ("e", 1))
-    kept.model.restarted(kept.tick())
+    kept.model.restarted(kept.tick(), kept.tick())
     kept.says("ann").gets("ann", 2, ("e", 2)).gets("bob", 2, ("e", 2))
 
     assert kept.broken() == ["epoch", "epoch"]
