@@ -18,7 +18,14 @@ from falcon_pachinko.backends.base import (
     StateChanged,
 )
 from falcon_pachinko.clock import monotonic
-from falcon_pachinko.cluster.parcels import Hello, Mark, Parcel, decode
+from falcon_pachinko.cluster.parcels import (
+    Broadcast,
+    Hello,
+    Mark,
+    Parcel,
+    PresenceDiff,
+    decode,
+)
 
 __all__ = ["Gap", "GapGate", "GapLog", "Listening"]
 
@@ -254,7 +261,9 @@ class Listening:
             return
         node, parcel = opened
         if position is None and parcel.seq and self._subscribed(channel):
-            await self._check(channel, node, parcel)
+            late = await self._check(channel, node, parcel)
+            if late and isinstance(parcel, Broadcast | PresenceDiff):
+                return
         if isinstance(parcel, Hello):
             self._hello(node, parcel)
         elif not isinstance(parcel, Mark):
@@ -266,8 +275,14 @@ class Listening:
         if self.rejected == 1:
             log.warning("%s; further ones are only counted", why)
 
-    async def _check(self, channel: str, node: str, parcel: Parcel) -> None:
-        """Note a parcel's number; report a gap if another one should have come before it."""
+    async def _check(self, channel: str, node: str, parcel: Parcel) -> bool:
+        """Note a parcel's number; report a gap if another one should have come before it.
+
+        Returns:
+            Whether a later one of its process has come already: a server that stood still, or
+            a link that was given up, has let it through after all. To deliver it would break
+            the order of its sender; that it is missing is told.
+        """
         heard = self._heard.get(channel)
         if heard is None:
             heard = self._heard[channel] = {}
@@ -275,16 +290,20 @@ class Listening:
         last = heard.get(node)
         if isinstance(parcel, Mark):
             if last is not None and last >= parcel.seq:
-                return  # what may have been lost has arrived
+                return False  # what may have been lost has arrived
             # One with a number before it only tells what was the last: who has heard nothing
             # before may have come since.
             missed = last is not None or not parcel.prev
+        elif last is not None and parcel.seq <= last:
+            await self._report(Gap(channel, node, "a message of another process came too late"))
+            return True
         else:
             missed = last is not None and parcel.prev not in {0, last}
         heard[node] = parcel.seq
         if missed:
             why = "another process lost its connection, or could not publish"
             await self._report(Gap(channel, node, why, isinstance(parcel, Mark) and parcel.unkept))
+        return False
 
     async def _report(self, gap: Gap) -> None:
         self.gaps += 1

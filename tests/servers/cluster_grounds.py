@@ -174,7 +174,7 @@ class RedisAlone(Wired):
 
 def left_in_redis(server, processes):
     """Return the keys and channels of a Redis that nobody needs any more."""
-    stays = ("h", "k", "i", "l", "nodes", "tokens", "configuration")
+    stays = ("h", "k", "i", "l", "nodes", "tokens", "s")
     keys = [key.decode() for key in server.ask("KEYS", "*")]
     left = [key for key in keys if key.split(":")[1] not in stays]
     left += [

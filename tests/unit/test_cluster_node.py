@@ -113,6 +113,26 @@ async def test_what_waits_behind_a_loss_is_not_taken_for_the_first(nodes, monkey
     assert len(there.reported) == there.gaps == 1
 
 
+@pytest.mark.parametrize("seq", [1, 3], ids=["before it", "the same again"])
+async def test_what_comes_after_a_later_message_is_dropped_and_a_gap(nodes, seq):
+    """A server that stood still lets it through when its sender talks by another one already."""
+    here, there = nodes
+    await there.listens()
+    sender = header("0123456789ab")
+
+    async def arrives(number, before, text):
+        parcel = Broadcast(number, before, "", msgspec.json.encode(text).decode())
+        await here.backend.publish([("room:tea", encode(sender, parcel))])
+
+    await arrives(3, 0, "later")
+    await arrives(seq, 0, "late")
+    await arrives(4, 3, "next")
+    await until(lambda: "next" in there.texts)
+
+    assert there.texts == ["later", "next"]
+    assert [each.channel for each in there.reported] == ["room:tea"]
+
+
 async def test_a_full_queue_is_a_gap(nodes, monkeypatch):
     """What has no room to wait is counted, and told; once for each listener."""
     here, there = nodes
