@@ -21,7 +21,7 @@ from falcon_pachinko.backends.settings import Settings
 from falcon_pachinko.clock import uniform
 from falcon_pachinko.errors import BackendError
 
-__all__ = ["EventQueue", "SupervisedBackend", "in_time"]
+__all__ = ["EventQueue", "SupervisedBackend", "in_time", "let_go", "seen"]
 
 T = TypeVar("T")
 
@@ -110,7 +110,7 @@ async def in_time(work: asyncio.Future[T] | Coroutine[Any, Any, T], seconds: flo
         TimeoutError: It did not end in time.
     """
     task = asyncio.ensure_future(work)
-    task.add_done_callback(_seen)
+    task.add_done_callback(seen)
     try:
         for _ in range(2):
             await asyncio.wait((task,), timeout=seconds / 2)
@@ -335,7 +335,7 @@ class SupervisedBackend(Backend):
 async def _first(work: Awaitable[T], cut: asyncio.Future[str]) -> T | None:
     """Await something, or that the connection is cut, whatever is first."""
     task = asyncio.ensure_future(work)
-    task.add_done_callback(_seen)
+    task.add_done_callback(seen)
     try:
         await asyncio.wait((task, cut), return_when=asyncio.FIRST_COMPLETED)
         return task.result() if task.done() else None
@@ -345,7 +345,13 @@ async def _first(work: Awaitable[T], cut: asyncio.Future[str]) -> T | None:
             await asyncio.wait((task,))
 
 
-def _seen(task: asyncio.Future[Any]) -> None:
+def let_go(future: asyncio.Future[Any]) -> None:
+    """Wait for a future no longer; how it ended, if it has, counts as looked at."""
+    if not future.cancel():
+        seen(future)
+
+
+def seen(task: asyncio.Future[Any]) -> None:
     """Look at how a task ended: what is cancelled may raise, and that is not an error."""
     if not task.cancelled():
         task.exception()

@@ -6,7 +6,7 @@ import gc
 import pytest
 
 from falcon_pachinko.backends.base import Lost, Received, StateChanged
-from falcon_pachinko.backends.supervision import AHEAD, EventQueue, in_time
+from falcon_pachinko.backends.supervision import AHEAD, EventQueue, in_time, let_go
 
 
 async def test_what_is_held_comes_after_what_is_first():
@@ -89,3 +89,23 @@ async def test_an_error_on_the_way_out_is_no_news(unseen, how):
         await asyncio.sleep(0)
 
     assert unseen == []
+
+
+@pytest.mark.parametrize("how", ["an error", "a result", "cancelled", "not over"])
+async def test_a_future_that_nobody_awaits_any_more_says_nothing(how, caplog):
+    """However it has ended: no line of asyncio's tells that it was never retrieved."""
+    future = asyncio.get_running_loop().create_future()
+    match how:
+        case "an error":
+            future.set_exception(ValueError("a test"))
+        case "a result":
+            future.set_result(1)
+        case "cancelled":
+            future.cancel()
+    let_go(future)
+    was_over = future.done()
+    del future
+    gc.collect()
+
+    assert was_over
+    assert not caplog.records

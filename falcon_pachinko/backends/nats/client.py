@@ -19,6 +19,7 @@ import msgspec
 from nats.aio.client import Client
 
 from falcon_pachinko.backends.nats.login import Login, LoginError
+from falcon_pachinko.backends.supervision import let_go
 
 __all__ = ["NatsMessage", "NotAsItHasToBeError", "TakingClient"]
 
@@ -115,10 +116,13 @@ class TakingClient(Client):
         """Wait until the server has read all that was sent so far."""
         pong: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._pings.append(pong)
-        # Not `flush`, which overtakes what waits to be written.
-        await self._send_command(b"PING\r\n")
-        await self._flush_pending()
-        await pong
+        try:
+            # Not `flush`, which overtakes what waits to be written.
+            await self._send_command(b"PING\r\n")
+            await self._flush_pending()
+            await pong
+        finally:
+            let_go(pong)
 
     async def _process_pong(self) -> None:
         if self._pings:

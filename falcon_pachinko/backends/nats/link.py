@@ -20,6 +20,7 @@ import msgspec
 from falcon_pachinko.backends.nats.address import NatsUrl, Server
 from falcon_pachinko.backends.nats.names import token
 from falcon_pachinko.backends.nats.refusals import Denied, denied, explain_connection
+from falcon_pachinko.backends.supervision import let_go, seen
 from falcon_pachinko.errors import BackendError
 
 if TYPE_CHECKING:
@@ -150,6 +151,10 @@ class Link:
                 flusher_queue_size=0,
                 **options,
             )
+            # Where the socket fails, this task of nats-py's ends with an error that it has told.
+            reading = getattr(self._client, "_reading_task", None)
+            if reading is not None:
+                reading.add_done_callback(seen)
             self._inbox = f"{self._client.new_inbox()}."
             await self._client.subscribe(f"{self._inbox}*")
             await self.round_trip()
@@ -362,15 +367,18 @@ class Link:
         client = self._use()
         told: asyncio.Future[dict[str, Any]] = asyncio.get_running_loop().create_future()
         self._traces[dest] = told
-        subscription = await self._do(client.subscribe(dest))
         try:
-            headers = {"Nats-Trace-Dest": dest, "Nats-Trace-Only": "true"}
-            await self._do(client.publish(subject, headers=headers))
-            return await told
+            subscription = await self._do(client.subscribe(dest))
+            try:
+                headers = {"Nats-Trace-Dest": dest, "Nats-Trace-Only": "true"}
+                await self._do(client.publish(subject, headers=headers))
+                return await told
+            finally:
+                with contextlib.suppress(BackendError):
+                    await self._do(subscription.unsubscribe())
         finally:
+            let_go(told)
             del self._traces[dest]
-            with contextlib.suppress(BackendError):
-                await self._do(subscription.unsubscribe())
 
     def _traced(self, told: asyncio.Future[dict[str, Any]], data: bytes) -> None:
         with contextlib.suppress(msgspec.MsgspecError, UnicodeError):
@@ -408,8 +416,7 @@ class Link:
             await self._do(client.publish(subject, data, reply=reply, headers=headers))
             return await answer
         finally:
-            if not answer.cancel() and not answer.cancelled():
-                answer.exception()  # it may never have been awaited
+            let_go(answer)
             del self._asked[name]
 
     def _answer(self, message: NatsMessage) -> None:
