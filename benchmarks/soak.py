@@ -91,8 +91,8 @@ class Redis:
             return client.execute_command(*words)
 
     def held(self) -> dict[str, Any]:
-        """Count its keys and its channels; a key that ends by itself within a minute is not one."""
-        keys = [key for key in self.ask("KEYS", "*") if not 0 <= self.ask("TTL", key) <= 2]
+        """Count its keys and its channels; a key that ends by itself is not one."""
+        keys = [key for key in self.ask("KEYS", "*") if self.ask("TTL", key) == -1]
         return {"keys": len(keys), "channels": len(self.ask("PUBSUB", "CHANNELS"))}
 
     async def disturb(self, chance: random.Random) -> None:

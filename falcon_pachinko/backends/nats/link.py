@@ -181,7 +181,9 @@ class Link:
         # nats-py leaves the socket where bytes still wait for a server that takes none.
         writer = getattr(getattr(client, "_transport", None), "_io_writer", None)
         if writer is not None:
-            writer.transport.abort()
+            # Of what TLS has closed already, until Python 3.11.3 that is an AttributeError.
+            with contextlib.suppress(AttributeError):
+                writer.transport.abort()
         await asyncio.sleep(0)  # what nats-py has cancelled ends
 
     def fail(self, why: str) -> None:

@@ -74,7 +74,10 @@ class Link:
         connection, self._connection = self._connection, None
         writer = getattr(connection, "_writer", None)
         if writer is not None:
-            writer.transport.abort()  # whoever hung would keep a close waiting
+            # Whoever hung would keep a close waiting. What TLS has closed already is none: until
+            # Python 3.11.3 that is an AttributeError.
+            with contextlib.suppress(AttributeError):
+                writer.transport.abort()
         if connection is not None:
             with contextlib.suppress(Exception):
                 async with asyncio.timeout(0.5):
