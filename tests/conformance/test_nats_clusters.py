@@ -178,7 +178,7 @@ async def test_a_follower_that_lags_behind_hides_nothing(cluster, started):
     stream = seed.backend._histories._stream(LIMITS).name
     led = await leader(cluster, stream)
     follower = cluster.servers[(led + 1) % 3]
-    one = await started(cluster.servers[led])
+    one = await started(cluster.servers[led], "replicas=3&timeout=20&probe=30")
     two = await started(follower, "replicas=3&timeout=20&probe=30")
     for number in range(5):
         channel = f"c{number}"
@@ -261,15 +261,19 @@ async def test_another_server_of_the_cluster_is_found(cluster, started):
     assert await eventually(crossed, 30)
 
 
+# Apart from the other tests, whose streams have three copies.
+SINGLE = "replicas=1&namespace=single"
+
+
 async def test_the_restart_of_a_streams_only_server_ends_its_epochs(cluster, started):
     """Whoever is connected to another server, and never was cut off, sees that too."""
-    seed = await started(cluster, "replicas=1")
+    seed = await started(cluster, SINGLE)
     await seed.backend.append("a", b"0", LIMITS)
     stream = seed.backend._histories._stream(LIMITS).name
     led = await leader(cluster, stream)
     other = cluster.servers[(led + 1) % 3]
-    one, two = await started(other, "replicas=1"), await started(other, "replicas=1")
-    direct = await started(cluster.servers[led], "replicas=1")
+    one, two = await started(other, SINGLE), await started(other, SINGLE)
+    direct = await started(cluster.servers[led], SINGLE)
     await one.backend.subscribe(["a"])  # as whoever has members in a room
     old = await one.backend.append("a", b"1", LIMITS)
     agreed = (await direct.backend.read("a", old, LIMITS)).complete
