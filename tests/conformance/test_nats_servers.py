@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 import trustme
+from backend_trials import all_works, is_explained
 from nats_server import NatsServer, ask
 
 from falcon_pachinko.backends.base import Explained, HistoryPosition, StateChanged
@@ -46,29 +47,6 @@ async def started():
         yield start
 
 
-async def works(one, two):
-    """Whether everything that an app uses works between two nodes."""
-    await two.backend.subscribe(["a"])
-    before = len(two.received)
-    await one.backend.publish([("a", b"plain")])
-    assert [each.data for each in (await two.hears(before + 1))[before:]] == [b"plain"]
-    place = await one.backend.append("a", b"kept", LIMITS)
-    assert (await two.hears(before + 2))[-1].position == place
-    past = await two.backend.read("a", HistoryPosition(), LIMITS)
-    assert past.entries[-1].data == b"kept"
-    await one.backend.forget("a")
-    assert await one.backend.beat(15)
-    await one.backend.enter("t", {"ann": b"1"})
-    assert await two.backend.entries("t") == {one.name: {"ann": b"1"}}
-    assert await one.backend.tables() == ["t"]
-    await one.backend.replace("t", {"bob": b"2"})
-    assert await two.backend.entries("t") == {one.name: {"bob": b"2"}}
-    await one.backend.leave("t", ["bob"])
-    token = await one.backend.acquire("l", 15)
-    assert await one.backend.renew("l", token, 15)
-    await one.backend.release("l", token)
-
-
 async def plain_works(one, two):
     """Whether broadcasts cross, and stay so for longer than any call may take."""
     await two.backend.subscribe(["a"])
@@ -78,20 +56,6 @@ async def plain_works(one, two):
     assert len(await two.hears(30)) == 30
     assert one.states == two.states == ["up"]
     assert one.backend.state == two.backend.state == "up"
-
-
-async def is_explained(node, state, *words):
-    """Wait until a backend is in a state for a reason with these words, and return the reason."""
-
-    async def so():
-        why = node.backend.why or ""
-        found = node.backend.state == state and all(word in why for word in words)
-        return (why or "nothing") if found else None
-
-    try:
-        return await eventually(so, 20)
-    except AssertionError:
-        raise AssertionError(f"it is {node.backend.state}: {node.backend.why}") from None
 
 
 # TLS or nothing.
@@ -195,7 +159,7 @@ async def test_all_of_it_works_with_tls(tmp_path, started, authority, more):
     with NatsServer(tmp_path, settings=settings) as server:
         url = f"tls://pach:sesame@127.0.0.1:{server.port}?{QUICK}"
         one, two = [await started(url, tls=trusting(authority)) for _ in range(2)]
-        await works(one, two)
+        await all_works(one, two)
         versions = [each.get("tls_version") for each in server.monitor("connz")["connections"]]
 
     assert len(versions) == 2
@@ -268,7 +232,7 @@ async def test_who_only_listens_changes_nothing(tmp_path, started, pattern):
         one, two = await started(server), await started(server)
         taps.append(await tap(server, pattern))
         await asyncio.sleep(2.5)  # a call's time, and a few probes
-        await works(one, two)
+        await all_works(one, two)
         three = await started(server)
 
         await three.is_now("up")
@@ -301,7 +265,7 @@ async def test_what_the_page_says_is_enough(tmp_path, started):
     """A user with the permissions of the documentation, and nothing besides, can do everything."""
     with NatsServer(tmp_path, settings=users(NEEDED)) as server:
         one, two = await started(server, user="u0:x"), await started(server, user="u0:x")
-        await works(one, two)
+        await all_works(one, two)
 
         assert one.backend.why is None
         assert one.backend.failed_calls == two.backend.failed_calls == 0
@@ -522,7 +486,7 @@ async def test_a_domain_is_asked_by_its_name(tmp_path, started):
         one = await started(server, query="&domain=hub")
         two = await started(server, query="&domain=hub")
         other = await started(server, query="&domain=moon")
-        await works(one, two)
+        await all_works(one, two)
 
         await is_explained(other, "up", "no presence", "domain moon")
 
@@ -693,7 +657,7 @@ async def test_an_operator_may_delete_any_stream(tmp_path, started):
         await one.backend.enter("t", {"ann": b"1"})
         await asyncio.to_thread(ask, server, "$JS.API.STREAM.DELETE.pachinko-state", {})
         await one.backend.beat(60)
-        await works(one, two)
+        await all_works(one, two)
 
         assert one.states == two.states == ["up"]
 

@@ -4,6 +4,7 @@ import asyncio
 import contextlib
 
 import pytest
+from backend_trials import all_works, is_explained
 from redis_server import RedisServer
 
 from falcon_pachinko import WebSocketConnectionManager
@@ -57,39 +58,11 @@ def user(redis, name, *rules):
 
 
 async def works(one, two):
-    """Whether everything that an app uses works between two nodes."""
-    await two.backend.subscribe(["a"])
-    await one.backend.publish([("a", b"plain")])
-    assert [each.data for each in await two.hears(1)] == [b"plain"]
-    place = await one.backend.append("a", b"kept", LIMITS)
-    assert [each.position for each in await two.hears(2)] == [None, place]
-    past = await two.backend.read("a", HistoryPosition(), LIMITS)
-    assert [each.data for each in past.entries] == [b"kept"]
-    await one.backend.forget("a")
-    assert await one.backend.beat(15)
-    await one.backend.enter("t", {"ann": b"1"})
-    assert await two.backend.entries("t") == {one.name: {"ann": b"1"}}
-    assert await one.backend.tables() == ["t"]
-    await one.backend.replace("t", {"bob": b"2"})
-    assert await two.backend.entries("t") == {one.name: {"bob": b"2"}}
-    await one.backend.leave("t", ["bob"])
-    token = await one.backend.acquire("l", 15)
-    assert await one.backend.renew("l", token, 15)
-    await one.backend.release("l", token)
+    """Whether everything that an app uses works between two nodes, settings included."""
+    await all_works(one, two)
     assert await one.backend.remember({"s": b"1"}) == {}
     assert await two.backend.remember({"s": b"2"}) == {"s": b"1"}
     assert await one.backend.recall() == {"s": b"2"}
-
-
-async def is_explained(node, state, *words):
-    """Wait until a backend is in a state for a reason with these words, and return the reason."""
-
-    async def so():
-        why = node.backend.why or ""
-        found = node.backend.state == state and all(word in why for word in words)
-        return (why or "nothing") if found else None
-
-    return await eventually(so, 20)
 
 
 async def test_two_databases_are_two_clusters(redis, started):
